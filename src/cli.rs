@@ -1,0 +1,1 @@
+//! What users type: clap's definitions, nothing else.

@@ -1,0 +1,18 @@
+//! hangscope looks into a live Python process from outside, without stopping it, and says why it hangs.
+//!
+//! Facts → snapshot → findings → view; each arrow is one module boundary and nothing flows back.
+
+/// What users type: clap's definitions, nothing else.
+pub mod cli;
+/// One file per command; the only place that prints.
+pub mod commands;
+/// Symbols and sections of ELF images: pure, over bytes.
+pub mod elf;
+/// What the bytes of a CPython process mean.
+pub mod python;
+/// What people and programs see.
+pub mod render;
+/// The data model: plain data.
+pub mod snapshot;
+/// What the OS and the memory say: the only module that makes system calls.
+pub mod target;

@@ -1,0 +1,358 @@
+//! The data model: what one look at one or more processes has seen.
+//!
+//! Plain data only. Every type serialises to the shape that CONTRACT.md gives it in the JSON
+//! report; `None` means "not known" and an empty list "known to be none". Durations are seconds as
+//! of the snapshot's `captured_at`, sizes are bytes, addresses are `"0x…"` strings.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// An address in a target, written as `"0x7f…"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(pub u64);
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(d)?;
+        let digits = text.strip_prefix("0x").unwrap_or(&text);
+        u64::from_str_radix(digits, 16).map(Address).map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Address {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Address".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^0x[0-9a-f]+$" })
+    }
+}
+
+/// One look: everything that was read at (nearly) one moment.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Snapshot {
+    /// Wall-clock time of the look, RFC 3339, UTC.
+    pub captured_at: String,
+    pub host: String,
+    pub looks: Vec<Look>,
+    pub processes: Vec<Process>,
+    /// Targets that were asked for and could not be read at all.
+    pub skipped: Vec<Skipped>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Look {
+    /// Seconds since `captured_at`.
+    pub at: f64,
+    /// How long this look took, seconds.
+    pub took: f64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Skipped {
+    pub pid: i32,
+    pub command: Vec<String>,
+    pub reason: String,
+    pub remedy: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: Option<i32>,
+    pub command: Vec<String>,
+    pub executable: Option<String>,
+    /// The file the process was started from is gone or another one by now.
+    pub executable_replaced: Option<bool>,
+    pub cwd: Option<String>,
+    pub python: Option<Python>,
+    /// Read only because a finding led here.
+    pub followed: bool,
+    /// Seconds since the process was started.
+    pub uptime: Option<f64>,
+    pub rss: Option<u64>,
+    pub open_fds: Option<u64>,
+    pub fd_limit: Option<u64>,
+    pub listens: Option<Vec<Listener>>,
+    pub connections: Option<Vec<Socket>>,
+    pub children: Option<Vec<Child>>,
+    pub server: Option<Server>,
+    pub cpu_throttled: Option<bool>,
+    pub interpreters: Vec<Interpreter>,
+    pub threads: Vec<Thread>,
+    pub tasks: Vec<Task>,
+    /// What could not be read or was found to be contradictory, in words.
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Python {
+    /// `3.12.1`; `3.12` where the micro version could not be learned.
+    pub version: String,
+    pub implementation: String,
+    pub free_threaded: bool,
+    pub debug: Option<bool>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Listener {
+    /// `127.0.0.1:8000`, `[::]:80`, or the path of a Unix socket.
+    pub address: String,
+    pub backlog: Option<u32>,
+    /// Connections that wait to be accepted.
+    pub queued: Option<u32>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Child {
+    pub pid: i32,
+    pub command: Vec<String>,
+    pub state: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Server {
+    pub kind: String,
+    pub role: String,
+    pub timeout: Option<f64>,
+    pub heartbeat_age: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Interpreter {
+    pub id: i64,
+    /// `null` on a free-threaded build that runs without a GIL.
+    pub gil: Option<Gil>,
+    pub gc_collecting: Option<bool>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Gil {
+    pub holder: Option<i32>,
+    pub waiters: Vec<i32>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Thread {
+    /// Thread id as this machine's `/proc` shows it; `null` if only the interpreter knows the thread.
+    pub tid: Option<i32>,
+    /// `threading.get_ident()` of that thread.
+    pub ident: Option<u64>,
+    pub name: Option<String>,
+    pub daemon: Option<bool>,
+    pub main: bool,
+    /// Id of the interpreter it belongs to; `null` for threads without Python.
+    pub interpreter: Option<i64>,
+    pub os: Option<ThreadOs>,
+    pub activity: Activity,
+    pub holds_gil: Option<bool>,
+    pub event_loop: Option<EventLoop>,
+    pub request: Option<Request>,
+    pub task: Option<Address>,
+    pub waits_on: Option<Wait>,
+    pub holds: Vec<Lock>,
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// The stack reaches its root.
+    pub complete: bool,
+    pub read: Read,
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    Running,
+    Waiting,
+    WaitingForGil,
+    Idle,
+    Unknown,
+}
+
+/// How exact a stack is. The first three are one atomic moment.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Read {
+    /// Proven not to have run between the first and the last byte read.
+    Frozen,
+    /// The reader sat on the CPU of the thread (or of the GIL's holder) while it read.
+    Seat,
+    /// Seized with ptrace while it was read (`--pause`).
+    Paused,
+    /// Two bulk copies agree, but the thread ran in between.
+    Moving,
+    /// The thread ran while it was read and no two copies agreed.
+    Torn,
+}
+
+impl Read {
+    pub fn is_exact(self) -> bool {
+        matches!(self, Read::Frozen | Read::Seat | Read::Paused)
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct ThreadOs {
+    /// One letter as in `/proc/PID/stat`.
+    pub state: Option<char>,
+    /// Kernel function the thread sleeps in.
+    pub wchan: Option<String>,
+    pub syscall: Option<Syscall>,
+    /// User and system time, seconds.
+    pub cpu_time: Option<f64>,
+    /// How long the thread has been off the CPU, asleep, seconds.
+    pub blocked_for: Option<f64>,
+    pub blocked_for_is: Option<Precision>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    Exact,
+    AtLeast,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Syscall {
+    /// Name on this architecture; `syscall_NNN` where it has none here.
+    pub name: String,
+    /// Decoded arguments, `name=value`.
+    pub args: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct EventLoop {
+    pub kind: String,
+    pub state: String,
+    pub iteration_age: Option<f64>,
+    pub ready: Option<u64>,
+    pub overdue: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Request {
+    pub method: Option<String>,
+    pub path: Option<String>,
+    pub framework: Option<String>,
+    pub age: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Frame {
+    pub function: String,
+    /// `co_qualname`, from 3.11 on.
+    pub qualname: Option<String>,
+    /// `__name__` of the frame's globals.
+    pub module: Option<String>,
+    /// As the code object has it.
+    pub file: Option<String>,
+    /// The file that was found for it, through the target's root.
+    pub path: Option<String>,
+    /// `null` for an instruction without a line.
+    pub line: Option<u32>,
+    /// That line's text, without its indentation.
+    pub source: Option<String>,
+    pub kind: FrameKind,
+    /// The application's own code: neither standard library nor an installed package.
+    pub user: bool,
+    pub locals: Option<Vec<Local>>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrameKind {
+    Python,
+    Native,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Local {
+    pub name: String,
+    pub value: String,
+    pub argument: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Lock {
+    pub address: Address,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub name: Option<String>,
+    pub certainty: Certainty,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Certainty {
+    Likely,
+    Proved,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Wait {
+    pub kind: String,
+    pub address: Option<Address>,
+    pub label: Option<String>,
+    /// Dotted, e.g. `queue.Queue.put`.
+    pub call: Option<String>,
+    /// Index of that call's frame.
+    pub frame: Option<usize>,
+    pub blocked_for: Option<f64>,
+    /// `none`: never ends by itself; `at`: see `ends_in`.
+    pub deadline: Option<String>,
+    pub ends_in: Option<f64>,
+    /// Who must act for it to end.
+    pub on: Vec<Actor>,
+    pub certainty: Certainty,
+    pub detail: serde_json::Value,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Actor {
+    pub pid: Option<i32>,
+    pub tid: Option<i32>,
+    pub thread: Option<String>,
+    pub task: Option<Address>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Socket {
+    pub fd: i32,
+    pub family: Option<String>,
+    pub local: Option<String>,
+    pub peer: Option<String>,
+    pub tcp_state: Option<String>,
+    pub recv_queue: Option<u32>,
+    pub send_queue: Option<u32>,
+    pub timeout: Option<f64>,
+    pub peer_process: Option<PeerProcess>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct PeerProcess {
+    pub pid: i32,
+    pub command: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Task {
+    pub id: Address,
+    pub name: Option<String>,
+    #[serde(rename = "loop")]
+    pub event_loop: Option<Address>,
+    pub tid: Option<i32>,
+    pub coroutine: Option<String>,
+    pub state: Option<String>,
+    pub awaits: Vec<Address>,
+    pub awaited_by: Vec<Address>,
+    pub holds: Vec<Lock>,
+    pub frames: Vec<Frame>,
+    pub waits_on: Option<Wait>,
+    pub request: Option<Request>,
+}

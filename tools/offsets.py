@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""Print, or check, the structure offsets that src/python/tables.rs holds.
+
+The numbers come from the C compiler: for every field a constant `offsetof` is
+compiled against the interpreter's own internal headers (Py_BUILD_CORE) and read
+back out of the object file, so nothing is run and a cross compiler does as well.
+
+    tools/offsets.py                     every interpreter found, as a table
+    tools/offsets.py --check             compare with src/python/tables.rs
+    tools/offsets.py --debug             as a Py_DEBUG build would have them
+    tools/offsets.py --free-threaded     as --disable-gil would (3.13+)
+    tools/offsets.py --cc aarch64-linux-gnu-gcc    the same for another machine
+
+Headers are looked for in pyenv's versions and, with --root DIR, below a Debian
+root with the pythonX.Y-dev packages.  Needs gcc and objcopy (binutils).
+"""
+import argparse, glob, os, re, struct, subprocess, sys, tempfile
+
+# field name in tables.rs -> C expression, by the minor versions it holds for.
+R, I, T = "_PyRuntimeState", "PyInterpreterState", "PyThreadState"
+off = lambda t, f: f"offsetof({t}, {f})"
+FIELDS = [
+    # (name, first minor, last minor, expression)
+    ("runtime.interpreters_head", 8, 15, off(R, "interpreters.head")),
+    ("runtime.gil", 8, 11, off(R, "ceval.gil")),
+    ("runtime.gc_collecting", 8, 8, off(R, "gc.collecting")),
+    ("runtime.main_thread", 8, 15, off(R, "main_thread")),
+    ("interp.id", 8, 15, off(I, "id")),
+    ("interp.next", 8, 15, off(I, "next")),
+    ("interp.threads_head", 8, 10, off(I, "tstate_head")),
+    ("interp.threads_head", 11, 15, off(I, "threads.head")),
+    ("interp.modules", 8, 11, off(I, "modules")),
+    ("interp.modules", 12, 15, off(I, "imports.modules")),
+    ("interp.gil", 12, 15, off(I, "ceval.gil")),
+    ("interp.gc_collecting", 9, 15, off(I, "gc.collecting")),
+    ("gil.last_holder", 8, 15, off("struct _gil_runtime_state", "last_holder")),
+    ("gil.locked", 8, 15, off("struct _gil_runtime_state", "locked")),
+    ("gil.switch_number", 8, 15, off("struct _gil_runtime_state", "switch_number")),
+    ("gil.cond", 8, 15, off("struct _gil_runtime_state", "cond")),
+    ("gil.cond_size", 8, 15, "sizeof(((struct _gil_runtime_state *)0)->cond)"),
+    ("gil.size", 8, 15, "sizeof(struct _gil_runtime_state)"),
+    ("tstate.size", 8, 15, f"sizeof({T})"),
+    ("tstate.next", 8, 15, off(T, "next")),
+    ("tstate.interp", 8, 15, off(T, "interp")),
+    ("tstate.frame", 8, 10, off(T, "frame")),
+    ("tstate.frame", 11, 12, off(T, "cframe")),
+    ("tstate.frame", 13, 15, off(T, "current_frame")),
+    ("tstate.cframe_current_frame", 11, 12, off("_PyCFrame", "current_frame")),
+    ("tstate.thread_id", 8, 15, off(T, "thread_id")),
+    ("tstate.native_thread_id", 11, 15, off(T, "native_thread_id")),
+    ("tstate.datastack_chunk", 11, 15, off(T, "datastack_chunk")),
+    ("tstate.datastack_top", 11, 15, off(T, "datastack_top")),
+    ("tstate.dict", 8, 15, off(T, "dict")),
+    ("tstate.state", 13, 15, off(T, "state")),
+    ("frame.previous", 8, 10, off("PyFrameObject", "f_back")),
+    ("frame.previous", 11, 15, off("_PyInterpreterFrame", "previous")),
+    ("frame.code", 8, 12, off("{F}", "f_code")),
+    ("frame.code", 13, 15, off("{F}", "f_executable")),
+    ("frame.globals", 8, 15, off("{F}", "f_globals")),
+    ("frame.lasti", 8, 10, off("PyFrameObject", "f_lasti")),
+    ("frame.lasti", 11, 12, off("_PyInterpreterFrame", "prev_instr")),
+    ("frame.lasti", 13, 15, off("_PyInterpreterFrame", "instr_ptr")),
+    ("frame.locals", 8, 10, off("PyFrameObject", "f_localsplus")),
+    ("frame.locals", 11, 15, off("_PyInterpreterFrame", "localsplus")),
+    ("frame.stack_pointer", 8, 9, off("PyFrameObject", "f_stacktop")),
+    ("frame.stack_pointer", 10, 10, off("PyFrameObject", "f_stackdepth")),
+    ("frame.stack_pointer", 11, 13, off("_PyInterpreterFrame", "stacktop")),
+    ("frame.stack_pointer", 14, 15, off("_PyInterpreterFrame", "stackpointer")),
+    ("frame.value_stack", 8, 10, off("PyFrameObject", "f_valuestack")),
+    ("frame.block_count", 8, 10, off("PyFrameObject", "f_iblock")),
+    ("frame.block_stack", 8, 10, off("PyFrameObject", "f_blockstack")),
+    ("frame.owner", 11, 15, off("_PyInterpreterFrame", "owner")),
+    ("frame.tlbc_index", 14, 15, off("_PyInterpreterFrame", "tlbc_index"), "ft"),
+    ("code.size", 8, 15, "sizeof(PyCodeObject)"),
+    ("code.argcount", 8, 15, off("PyCodeObject", "co_argcount")),
+    ("code.kwonlyargcount", 8, 15, off("PyCodeObject", "co_kwonlyargcount")),
+    ("code.flags", 8, 15, off("PyCodeObject", "co_flags")),
+    ("code.stacksize", 8, 15, off("PyCodeObject", "co_stacksize")),
+    ("code.firstlineno", 8, 15, off("PyCodeObject", "co_firstlineno")),
+    ("code.nlocals", 8, 15, off("PyCodeObject", "co_nlocals")),
+    ("code.nlocalsplus", 11, 15, off("PyCodeObject", "co_nlocalsplus")),
+    ("code.bytecode", 8, 10, off("PyCodeObject", "co_code")),
+    ("code.bytecode", 11, 15, off("PyCodeObject", "co_code_adaptive")),
+    ("code.tlbc", 14, 15, off("PyCodeObject", "co_tlbc"), "ft"),
+    ("code.exceptiontable", 11, 15, off("PyCodeObject", "co_exceptiontable")),
+    ("code.consts", 8, 15, off("PyCodeObject", "co_consts")),
+    ("code.names", 8, 15, off("PyCodeObject", "co_names")),
+    ("code.localsplusnames", 8, 10, off("PyCodeObject", "co_varnames")),
+    ("code.localsplusnames", 11, 15, off("PyCodeObject", "co_localsplusnames")),
+    ("code.localspluskinds", 11, 15, off("PyCodeObject", "co_localspluskinds")),
+    ("code.cellvars", 8, 10, off("PyCodeObject", "co_cellvars")),
+    ("code.freevars", 8, 10, off("PyCodeObject", "co_freevars")),
+    ("code.filename", 8, 15, off("PyCodeObject", "co_filename")),
+    ("code.name", 8, 15, off("PyCodeObject", "co_name")),
+    ("code.qualname", 11, 15, off("PyCodeObject", "co_qualname")),
+    ("code.linetable", 8, 9, off("PyCodeObject", "co_lnotab")),
+    ("code.linetable", 10, 15, off("PyCodeObject", "co_linetable")),
+    ("object.size", 8, 15, "sizeof(PyObject)"),
+    ("object.ob_type", 8, 15, off("PyObject", "ob_type")),
+    ("object.ob_size", 8, 15, off("PyVarObject", "ob_size")),
+    ("types.name", 8, 15, off("PyTypeObject", "tp_name")),
+    ("types.basicsize", 8, 15, off("PyTypeObject", "tp_basicsize")),
+    ("types.itemsize", 8, 15, off("PyTypeObject", "tp_itemsize")),
+    ("types.flags", 8, 15, off("PyTypeObject", "tp_flags")),
+    ("types.dictoffset", 8, 15, off("PyTypeObject", "tp_dictoffset")),
+    ("types.base", 8, 15, off("PyTypeObject", "tp_base")),
+    ("types.dict", 8, 15, off("PyTypeObject", "tp_dict")),
+    ("types.mro", 8, 15, off("PyTypeObject", "tp_mro")),
+    ("types.cached_keys", 8, 15, off("PyHeapTypeObject", "ht_cached_keys")),
+    ("unicode.length", 8, 15, off("PyASCIIObject", "length")),
+    ("unicode.state", 8, 15, off("PyASCIIObject", "state")),
+    ("unicode.ascii_data", 8, 15, "sizeof(PyASCIIObject)"),
+    ("unicode.compact_data", 8, 15, "sizeof(PyCompactUnicodeObject)"),
+    ("bytes.data", 8, 15, off("PyBytesObject", "ob_sval")),
+    ("int.tag", 8, 11, off("PyVarObject", "ob_size")),
+    ("int.tag", 12, 15, off("PyLongObject", "long_value.lv_tag")),
+    ("int.digits", 8, 11, off("struct _longobject", "ob_digit")),
+    ("int.digits", 12, 15, off("PyLongObject", "long_value.ob_digit")),
+    ("float.value", 8, 15, off("PyFloatObject", "ob_fval")),
+    ("tuple.items", 8, 15, off("PyTupleObject", "ob_item")),
+    ("list.items", 8, 15, off("PyListObject", "ob_item")),
+    ("set.used", 8, 15, off("PySetObject", "used")),
+    ("set.mask", 8, 15, off("PySetObject", "mask")),
+    ("set.table", 8, 15, off("PySetObject", "table")),
+    ("dict.used", 8, 15, off("PyDictObject", "ma_used")),
+    ("dict.keys", 8, 15, off("PyDictObject", "ma_keys")),
+    ("dict.values", 8, 15, off("PyDictObject", "ma_values")),
+    ("dict_keys.log2_size", 11, 15, off("PyDictKeysObject", "dk_log2_size")),
+    ("dict_keys.log2_index_bytes", 11, 15, off("PyDictKeysObject", "dk_log2_index_bytes")),
+    ("dict_keys.kind", 11, 15, off("PyDictKeysObject", "dk_kind")),
+    ("dict_keys.nentries", 11, 15, off("PyDictKeysObject", "dk_nentries")),
+    ("dict_keys.indices", 11, 15, off("PyDictKeysObject", "dk_indices")),
+    ("dict_keys.log2_size", 8, 10, off("PyDictKeysObject", "dk_size")),
+    ("dict_keys.nentries", 8, 10, off("PyDictKeysObject", "dk_nentries")),
+    ("dict_keys.indices", 8, 10, off("PyDictKeysObject", "dk_indices")),
+    ("dict_values.values", 11, 15, off("PyDictValues", "values")),
+    ("cell.ref", 8, 15, off("PyCellObject", "ob_ref")),
+    ("method.func", 8, 15, off("PyMethodObject", "im_func")),
+    ("method.self", 8, 15, off("PyMethodObject", "im_self")),
+    ("generator.frame", 8, 10, off("PyGenObject", "gi_frame")),
+    ("generator.frame", 11, 15, off("PyGenObject", "gi_iframe")),
+    ("generator.state", 11, 15, off("PyGenObject", "gi_frame_state")),
+    ("module.dict", 8, 15, None),  # Objects/moduleobject.c: first field after the header
+]
+INCLUDES = """#define Py_BUILD_CORE 1
+#include <Python.h>
+#include <stddef.h>
+#include <frameobject.h>
+#include <internal/pycore_pystate.h>
+"""
+# Dict keys are private to Objects/dict-common.h before 3.11; copied as a shape, not as text.
+DICT_KEYS = "typedef struct { Py_ssize_t dk_refcnt, dk_size; void *dk_lookup; Py_ssize_t dk_usable, dk_nentries; char dk_indices[]; } HsDictKeys;\n#define PyDictKeysObject HsDictKeys\n"
+
+def include_dirs(roots):
+    pats = [os.path.expanduser("~/.pyenv/versions/*/include/python3.*")]
+    for root in roots:
+        pats += [f"{root}/usr/include/python3.*", f"{root}/opt/ft/*/include/python3.*"]
+    for pat in pats:
+        for d in sorted(glob.glob(pat)):
+            m = re.search(r"python3\.(\d+)(t|d)?$", d)
+            if m and 8 <= int(m[1]) <= 15 and m[2] != "d":
+                yield int(m[1]), m[2] == "t", d
+
+def offsets(inc, minor, args, ft):
+    names, exprs = [], []
+    for f in FIELDS:
+        name, lo, hi, expr = f[:4]
+        if lo <= minor <= hi and (len(f) < 5 or ft) and expr:
+            names.append(name)
+            exprs.append(expr.replace("{F}", "PyFrameObject" if minor <= 10 else "_PyInterpreterFrame"))
+    src = INCLUDES
+    if minor >= 9:
+        src += "#include <internal/pycore_runtime.h>\n#include <internal/pycore_interp.h>\n"
+    if minor >= 11:
+        src += "#include <internal/pycore_frame.h>\n#include <internal/pycore_dict.h>\n"
+    else:
+        src += DICT_KEYS
+        src += "#include <internal/pycore_gil.h>\n"
+    if minor == 12:
+        src = src.replace("#include <stddef.h>", "#include <stddef.h>\n#include <internal/pycore_gil.h>")
+    if minor >= 14:
+        src += "#include <internal/pycore_interpframe_structs.h>\n#include <internal/pycore_genobject.h>\n"
+    if minor >= 15: src += ""
+    src += "__attribute__((section(\".hsoff\"),used)) const unsigned long hs_offsets[] = {" + ",".join(exprs) + "};\n"
+    with tempfile.TemporaryDirectory() as d:
+        c, o, b = d + "/o.c", d + "/o.o", d + "/o.bin"
+        open(c, "w").write(src)
+        flags = ["-I", inc, "-I", inc + "/internal", "-w", "-fno-common"]
+        base = os.path.dirname(inc)
+        if args.multiarch: flags += ["-I", os.path.join(base, args.multiarch)]
+        for ma in glob.glob(base + "/*-linux-gnu/" + os.path.basename(inc)):
+            if "x86_64" in ma: flags += ["-I", os.path.dirname(os.path.dirname(ma)) + "/x86_64-linux-gnu"]
+            if "x86_64" in ma: flags += ["-I", base]
+        if args.debug: flags += ["-DPy_DEBUG=1"]
+        if ft and not inc.endswith("t"): flags += ["-DPy_GIL_DISABLED=1"]
+        r = subprocess.run([args.cc, "-c", c, "-o", o, *flags], capture_output=True, text=True)
+        if r.returncode:
+            raise RuntimeError(r.stderr)
+        subprocess.run(["objcopy", "-I", "elf64-little", "-O", "binary", "--only-section=.hsoff", o, b], check=True)
+        data = open(b, "rb").read()
+    vals = struct.unpack(f"<{len(names)}Q", data[: 8 * len(names)])
+    return dict(zip(names, vals))
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--check", action="store_true"); ap.add_argument("--debug", action="store_true")
+    ap.add_argument("--free-threaded", action="store_true"); ap.add_argument("--cc", default="gcc")
+    ap.add_argument("--root", action="append", default=[]); ap.add_argument("--multiarch")
+    args = ap.parse_args()
+    cols = {}
+    for minor, tdir, inc in include_dirs(args.root):
+        ft = tdir or args.free_threaded
+        if (args.free_threaded and minor < 13): continue
+        key = f"3.{minor}{'t' if ft else ''}" + ("*" if inc.startswith(os.path.expanduser("~")) and minor >= 13 else "")
+        try:
+            cols[key] = offsets(inc, minor, args, ft)
+        except RuntimeError as e:
+            print(f"{inc}: {e}", file=sys.stderr)
+    names = list(dict.fromkeys(f[0] for f in FIELDS))
+    print(f"{'field':32}" + "".join(f"{k:>8}" for k in cols))
+    for n in names:
+        print(f"{n:32}" + "".join(f"{c.get(n, '-'):>8}" for c in cols.values()))
+
+if __name__ == "__main__":
+    main()
