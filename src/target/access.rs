@@ -45,7 +45,9 @@ pub enum Denial {
     Traced { tracer: i32, command: String },
     #[error("it lives in another user namespace, and our capabilities do not reach it")]
     UserNamespace,
-    #[error("it is not dumpable (it runs a set-uid program or a file it may not read, or asked for it with prctl)")]
+    #[error(
+        "it is not dumpable (it runs a set-uid program or a file it may not read, or asked for it with prctl)"
+    )]
     NotDumpable,
     #[error("/proc is mounted with hidepid, which hides the processes of other users")]
     HidePid,
@@ -131,7 +133,8 @@ pub fn missing(pid: i32) -> AccessError {
 
 /// Why a read of this process's memory (or of one of its `/proc` files) failed with this error.
 pub fn explain(pid: i32, errno: Errno) -> AccessError {
-    let Some((state, parent, kernel)) = proc::with_stat(pid, |stat| (stat.state, stat.parent, stat.is_kernel_thread()))
+    let Some((state, parent, kernel)) =
+        proc::with_stat(pid, |stat| (stat.state, stat.parent, stat.is_kernel_thread()))
     else {
         return missing(pid);
     };
@@ -142,7 +145,9 @@ pub fn explain(pid: i32, errno: Errno) -> AccessError {
         return AccessError::KernelThread { pid };
     }
     match errno {
-        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => AccessError::Denied { pid, reason: denial(pid, errno) },
+        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => {
+            AccessError::Denied { pid, reason: denial(pid, errno) }
+        }
         // The main thread has ended while others go on, or its memory is being taken down.
         Errno::ESRCH => AccessError::Other { pid, error: "it has no memory (any more): it is ending".into() },
         other => AccessError::Other { pid, error: other.desc().to_owned() },
@@ -254,7 +259,8 @@ impl Status {
 
 /// Nothing but a filter keeps a process from reading itself.
 fn is_filtered() -> bool {
-    let filtered = Status::of(nix::unistd::getpid().as_raw()).and_then(|own| own.number("Seccomp")) == Some(2);
+    let filtered =
+        Status::of(nix::unistd::getpid().as_raw()).and_then(|own| own.number("Seccomp")) == Some(2);
     if !filtered {
         return false;
     }
@@ -289,7 +295,9 @@ fn hidepid() -> bool {
     mounts.lines().any(|line| {
         let options = line.rsplit(' ').next().unwrap_or_default();
         line.split(' ').nth(4) == Some("/proc")
-            && options.split(',').any(|option| option.starts_with("hidepid=") && !matches!(option, "hidepid=0" | "hidepid=off"))
+            && options.split(',').any(|option| {
+                option.starts_with("hidepid=") && !matches!(option, "hidepid=0" | "hidepid=off")
+            })
     })
 }
 
@@ -396,12 +404,16 @@ mod tests {
             assert!(text.contains("process 42") && !text.chars().any(char::is_control), "{text}");
             assert!(error.remedy().is_some_and(|remedy| !remedy.is_empty()), "{text}");
         }
-        let error = AccessError::NotPython { pid: 9, command: "nginx".into(), tried: vec!["no .PyRuntime".into()] };
+        let error =
+            AccessError::NotPython { pid: 9, command: "nginx".into(), tried: vec!["no .PyRuntime".into()] };
         assert_eq!(
             error.to_string(),
             "process 9 is not a Python that hangscope can read (nginx): no .PyRuntime"
         );
-        assert_eq!(Denial::Yama { scope: 2 }.to_string(), "Yama forbids it (kernel.yama.ptrace_scope = 2: only CAP_SYS_PTRACE may read others)");
+        assert_eq!(
+            Denial::Yama { scope: 2 }.to_string(),
+            "Yama forbids it (kernel.yama.ptrace_scope = 2: only CAP_SYS_PTRACE may read others)"
+        );
     }
 
     #[test]

@@ -35,7 +35,11 @@ impl Default for CpuClocks {
 impl CpuClocks {
     pub fn new() -> Self {
         // Missing on a kernel without CONFIG_SCHED_DEBUG (always there from 6.15 on).
-        Self { own: File::open("/proc/thread-self/sched").ok(), lags: Vec::new(), _of_this_thread: PhantomData }
+        Self {
+            own: File::open("/proc/thread-self/sched").ok(),
+            lags: Vec::new(),
+            _of_this_thread: PhantomData,
+        }
     }
 
     /// This kernel can tell at all.

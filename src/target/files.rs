@@ -72,11 +72,15 @@ fn open_dir(base: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
 }
 
 /// Builds a short path on the stack.
-pub fn with_path<T>(path: std::fmt::Arguments<'_>, then: impl FnOnce(&CStr) -> io::Result<T>) -> io::Result<T> {
+pub fn with_path<T>(
+    path: std::fmt::Arguments<'_>,
+    then: impl FnOnce(&CStr) -> io::Result<T>,
+) -> io::Result<T> {
     let mut buffer = [0u8; 64];
     let mut rest = &mut buffer[..63];
     rest.write_fmt(path)?;
-    let path = CStr::from_bytes_until_nul(&buffer).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let path =
+        CStr::from_bytes_until_nul(&buffer).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     then(path)
 }
 

@@ -57,7 +57,8 @@ pub enum FindError {
 impl FindError {
     /// Hides what must not be shown in the command lines that the message lists.
     pub fn map_commands(mut self, mask: impl Fn(&[String]) -> Vec<String>) -> Self {
-        if let FindError::NotPythonListener { others, .. } | FindError::NoSuchName { others, .. } = &mut self {
+        if let FindError::NotPythonListener { others, .. } | FindError::NoSuchName { others, .. } = &mut self
+        {
             for other in others {
                 other.command = mask(&other.command);
             }
@@ -103,7 +104,9 @@ fn looks(dir: &ProcDir) -> Looks {
         return Looks::Never;
     }
     match dir.link(c"exe") {
-        Ok(link) if is_python_name(base_name(link.strip_suffix(" (deleted)").unwrap_or(&link))) => Looks::Python,
+        Ok(link) if is_python_name(base_name(link.strip_suffix(" (deleted)").unwrap_or(&link))) => {
+            Looks::Python
+        }
         Ok(_) if maps_libpython(dir) => Looks::Python,
         Ok(_) => Looks::Unknown,
         // Not ours to see: by what it calls itself.
@@ -208,7 +211,12 @@ pub fn find(selector: &Selector) -> Result<Found, FindError> {
     }
     // Part of what was asked for is there: the rest is told, not lost.
     if let Some(error) = problem.filter(|error| !matches!(error, FindError::Access(_))) {
-        skipped.push(Skipped { pid: 0, command: Vec::new(), reason: error.to_string(), remedy: error.remedy() });
+        skipped.push(Skipped {
+            pid: 0,
+            command: Vec::new(),
+            reason: error.to_string(),
+            remedy: error.remedy(),
+        });
     }
     Ok(Found { pids: parents_first(&pids), skipped })
 }
@@ -238,7 +246,11 @@ fn listeners(port: u16, roots_too: bool, skipped: &mut Vec<Skipped>) -> Result<V
     // An embedded Python (uwsgi) looks like nothing at all: where no other holds the port, the locator may try.
     if python.is_empty() {
         let described = || others.iter().map(|&pid| describe(pid)).collect();
-        return if roots_too { Ok(others) } else { Err(FindError::NotPythonListener { port, others: described() }) };
+        return if roots_too {
+            Ok(others)
+        } else {
+            Err(FindError::NotPythonListener { port, others: described() })
+        };
     }
     skipped.extend(others.into_iter().map(|pid| not_python(pid, &format!("listens on port {port}"))));
     Ok(python)
@@ -301,14 +313,19 @@ fn maps_are_hidden(pid: i32) -> bool {
 fn not_python(pid: i32, how: &str) -> Skipped {
     let (reason, remedy) = match access::check(pid) {
         Err(error @ AccessError::Zombie { .. }) => (error.to_string(), error.remedy()),
-        _ => (format!("does not look like Python ({how})"), Some(format!("read it all the same: --pid {pid}"))),
+        _ => {
+            (format!("does not look like Python ({how})"), Some(format!("read it all the same: --pid {pid}")))
+        }
     };
     Skipped { pid, command: proc::command_of(pid), reason, remedy }
 }
 
 /// Every process with its parent.
 fn parents() -> Vec<(i32, i32)> {
-    files::pids().into_iter().filter_map(|pid| Some((pid, proc::with_stat(pid, |stat| stat.parent)?))).collect()
+    files::pids()
+        .into_iter()
+        .filter_map(|pid| Some((pid, proc::with_stat(pid, |stat| stat.parent)?)))
+        .collect()
 }
 
 /// A process, its parent, and so on; bounded, for what is read piece by piece may loop.
@@ -349,7 +366,8 @@ fn describe(pid: i32) -> Candidate {
 impl std::fmt::Display for Candidate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let command = self.command.join(" ");
-        let command: String = command.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect();
+        let command: String =
+            command.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect();
         write!(f, "{} {command}", self.pid)
     }
 }
@@ -380,8 +398,17 @@ mod tests {
 
     #[test]
     fn names_of_interpreters() {
-        for name in ["python", "python3", "python3.13", "python3.13t", "python3.13td", "python3.12d", "python3-dbg", "pypy3.10", "pypy3-c"]
-        {
+        for name in [
+            "python",
+            "python3",
+            "python3.13",
+            "python3.13t",
+            "python3.13td",
+            "python3.12d",
+            "python3-dbg",
+            "pypy3.10",
+            "pypy3-c",
+        ] {
             let expected = name != "pypy3-c";
             assert_eq!(is_python_name(name), expected, "{name}");
         }

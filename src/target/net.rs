@@ -165,7 +165,9 @@ fn join(fds: &[(i32, u64)], rows: &HashMap<u64, Row>) -> Sockets {
 pub fn socket_fds(dir: &ProcDir, pid: i32) -> io::Result<Vec<(i32, u64)>> {
     let mut found = Vec::new();
     for fd in numbers(&format!("/proc/{pid}/fd"))? {
-        let inode = with_path(format_args!("fd/{fd}"), |path| dir.link(path)).ok().and_then(|link| socket_inode(&link));
+        let inode = with_path(format_args!("fd/{fd}"), |path| dir.link(path))
+            .ok()
+            .and_then(|link| socket_inode(&link));
         found.extend(inode.map(|inode| (fd, inode)));
     }
     Ok(found)
@@ -187,7 +189,10 @@ fn rows(dir: &ProcDir, wanted: impl Fn(u64) -> bool, count: usize) -> HashMap<u6
         let Ok(text) = dir.read_all(table, TABLE_CAP) else { continue };
         let lines = text.split(|&b| b == b'\n').skip(1);
         found.extend(
-            lines.filter_map(|line| row(family, line, &wanted)).filter(|row| row.inode != 0).map(|row| (row.inode, row)),
+            lines
+                .filter_map(|line| row(family, line, &wanted))
+                .filter(|row| row.inode != 0)
+                .map(|row| (row.inode, row)),
         );
     }
     found
@@ -291,7 +296,9 @@ pub fn listeners_of_port(port: u16) -> Holders {
         for (family, table) in &Family::TABLES[..2] {
             let text = dir.read_all(table, TABLE_CAP).unwrap_or_default();
             let rows = text.split(|&b| b == b'\n').skip(1).filter_map(|line| row(*family, line, |_| true));
-            listening.extend(rows.filter(|row| row.state == State::Listening && row.port == port).map(|row| row.inode));
+            listening.extend(
+                rows.filter(|row| row.state == State::Listening && row.port == port).map(|row| row.inode),
+            );
         }
     };
     for &pid in std::iter::once(&nix::unistd::getpid().as_raw()).chain(&pids) {

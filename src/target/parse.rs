@@ -163,7 +163,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STAT: &[u8] = b"21658 (a) R (b) S 7 21656 20087 0 -1 4194304 95 0 0 0 12 30 0 0 20 0 1 0 83502 3133440 410 \
+    const STAT: &[u8] =
+        b"21658 (a) R (b) S 7 21656 20087 0 -1 4194304 95 0 0 0 12 30 0 0 20 0 1 0 83502 3133440 410 \
         18446744073709551615 1 2 3 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 1 2 3 4 5 6 7 0\n";
 
     #[test]
@@ -190,7 +191,8 @@ mod tests {
     fn small_files() {
         assert_eq!(schedstat(b"12 95150 3\n"), Some((12, 3)));
         assert_eq!(schedstat(b"12 95150"), None);
-        let sched = b"cat (1, #threads: 1)\n---\nse.exec_start      :        835028.402310\nse.vruntime : 1.5\n";
+        let sched =
+            b"cat (1, #threads: 1)\n---\nse.exec_start      :        835028.402310\nse.vruntime : 1.5\n";
         assert_eq!(exec_start(sched), Some(835_028_402_310));
         assert_eq!(open_files_limit(b"Limit\nMax open files            1024   4096   files\n"), Some(1024));
         assert_eq!(open_files_limit(b"Max open files   unlimited  unlimited files\n"), None);

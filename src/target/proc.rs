@@ -45,12 +45,14 @@ pub fn standing(pid: i32) -> Result<ProcessFacts, AccessError> {
     if let Ok(status) = dir.read(c"status", &mut buffer) {
         let last = |name| parse::field(status, name).and_then(|line| parse::numbers(line).last());
         facts.ns_pid = last("NSpid").map_or(pid, |id| id as i32);
-        facts.uid = parse::field(status, "Uid").and_then(|line| parse::numbers(line).next()).map(|uid| uid as u32);
+        facts.uid =
+            parse::field(status, "Uid").and_then(|line| parse::numbers(line).next()).map(|uid| uid as u32);
     }
     facts.command = command(&dir).unwrap_or_default();
     facts.fd_limit = dir.read(c"limits", &mut buffer).ok().and_then(parse::open_files_limit);
     facts.open_fds = open_fds(&dir, pid);
-    facts.cwd = dir.link(c"cwd").ok().map(|cwd| cwd.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(cwd));
+    facts.cwd =
+        dir.link(c"cwd").ok().map(|cwd| cwd.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(cwd));
     (facts.executable, facts.executable_replaced) = executable(&dir);
     facts.children = children(&dir, pid);
     Ok(facts)

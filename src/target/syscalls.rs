@@ -76,7 +76,8 @@ const FCNTL: &[(u64, &str)] = &[
     (1031, "F_SETPIPE_SZ"),
 ];
 const FLOCK: &[(u64, &str)] = &[(1, "LOCK_SH"), (2, "LOCK_EX"), (4, "LOCK_NB"), (8, "LOCK_UN")];
-const WAIT: &[(u64, &str)] = &[(1, "WNOHANG"), (2, "WUNTRACED"), (4, "WEXITED"), (8, "WCONTINUED"), (0x0100_0000, "WNOWAIT")];
+const WAIT: &[(u64, &str)] =
+    &[(1, "WNOHANG"), (2, "WUNTRACED"), (4, "WEXITED"), (8, "WCONTINUED"), (0x0100_0000, "WNOWAIT")];
 const WAITID: &[(u64, &str)] = &[(0, "P_ALL"), (1, "P_PID"), (2, "P_PGID"), (3, "P_PIDFD")];
 const MSG: &[(u64, &str)] = &[
     (1, "MSG_OOB"),
@@ -89,19 +90,31 @@ const MSG: &[(u64, &str)] = &[
 const SOCK: &[(u64, &str)] = &[(0x800, "SOCK_NONBLOCK"), (0x80000, "SOCK_CLOEXEC")];
 const ABSTIME: &[(u64, &str)] = &[(1, "TIMER_ABSTIME")];
 const RANDOM: &[(u64, &str)] = &[(1, "GRND_NONBLOCK"), (2, "GRND_RANDOM")];
-const URING: &[(u64, &str)] = &[(1, "IORING_ENTER_GETEVENTS"), (2, "IORING_ENTER_SQ_WAKEUP"), (8, "IORING_ENTER_EXT_ARG")];
+const URING: &[(u64, &str)] =
+    &[(1, "IORING_ENTER_GETEVENTS"), (2, "IORING_ENTER_SQ_WAKEUP"), (8, "IORING_ENTER_EXT_ARG")];
 
 type Signature = &'static [(&'static str, As)];
 
 const READ: Signature = &[("fd", Fd), ("buf", Pointer), ("count", Unsigned)];
 const READV: Signature = &[("fd", Fd), ("iov", Pointer), ("iovcnt", Int)];
 const PREAD: Signature = &[("fd", Fd), ("buf", Pointer), ("count", Unsigned), ("offset", Unsigned)];
-const RECV: Signature =
-    &[("fd", Fd), ("buf", Pointer), ("len", Unsigned), ("flags", Flags(MSG)), ("addr", Pointer), ("addrlen", Hex)];
+const RECV: Signature = &[
+    ("fd", Fd),
+    ("buf", Pointer),
+    ("len", Unsigned),
+    ("flags", Flags(MSG)),
+    ("addr", Pointer),
+    ("addrlen", Hex),
+];
 const RECVMSG: Signature = &[("fd", Fd), ("msg", Pointer), ("flags", Flags(MSG))];
 const EPOLL: Signature = &[("epfd", Fd), ("events", Pointer), ("maxevents", Int), ("timeout", Millis)];
-const SELECT: Signature =
-    &[("nfds", Int), ("readfds", Pointer), ("writefds", Pointer), ("exceptfds", Pointer), ("timeout", Pointer)];
+const SELECT: Signature = &[
+    ("nfds", Int),
+    ("readfds", Pointer),
+    ("writefds", Pointer),
+    ("exceptfds", Pointer),
+    ("timeout", Pointer),
+];
 const ONE_FD: Signature = &[("fd", Fd)];
 
 /// What matters to a hang; all others are written as six numbers.
@@ -154,9 +167,11 @@ pub fn decode(arch: Arch, call: &RawSyscall) -> Syscall {
     };
     let args = match SIGNATURES.iter().find(|(known, _)| *known == name) {
         _ if name == "futex" => futex(&call.args),
-        Some((_, signature)) => {
-            signature.iter().zip(call.args).map(|((name, kind), value)| argument(name, *kind, value)).collect()
-        }
+        Some((_, signature)) => signature
+            .iter()
+            .zip(call.args)
+            .map(|((name, kind), value)| argument(name, *kind, value))
+            .collect(),
         None => raw(&call.args),
     };
     Syscall { name: name.to_owned(), args }
@@ -224,14 +239,16 @@ const FUTEX_REALTIME: u64 = 256;
 fn futex(args: &[u64; 6]) -> Vec<String> {
     let op = args[1] & 0xffff_ffff;
     let command = op & !(FUTEX_PRIVATE | FUTEX_REALTIME);
-    let mut word = FUTEX.get(command as usize).map_or_else(|| format!("{command:#x}"), |word| (*word).to_owned());
+    let mut word =
+        FUTEX.get(command as usize).map_or_else(|| format!("{command:#x}"), |word| (*word).to_owned());
     if op & FUTEX_PRIVATE != 0 {
         word.push_str("|FUTEX_PRIVATE_FLAG");
     }
     if op & FUTEX_REALTIME != 0 {
         word.push_str("|FUTEX_CLOCK_REALTIME");
     }
-    let mut words = vec![argument("uaddr", Pointer, args[0]), format!("op={word}"), format!("val={}", args[2] as u32)];
+    let mut words =
+        vec![argument("uaddr", Pointer, args[0]), format!("op={word}"), format!("val={}", args[2] as u32)];
     if futex_waits(args) {
         words.push(argument("timeout", Pointer, args[3]));
     }
@@ -364,23 +381,36 @@ mod tests {
             words("futex", [0x7f00, 0x189, 0, 0, 0, u64::MAX]),
             "uaddr=0x7f00 op=FUTEX_WAIT_BITSET|FUTEX_PRIVATE_FLAG|FUTEX_CLOCK_REALTIME val=0 timeout=NULL"
         );
-        assert_eq!(words("recvfrom", [17, 0x10, 4096, 0x42, 0, 0]), "fd=17 buf=0x10 len=4096 flags=MSG_PEEK|MSG_DONTWAIT addr=NULL addrlen=0x0");
-        assert_eq!(words("epoll_wait", [3, 0x10, 8, 0xffff_ffff, 0, 0]), "epfd=3 events=0x10 maxevents=8 timeout=-1");
+        assert_eq!(
+            words("recvfrom", [17, 0x10, 4096, 0x42, 0, 0]),
+            "fd=17 buf=0x10 len=4096 flags=MSG_PEEK|MSG_DONTWAIT addr=NULL addrlen=0x0"
+        );
+        assert_eq!(
+            words("epoll_wait", [3, 0x10, 8, 0xffff_ffff, 0, 0]),
+            "epfd=3 events=0x10 maxevents=8 timeout=-1"
+        );
         assert_eq!(words("poll", [0x10, 1, 5000, 0, 0, 0]), "fds=0x10 nfds=1 timeout=5000 ms");
         assert_eq!(words("wait4", [0xffff_ffff, 0, 0, 0, 0, 0]), "pid=-1 status=NULL options=0 rusage=NULL");
         assert_eq!(words("flock", [4, 2, 0, 0, 0, 0]), "fd=4 operation=LOCK_EX");
         assert_eq!(words("fcntl", [4, 7, 0x10, 0, 0, 0]), "fd=4 cmd=F_SETLKW arg=0x10");
-        assert_eq!(words("openat", [0xffff_ff9c, 0x10, 0, 0, 0, 0]), "dirfd=AT_FDCWD path=0x10 flags=0x0 mode=0x0");
+        assert_eq!(
+            words("openat", [0xffff_ff9c, 0x10, 0, 0, 0, 0]),
+            "dirfd=AT_FDCWD path=0x10 flags=0x0 mode=0x0"
+        );
         assert_eq!(words("pause", [1; 6]), "");
         assert_eq!(words("mount", [1, 2, 3, 4, 5, 0xff]), "0x1 0x2 0x3 0x4 0x5 0xff");
-        assert_eq!(decode(Arch::X86_64, &RawSyscall { number: 9999, args: [0; 6], sp: 0, pc: 0 }).name, "syscall_9999");
+        assert_eq!(
+            decode(Arch::X86_64, &RawSyscall { number: 9999, args: [0; 6], sp: 0, pc: 0 }).name,
+            "syscall_9999"
+        );
     }
 
     #[test]
     fn until_when() {
         let of = |name, args| timeout(Arch::X86_64, &call(name, args));
         assert_eq!(of("futex", [1, 0x80, 0, 0, 0, 0]), Some(Timeout::Never));
-        let timespec = |clock, absolute| Timeout::At { address: 9, shape: TimeShape::Timespec, clock, absolute };
+        let timespec =
+            |clock, absolute| Timeout::At { address: 9, shape: TimeShape::Timespec, clock, absolute };
         assert_eq!(of("futex", [1, 0x80, 0, 9, 0, 0]), Some(timespec(TimeClock::Monotonic, false)));
         assert_eq!(of("futex", [1, 0x89, 0, 9, 0, 0]), Some(timespec(TimeClock::Monotonic, true)));
         assert_eq!(of("futex", [1, 0x189, 0, 9, 0, 0]), Some(timespec(TimeClock::Realtime, true)));
