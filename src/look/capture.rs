@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::target::cached::CachedMemory;
 use crate::target::facts::ProcessFacts;
 use crate::target::image::Image;
+use crate::target::sources::CapturedSource;
 use crate::python::locate::Located;
 use crate::python::objects::Heap;
 use crate::python::threads::{self, RawInterpreter, RawThread};
@@ -59,12 +60,6 @@ pub struct CapturedProcess {
     ranges: Vec<(Address, u64)>,
     #[serde(skip)]
     pub memory: Image,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CapturedSource {
-    pub path: Option<String>,
-    pub lines: BTreeMap<u32, String>,
 }
 
 impl CapturedProcess {

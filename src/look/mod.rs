@@ -98,7 +98,7 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     let (calls, bytes) = memory.cost();
     log::debug!("{pid}: done after {:?}; {calls} reads of memory, {} KiB", began.elapsed(), bytes / 1024);
     let captured = options.save.then(|| {
-        CapturedProcess::new(&facts, &python.located, reads, window_threads, &memory, &process)
+        CapturedProcess::new(&facts, &python, reads, &window_threads, &memory, &process)
     });
     Ok(Looked { process, error: None, captured })
 }
@@ -112,7 +112,7 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
     let python = Python::understand(&memory, located)?;
     let heap = python.heap(&memory);
     let stacks = Stacks::of_capture(captured, &python, &heap, options.limits());
-    let mut sources = Sources::captured(captured.sources.clone());
+    let mut sources = Sources::Captured(captured.sources.clone());
     Ok(process::of_stacks(&captured.facts, &python, &heap, stacks, &mut sources, options))
 }
 
@@ -127,7 +127,7 @@ fn attach(pid: i32, facts: &crate::target::facts::ProcessFacts, memory: &CachedM
     }
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
-    found.map_err(|NotFound { tried }| AccessError::NotPython { pid, command: facts.command.clone(), tried })
+    found.map_err(|NotFound { tried }| AccessError::NotPython { pid, command: crate::mask::command(&facts.command).join(" "), tried })
 }
 
 fn errno(error: &std::io::Error) -> nix::errno::Errno {

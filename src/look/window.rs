@@ -260,7 +260,7 @@ fn is_exact(reads: &FxHashMap<Addr, Read>, thread: &RawThread) -> bool {
     reads.get(&thread.tstate).is_some_and(|r| r.is_exact())
 }
 
-fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {
+pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {
     let frames = interps.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
     frames.filter_map(|f: &frames::RawFrame| Some((f.addr, locals::of_frame(heap, f, limits)?))).collect()
 }

@@ -3,6 +3,8 @@
 use super::layout::{Frames, NONE};
 use super::objects::Heap;
 use super::threads::RawThread;
+use serde::{Deserialize, Serialize};
+
 use crate::target::memory::Addr;
 
 /// `sys.setrecursionlimit` can be raised, but a chain of a million frames is a loop.
@@ -10,7 +12,7 @@ const MAX_FRAMES: usize = 1_000_000;
 /// `FRAME_OWNED_BY_CSTACK` (3.12, 3.13) and what came after it: frames that hold no Python code.
 const OWNER_SHIM: u8 = 3;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawFrame {
     pub addr: Addr,
     /// Code object (untagged).

@@ -1,17 +1,21 @@
 //! What the bytes of a CPython process mean.
 
+pub mod app;
 pub mod code;
 pub mod frames;
 pub mod layout;
 pub mod lines;
 pub mod locals;
 pub mod locate;
+pub mod names;
 pub mod objects;
 pub mod offsets;
+pub mod paths;
 pub mod reprs;
 pub mod sysinfo;
 pub mod tables;
 pub mod threads;
+pub mod tids;
 
 use std::cell::RefCell;
 

@@ -5,6 +5,8 @@
 use super::frames::{self, RawFrame};
 use super::layout::{Frames, NONE};
 use super::objects::Heap;
+use serde::{Deserialize, Serialize};
+
 use crate::target::memory::Addr;
 
 const MAX_INTERPRETERS: usize = 1024;
@@ -31,7 +33,7 @@ pub struct RawGil {
     pub switch_number: u64,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RawThread {
     pub tstate: Addr,
     /// `threading.get_ident()`: the `pthread_t`.

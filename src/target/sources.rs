@@ -1,11 +1,13 @@
 //! Files as the target sees them: through its own root, and through its mappings where the path is
 //! gone or another file stands there by now.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
 
 use super::maps::Mapping;
 
@@ -31,8 +33,43 @@ pub fn rooted(pid: i32, path: &str) -> PathBuf {
     Path::new(&format!("/proc/{pid}/root")).join(path.trim_start_matches('/'))
 }
 
-/// Source lines, each file read once.
-pub struct Sources {
+/// Source lines: of files, each read once, or as a capture keeps them.
+pub enum Sources {
+    Live(Files),
+    Captured(BTreeMap<String, CapturedSource>),
+}
+
+/// What a capture keeps of a source file: the lines that frames stood on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CapturedSource {
+    pub path: Option<String>,
+    pub lines: BTreeMap<u32, String>,
+}
+
+impl Sources {
+    pub fn live(pid: i32, cwd: Option<String>) -> Self {
+        Sources::Live(Files { pid, cwd, files: Default::default() })
+    }
+
+    /// The path a code object's file name stands for, if there is such a file.
+    pub fn path(&mut self, file: &str) -> Option<String> {
+        match self {
+            Sources::Live(files) => files.source(file).map(|s| s.path.clone()),
+            Sources::Captured(files) => files.get(file)?.path.clone(),
+        }
+    }
+
+    /// The text of a line, without its indentation; the first line is 1.
+    pub fn line(&mut self, file: &str, line: u32) -> Option<String> {
+        match self {
+            Sources::Live(files) => files.source(file)?.line(line),
+            Sources::Captured(files) => files.get(file)?.lines.get(&line).cloned(),
+        }
+    }
+}
+
+/// Source files below the root of a live target.
+pub struct Files {
     pid: i32,
     cwd: Option<String>,
     files: rustc_hash::FxHashMap<String, Option<Source>>,
@@ -46,29 +83,20 @@ struct Source {
     starts: Vec<usize>,
 }
 
+impl Source {
+    fn line(&self, line: u32) -> Option<String> {
+        let start = *self.starts.get((line as usize).checked_sub(1)?)?;
+        let end = self.starts.get(line as usize).copied().unwrap_or(self.text.len());
+        let text = String::from_utf8_lossy(&self.text[start..end.min(start + MAX_LINE)]);
+        Some(text.trim().to_owned())
+    }
+}
+
 /// Larger than any source file; a log that somebody named `.py` must not fill our memory.
 const MAX_SOURCE: u64 = 16 << 20;
 const MAX_LINE: usize = 4096;
 
-impl Sources {
-    pub fn new(pid: i32, cwd: Option<String>) -> Self {
-        Sources { pid, cwd, files: Default::default() }
-    }
-
-    /// The path a code object's file name stands for, if there is such a file.
-    pub fn path(&mut self, file: &str) -> Option<String> {
-        self.source(file).map(|s| s.path.clone())
-    }
-
-    /// The text of a line, without its indentation; the first line is 1.
-    pub fn line(&mut self, file: &str, line: u32) -> Option<String> {
-        let source = self.source(file)?;
-        let start = *source.starts.get((line as usize).checked_sub(1)?)?;
-        let end = source.starts.get(line as usize).copied().unwrap_or(source.text.len());
-        let text = String::from_utf8_lossy(&source.text[start..end.min(start + MAX_LINE)]);
-        Some(text.trim().to_owned())
-    }
-
+impl Files {
     fn source(&mut self, file: &str) -> Option<&Source> {
         if !self.files.contains_key(file) {
             let source = self.open(file);
