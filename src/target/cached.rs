@@ -46,8 +46,9 @@ struct Cache {
     last_touched: u64,
     /// The window of the last miss.
     window: (u64, u64),
-    /// Every range that was read, for captures.
+    /// Every range that was read, for captures; the first `kept` stay over a `refresh`.
     recorded: Vec<(Addr, usize)>,
+    kept: usize,
 }
 
 impl CachedMemory {
@@ -101,6 +102,22 @@ impl CachedMemory {
         (self.calls.get(), self.bytes.get())
     }
 
+    /// Reads around the cache: what stands there now.
+    pub fn fresh(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
+        let fault = Fault { addr, len: buf.len() };
+        match &self.source {
+            Source::Image(image) => image.read_into(addr, buf),
+            Source::Live(live) => {
+                self.calls.set(self.calls.get() + 1);
+                let len = buf.len();
+                match live.read(&[(addr, len)], buf) {
+                    Ok(n) if n == len => Ok(()),
+                    _ => Err(fault),
+                }
+            }
+        }
+    }
+
     /// Begins a new attempt: forgets all bytes and reads the pages that the last attempt used again,
     /// in as few system calls as can be.
     pub fn refresh(&self) {
@@ -111,28 +128,19 @@ impl CachedMemory {
         wanted.dedup();
         cache.pages.clear();
         cache.data.clear();
-        cache.recorded.clear();
+        cache.recorded.truncate(cache.kept);
         cache.window = (0, 0);
         cache.last_touched = u64::MAX;
         self.load(live, cache, &wanted);
     }
 
-    /// Like `refresh`, without reading anything yet.
-    pub fn forget(&self) {
+    /// What was read so far belongs to every attempt that follows, and to none: the next `refresh`
+    /// reads none of these pages ahead, and a capture has them all.
+    pub fn end_attach(&self) {
         let cache = &mut *self.cache.borrow_mut();
-        if matches!(self.source, Source::Live(_)) {
-            *cache = Cache { recorded: Vec::new(), ..Cache::default() };
-        }
-    }
-
-    /// Pages looked at from here on do not belong to the frozen window.
-    pub fn end_window(&self) -> Vec<u64> {
-        std::mem::take(&mut self.cache.borrow_mut().touched)
-    }
-
-    /// Says which pages the next `refresh` shall read.
-    pub fn begin_window(&self, pages: Vec<u64>) {
-        self.cache.borrow_mut().touched = pages;
+        cache.touched.clear();
+        cache.last_touched = u64::MAX;
+        cache.kept = cache.recorded.len();
     }
 
     /// Loads sorted, distinct page numbers.

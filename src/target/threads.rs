@@ -145,6 +145,18 @@ fn is_in_other_pid_namespace(dir: &ProcDir) -> bool {
         .is_some_and(|ids| parse::words(ids).count() > 1)
 }
 
+/// Pairs of (tid in our pid namespace, tid as the target itself sees it).
+pub fn namespaced_tids(pid: i32) -> Vec<(i32, i32)> {
+    let Ok(dir) = with_room(|| ProcDir::process(pid)) else { return Vec::new() };
+    let inside = |tid| {
+        let mut buffer = [0; 4096];
+        let task = dir.task(tid).ok()?;
+        let status = task.read(c"status", &mut buffer).ok()?;
+        parse::numbers(parse::field(status, "NSpid")?).last().map(|id| id as i32)
+    };
+    tids(pid).into_iter().filter_map(|tid| Some((tid, inside(tid)?))).collect()
+}
+
 fn cpus_by_demand(threads: &[ThreadFacts], stamps: &[(Option<u64>, Duration, Standing)]) -> Vec<usize> {
     let mut demand: Vec<(usize, usize)> = Vec::new();
     for (facts, (stamp, ..)) in threads.iter().zip(stamps) {
