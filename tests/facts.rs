@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hangscope::commands::ps;
 use hangscope::snapshot::Precision;
 use hangscope::target::access::{self, AccessError, Denial};
 use hangscope::target::find::{self, FindError, Looks, Selector};
@@ -273,13 +274,16 @@ fn a_port_in_another_network_namespace() {
     }
     let mut target = start(Command::new("unshare").args(["--net", python_path(), "-c"]).arg(
         "import socket, sys
-s = socket.socket(socket.AF_INET6); s.bind(('::', 0)); s.listen()
+s = socket.socket(socket.AF_INET6); s.bind(('::', 0)); s.listen(77)
 print(s.getsockname()[1], flush=True); sys.stdin.read()",
     ));
     let port = target.line().parse().ok();
     assert_eq!(find::find(&Selector { port, ..Selector::default() }).unwrap().pids, [target.pid()]);
     let facts = proc::process(target.pid()).unwrap();
-    assert_eq!(facts.listens.unwrap()[0].address, format!("[::]:{}", port.unwrap()));
+    let listens = &facts.listens.unwrap()[0];
+    assert_eq!((&listens.address, listens.queued), (&format!("[::]:{}", port.unwrap()), Some(0)));
+    // Told by sock_diag only, which is asked from inside that namespace.
+    assert_eq!(listens.backlog, Some(77));
 }
 
 #[test]
@@ -342,6 +346,36 @@ fn an_embedded_python_is_known_by_its_library() {
     ]));
     assert_eq!(target.line(), "ready");
     assert_eq!(find::looks_like_python(target.pid()), Looks::Python);
+}
+
+#[test]
+fn one_line_for_each_python() {
+    let (target, port) = python(
+        "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
+print(s.getsockname()[1], flush=True); sys.stdin.read()
+'--password=hunter2'",
+    );
+    // One that stops itself, and one that has ended and is not waited for.
+    let stopped = start(Command::new(python_path()).args(["-c", "import os; os.kill(os.getpid(), 19)"]));
+    let zombie = start(Command::new(python_path()).args(["-c", ""]));
+    let state = |one: &Running| proc::process(one.pid()).unwrap().state;
+    wait_for("stop", || (state(&stopped) == Some('T')).then_some(()));
+    wait_for("zombie", || (state(&zombie) == Some('Z')).then_some(()));
+
+    let mut looked = Vec::new();
+    let mut look = |pid| {
+        looked.push(pid);
+        ps::Seen { version: Some("3.9.9".into()), word: Some("idle".into()) }
+    };
+    let rows = ps::rows(&ps::Options::default(), &mut look);
+    let row = |one: &Running| rows.iter().find(|row| row.pid == one.pid()).unwrap();
+    let seen = row(&target);
+    assert_eq!((seen.version.as_str(), seen.word.as_str(), &seen.ports), ("3.9.9", "idle", &vec![port]));
+    assert!(seen.threads == Some(1) && !seen.command.contains("hunter2"), "{}", seen.command);
+    assert_eq!((row(&stopped).word.as_str(), row(&stopped).version.as_str()), ("stopped", "3.9.9"));
+    assert_eq!((row(&zombie).word.as_str(), row(&zombie).version.as_str()), ("zombie", "?"));
+    assert!(looked.contains(&target.pid()) && !looked.contains(&zombie.pid()));
+    assert!(rows.windows(2).all(|pair| pair[0].pid < pair[1].pid));
 }
 
 #[test]
@@ -527,6 +561,10 @@ print(1, flush=True); sys.stdin.read()",
     time("process, 200 threads", &|| drop(proc::process(large.pid())));
     time("thread_facts, small", &|| drop(threads::thread_facts(small.pid(), None)));
     time("thread_facts, 200 threads", &|| drop(threads::thread_facts(large.pid(), None)));
+    let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    time("sockets, listening", &|| drop(net::sockets(own())));
+    let _connection = TcpStream::connect(_listener.local_addr().unwrap()).unwrap();
+    time("sockets, connected", &|| drop(net::sockets(own())));
     time("python_processes", &|| drop(find::python_processes()));
     time("listeners_of_port", &|| drop(net::listeners_of_port(1)));
     let tids = threads::tids(large.pid());

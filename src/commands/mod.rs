@@ -1,1 +1,4 @@
-//! commands
+//! One file per command; the only place that prints.
+
+/// One line per Python process.
+pub mod ps;

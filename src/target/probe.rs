@@ -57,9 +57,21 @@ impl ThreadProbe {
 
     /// The same, for many threads of a process that is held open anyway.
     pub fn below(process: &ProcDir, pid: i32, tid: i32) -> io::Result<Self> {
-        let task = with_room(|| process.task(tid))?;
-        let keep = |name| with_room(|| task.open(name)).map_or(Kept::Reopen(name), Kept::Open);
-        Ok(Self { pid, tid, schedstat: keep(c"schedstat"), syscall: keep(c"syscall"), stat: keep(c"stat") })
+        let keep = |name| match with_room(|| process.open_of_task(tid, name)) {
+            Ok(file) => Ok(Kept::Open(file)),
+            // The thread is there and this file is not for us, or one too many, or not made by this kernel.
+            Err(error) if name != c"stat" || error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+                Ok(Kept::Reopen(name))
+            }
+            Err(error) => Err(error),
+        };
+        Ok(Self {
+            pid,
+            tid,
+            stat: keep(c"stat")?,
+            schedstat: keep(c"schedstat")?,
+            syscall: keep(c"syscall")?,
+        })
     }
 
     /// Time on a CPU (ns) and number of runs, the two that tell whether it ran.
