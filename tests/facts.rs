@@ -408,6 +408,7 @@ fn helper() {
     match what {
         "explain" => {}
         "seccomp" => forbid_reading(),
+        "few" => return watch_with_few_files(pid),
         other => panic!("{other}"),
     }
     let facts = proc::process(pid).map(|facts| (facts.comm, facts.open_fds)).ok();
@@ -420,6 +421,36 @@ fn helper() {
             writeln!(out, "\nsaid: {error:?} | {error} | {remedy} | {facts:?} {threads}").unwrap();
         }
     }
+}
+
+/// Watches all threads at once with fewer descriptors than that takes.
+fn watch_with_few_files(pid: i32) {
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(Resource::RLIMIT_NOFILE, 80, 80).unwrap();
+    let probes: Vec<_> =
+        threads::tids(pid).into_iter().map(|tid| ThreadProbe::open(pid, tid).unwrap()).collect();
+    let asleep = probes.iter().filter(|probe| probe.standing().unwrap().doing.syscall().is_some()).count();
+    println!(
+        "\nsaid: {asleep} of {} asleep, {} described",
+        probes.len(),
+        threads::thread_facts(pid, None).len()
+    );
+}
+
+#[test]
+fn more_threads_than_files_may_be_open() {
+    let (target, _) = python(
+        "import sys, threading
+e = threading.Event()
+for i in range(59): threading.Thread(target=e.wait, daemon=True).start()
+print(1, flush=True); sys.stdin.read()",
+    );
+    wait_for("sleeping threads", || {
+        threads::thread_facts(target.pid(), None).iter().all(|thread| thread.syscall.is_some()).then_some(())
+    });
+    let mut helper = Command::new(std::env::current_exe().unwrap());
+    helper.args(["--exact", "helper", "--nocapture"]);
+    assert_eq!(said(&mut helper, &format!("few:{}", target.pid())), "60 of 60 asleep, 60 described");
 }
 
 /// Puts process_vm_readv behind a seccomp filter that answers EPERM, as container runtimes do.

@@ -21,6 +21,7 @@ pub const LISTENING: u32 = 1 << 10;
 pub const CONNECTED: u32 = 0xfff & !LISTENING;
 
 // include/uapi/linux/{sock_diag,inet_diag,netlink}.h
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const NLMSG_ERROR: u16 = 2;
@@ -57,8 +58,21 @@ impl Diag {
 
     /// The sockets in these states, both families.
     pub fn tcp(&self, states: u32) -> io::Result<Vec<Row>> {
-        let mut found = self.dump(nix::libc::AF_INET as u8, states)?;
-        match self.dump(nix::libc::AF_INET6 as u8, states) {
+        // The older form of the question knows "any family", and walks the kernel's table once instead of twice
+        // (net/ipv4/inet_diag.c, inet_diag_dump_compat): struct inet_diag_req.
+        let mut any = [0; 60];
+        any[52..56].copy_from_slice(&states.to_ne_bytes());
+        if let Ok(rows) = self.dump(TCPDIAG_GETSOCK, &any) {
+            return Ok(rows);
+        }
+        // struct inet_diag_req_v2
+        let mut one = [0; 56];
+        one[1] = IPPROTO_TCP;
+        one[4..8].copy_from_slice(&states.to_ne_bytes());
+        one[0] = nix::libc::AF_INET as u8;
+        let mut found = self.dump(SOCK_DIAG_BY_FAMILY, &one)?;
+        one[0] = nix::libc::AF_INET6 as u8;
+        match self.dump(SOCK_DIAG_BY_FAMILY, &one) {
             Ok(rows) => found.extend(rows),
             // A kernel without IPv6.
             Err(error) => log::debug!("no IPv6 sockets: {error}"),
@@ -66,16 +80,14 @@ impl Diag {
         Ok(found)
     }
 
-    fn dump(&self, family: u8, states: u32) -> io::Result<Vec<Row>> {
-        // struct nlmsghdr, then struct inet_diag_req_v2 with an empty socket id.
-        let mut request = [0u8; HEADER + 56];
-        let length = request.len() as u32;
-        request[0..4].copy_from_slice(&length.to_ne_bytes());
-        request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        request[6..8].copy_from_slice(&NLM_F_REQUEST_DUMP.to_ne_bytes());
-        request[16] = family;
-        request[17] = IPPROTO_TCP;
-        request[20..24].copy_from_slice(&states.to_ne_bytes());
+    fn dump(&self, kind: u16, question: &[u8]) -> io::Result<Vec<Row>> {
+        let mut request = Vec::with_capacity(HEADER + question.len());
+        request.extend(((HEADER + question.len()) as u32).to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
+        request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+        // Sequence number and port: the kernel fills in what it needs.
+        request.extend([0; 8]);
+        request.extend(question);
         sendto(self.socket.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
 
         let mut rows = Vec::new();
@@ -103,7 +115,7 @@ fn messages(mut bytes: &[u8], rows: &mut Vec<Row>) -> io::Result<bool> {
                 let errno = u32_at(body, 0).map_or(0, |code| (code as i32).wrapping_neg());
                 return Err(io::Error::from_raw_os_error(errno));
             }
-            SOCK_DIAG_BY_FAMILY => rows.extend(row(body)),
+            TCPDIAG_GETSOCK | SOCK_DIAG_BY_FAMILY => rows.extend(row(body)),
             _ => {}
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
