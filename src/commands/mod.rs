@@ -1,1 +1,4 @@
 //! commands
+
+/// `hangscope schema`.
+pub mod schema;
