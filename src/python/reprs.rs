@@ -191,6 +191,11 @@ impl Writer<'_, '_> {
 
     fn sequence(&mut self, open: &str, items: &[Addr], size: usize, close: &str) {
         self.out.push_str(open);
+        // A pair of name and value, as headers are kept: ("authorization", "…").
+        let name = match items {
+            [name, _] if size == 2 => self.text(*name),
+            _ => None,
+        };
         for (i, item) in items.iter().enumerate() {
             if i > 0 {
                 self.out.push_str(", ");
@@ -199,12 +204,25 @@ impl Writer<'_, '_> {
                 self.out.push('…');
                 break;
             }
-            self.slot(*item);
+            match &name {
+                Some(name) if i == 1 => self.named(name, *item),
+                _ => self.slot(*item),
+            }
         }
         if size > items.len() {
             let _ = write!(self.out, ", … {} more", size - items.len());
         }
         self.out.push_str(close);
+    }
+
+    /// A str, or bytes that are text.
+    fn text(&self, obj: Addr) -> Option<String> {
+        let ty = self.heap.type_of(obj)?;
+        match () {
+            _ if ty.is_str() => self.heap.str_cut(obj, 64).map(|(text, _)| text),
+            _ if ty.is_bytes() => String::from_utf8(self.heap.bytes(obj, 64)?.0).ok(),
+            _ => None,
+        }
     }
 
     /// An element; a list that is just being built has empty ones.
@@ -226,7 +244,7 @@ impl Writer<'_, '_> {
                 self.out.push('…');
                 break;
             }
-            let name = self.heap.checked_str(*key);
+            let name = self.text(*key);
             self.value(*key);
             self.out.push_str(": ");
             self.named(name.as_deref().unwrap_or(""), *value);
@@ -239,7 +257,9 @@ impl Writer<'_, '_> {
     }
 
     fn named(&mut self, name: &str, value: Addr) {
-        if !self.limits.show_secrets && mask::is_secret(name) && !is_plain(self.heap, value) {
+        if value == 0 {
+            self.slot(value);
+        } else if !self.limits.show_secrets && mask::is_secret(name) && !is_plain(self.heap, value) {
             self.out.push_str(mask::MASK);
         } else {
             self.value(value);

@@ -30,18 +30,19 @@ pub fn of_threads<'a>(
         return found;
     }
     heap.mem.prefetch(&unknown.iter().map(|t| (t.ident, FURTHEST as usize)).collect::<Vec<_>>());
-    let offsets = KNOWN.into_iter().chain((0..FURTHEST).step_by(4));
-    for offset in offsets {
-        let tids: Vec<Option<i32>> = unknown
-            .iter()
-            .map(|t| heap.mem.i32(t.ident.checked_add(offset)?).ok().filter(|tid| tasks.contains(tid)))
-            .collect();
-        let mut known: Vec<i32> = tids.iter().flatten().copied().collect();
-        known.sort_unstable();
-        known.dedup();
+    // A thread that has entered other interpreters has a state in each: by ident, not by state.
+    let mut idents: Vec<u64> = unknown.iter().map(|t| t.ident).collect();
+    idents.sort_unstable();
+    idents.dedup();
+    for offset in KNOWN.into_iter().chain((0..FURTHEST).step_by(4)) {
+        let tid = |ident: &u64| heap.mem.i32(ident.checked_add(offset)?).ok().filter(|tid| tasks.contains(tid));
+        let tids: FxHashMap<u64, i32> = idents.iter().filter_map(|i| Some((*i, tid(i)?))).collect();
+        let mut distinct: Vec<i32> = tids.values().copied().collect();
+        distinct.sort_unstable();
+        distinct.dedup();
         // A thread that has just ended, or not quite begun, may be missing; a wrong offset fits none.
-        if !known.is_empty() && known.len() == tids.iter().flatten().count() && known.len() * 2 > tids.len() {
-            found.extend(unknown.iter().zip(tids).filter_map(|(t, tid)| Some((t.tstate, tid?))));
+        if distinct.len() == tids.len() && tids.len() * 2 > idents.len() {
+            found.extend(unknown.iter().filter_map(|t| Some((t.tstate, *tids.get(&t.ident)?))));
             break;
         }
     }
