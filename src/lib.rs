@@ -6,6 +6,8 @@
 pub mod cli;
 /// One file per command; the only place that prints.
 pub mod commands;
+/// What a snapshot means.
+pub mod diagnose;
 /// Symbols and sections of ELF images: pure, over bytes.
 pub mod elf;
 /// One look at one process.

@@ -60,7 +60,8 @@ fn mask_urls(input: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (head, tail) = rest.split_at(at + 3);
         out.push_str(head);
-        let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '>' | '<' | ')' | ']' | '}' | ',');
+        let is_end =
+            |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '>' | '<' | ')' | ']' | '}' | ',');
         let end = tail.find(is_end).unwrap_or(tail.len());
         let (url, after) = tail.split_at(end);
         let authority_end = url.find(['/', '?', '#']).unwrap_or(url.len());
@@ -110,7 +111,8 @@ fn mask_pairs(input: &str) -> String {
                 let body = blank + quote.map_or(0, char::len_utf8);
                 let end = match quote {
                     Some(q) => value[body..].find(q),
-                    None => value[body..].find(|c: char| c.is_whitespace() || matches!(c, '&' | ';' | ',' | '"' | '\'')),
+                    None => value[body..]
+                        .find(|c: char| c.is_whitespace() || matches!(c, '&' | ';' | ',' | '"' | '\'')),
                 };
                 let end = end.map_or(value.len(), |n| body + n);
                 if end > body {
@@ -135,7 +137,9 @@ mod tests {
 
     #[test]
     fn names() {
-        for name in ["password", "DB_PASSWORD", "x-api-key", "auth_token", "Authorization", "pg_dsn", "set_cookie"] {
+        for name in
+            ["password", "DB_PASSWORD", "x-api-key", "auth_token", "Authorization", "pg_dsn", "set_cookie"]
+        {
             assert!(is_secret(name), "{name}");
         }
         for name in ["user", "path", "key", "author", "pass_count"] {
@@ -148,13 +152,17 @@ mod tests {
         assert_eq!(text("postgresql://me:s3c@db:5432/app?sslpassword=x"), "postgresql://***@db:5432/app?***");
         assert_eq!(text("redis://:p/w@h/0 and http://h/p"), "redis://***@h/0 and http://h/p");
         assert_eq!(text("host=db password=geheim user=me"), "host=db password=*** user=me");
-        assert_eq!(text("{'token': 'a b c', 'n': 1}"), "{'token': 'a b c', 'n': 1}".replace("'a b c'", "'a b c'"));
+        assert_eq!(
+            text("{'token': 'a b c', 'n': 1}"),
+            "{'token': 'a b c', 'n': 1}".replace("'a b c'", "'a b c'")
+        );
         assert_eq!(text("Authorization: Bearer"), "Authorization: ***");
     }
 
     #[test]
     fn command_lines() {
-        let args = ["app", "--token", "abc", "--db-password=x", "--verbose", "--secret", "-q"].map(String::from);
+        let args =
+            ["app", "--token", "abc", "--db-password=x", "--verbose", "--secret", "-q"].map(String::from);
         assert_eq!(command(&args).join(" "), "app --token *** --db-password=*** --verbose --secret -q");
     }
 

@@ -1,18 +1,17 @@
 //! `ps`: one line per Python process on the machine.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::cli::Ps;
+use crate::look::{self, Looked};
+use crate::render::clean::clean;
+use crate::render::duration::Duration;
+use crate::render::width::{cut_end, width as columns};
+use crate::snapshot::Activity;
 use crate::target::access::{self, AccessError};
 use crate::target::{find, net, proc};
-
-/// How the list is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    pub show_secrets: bool,
-    /// Columns of the terminal; `None`: lines are as long as they are.
-    pub width: Option<usize>,
-}
 
 /// What only a look into the interpreter tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub struct Seen {
 pub type Look<'a> = dyn FnMut(i32) -> Seen + 'a;
 
 /// One line of the list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Row {
     pub pid: i32,
     pub version: String,
@@ -36,18 +35,39 @@ pub struct Row {
     pub command: String,
 }
 
-pub fn run(options: &Options, look: &mut Look<'_>) -> anyhow::Result<ExitCode> {
-    use std::io::Write as _;
-    let rows = rows(options, look);
+pub fn run(args: &Ps) -> anyhow::Result<ExitCode> {
+    let rows = rows(args, &mut look);
     let mut out = anstream::stdout().lock();
-    out.write_all(render(&rows, options.width).as_bytes())?;
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &rows)?;
+        writeln!(out)?;
+    } else {
+        let terminal = super::text_options();
+        out.write_all(render(&rows, terminal.width, terminal.unicode).as_bytes())?;
+    }
     if rows.is_empty() {
         log::warn!("no Python process is running");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn rows(options: &Options, look: &mut Look<'_>) -> Vec<Row> {
+/// One plain look.
+fn look(pid: i32) -> Seen {
+    let Ok(Looked { process, .. }) = look::live(pid, &look::Options::default()) else { return Seen::default() };
+    let main = process.threads.iter().find(|t| t.main);
+    let busy = process.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty());
+    let since = main.and_then(|t| t.os.as_ref()?.blocked_for);
+    let word = match main.map(|t| t.activity) {
+        _ if busy => "ok".to_owned(),
+        Some(Activity::Idle) => "idle".to_owned(),
+        // Whether somebody suffers from it is for the findings to say.
+        Some(Activity::Waiting) => since.map_or("waits".into(), |s| format!("waits {}", Duration(s))),
+        _ => "ok".to_owned(),
+    };
+    Seen { version: process.python.map(|p| p.version), word: Some(word) }
+}
+
+pub fn rows(args: &Ps, look: &mut Look<'_>) -> Vec<Row> {
     let mut namespaces = net::Namespaces::default();
     find::python_processes_and_zombies()
         .into_iter()
@@ -57,7 +77,7 @@ pub fn rows(options: &Options, look: &mut Look<'_>) -> Vec<Row> {
                 (stat.state, stat.threads, String::from_utf8_lossy(stat.comm).into_owned())
             })?;
             let mut command = proc::command_of(pid);
-            if !options.show_secrets {
+            if !args.show_secrets {
                 command = crate::mask::command(&command);
             }
             let mut row = Row { pid, version: "?".into(), threads: Some(threads), ..Row::default() };
@@ -102,50 +122,41 @@ fn ports<'a>(addresses: impl Iterator<Item = &'a str>) -> Vec<String> {
     ports.into_iter().map(|(_, port)| port).collect()
 }
 
-/// The table. A line ends at the terminal's edge; control characters become `?`.
-pub fn render(rows: &[Row], width: Option<usize>) -> String {
+/// The table. A line ends at the terminal's edge; nothing of a target reaches the terminal raw.
+pub fn render(rows: &[Row], width: Option<usize>, unicode: bool) -> String {
+    let ellipsis = if unicode { "…" } else { "..." };
     let cells = |row: &Row| {
         let threads = row.threads.map_or_else(|| "?".into(), |threads| threads.to_string());
         let ports = if row.ports.is_empty() { "-".into() } else { row.ports.join(",") };
         [row.pid.to_string(), row.version.clone(), row.word.clone(), threads, ports, row.command.clone()]
-            .map(|cell| plain(&cell))
+            .map(|cell| clean(&cell, unicode).into_owned())
     };
     let head = ["PID", "PYTHON", "STATE", "THREADS", "PORTS", "COMMAND"].map(str::to_owned);
     let lines: Vec<_> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
     // Paths of sockets are long: no column but the last may push the command off a terminal.
     let widths: Vec<usize> = (0..5)
-        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).min(24))
+        .map(|column| lines.iter().map(|line| columns(&line[column])).max().unwrap_or(0).min(24))
         .collect();
     let mut text = String::new();
     for line in &lines {
         let mut out = String::new();
         for (column, cell) in line.iter().enumerate() {
-            match widths.get(column) {
-                // Numbers to the right.
-                Some(&width) if matches!(column, 0 | 3) => write!(out, "{:>width$}  ", cut(cell, width)),
-                Some(&width) => write!(out, "{:<width$}  ", cut(cell, width)),
-                None => write!(out, "{cell}"),
-            }
-            .expect("a String takes all");
+            let Some(&room) = widths.get(column) else {
+                out.push_str(cell);
+                break;
+            };
+            let cell = cut_end(cell, room, ellipsis);
+            let blank = " ".repeat(room.saturating_sub(columns(&cell)));
+            // Numbers to the right.
+            let _ = match column {
+                0 | 3 => write!(out, "{blank}{cell}  "),
+                _ => write!(out, "{cell}{blank}  "),
+            };
         }
-        text.push_str(cut(&out, width.unwrap_or(usize::MAX)).trim_end());
+        text.push_str(cut_end(&out, width.unwrap_or(usize::MAX), ellipsis).trim_end());
         text.push('\n');
     }
     text
-}
-
-/// At most `width` characters, the last one an ellipsis if some were left out.
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().nth(width).is_none() {
-        return text.to_owned();
-    }
-    let mut short: String = text.chars().take(width.saturating_sub(1)).collect();
-    short.push('…');
-    short
-}
-
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -169,16 +180,16 @@ mod tests {
             row(7, "ok", &[], "python3 -c x"),
             row(4242, "blocked 47 s", &["8000", "/run/a.sock"], "python -m uvicorn \x1b[31mapp\n"),
         ];
-        let expected = "
+        let expected = r"
  PID  PYTHON  STATE         THREADS  PORTS             COMMAND
    7  3.12.1  ok                  8  -                 python3 -c x
-4242  3.12.1  blocked 47 s        8  8000,/run/a.sock  python -m uvicorn ?[31mapp?
+4242  3.12.1  blocked 47 s        8  8000,/run/a.sock  python -m uvicorn \x1b[31mapp\n
 ";
-        assert_eq!(render(&rows, None), expected[1..]);
-        let narrow = render(&rows, Some(60));
+        assert_eq!(render(&rows, None, true), expected[1..]);
+        let narrow = render(&rows, Some(60), true);
         assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
         assert!(narrow.ends_with("pyt…\n") || narrow.ends_with("…\n"), "{narrow}");
-        assert!(render(&rows, Some(0)).lines().all(|line| line.chars().count() <= 1));
+        assert!(render(&rows, Some(0), true).lines().all(|line| line.chars().count() <= 1));
     }
 
     #[test]

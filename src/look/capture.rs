@@ -8,15 +8,15 @@ use std::io::{self, BufRead, Read as _, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::python::Python;
+use crate::python::locate::Located;
+use crate::python::objects::Heap;
+use crate::python::threads::{self, RawInterpreter, RawThread};
+use crate::snapshot::{Address, Look, Process, Read, Skipped, Snapshot};
 use crate::target::cached::CachedMemory;
 use crate::target::facts::ProcessFacts;
 use crate::target::image::Image;
 use crate::target::sources::CapturedSource;
-use crate::python::locate::Located;
-use crate::python::objects::Heap;
-use crate::python::threads::{self, RawInterpreter, RawThread};
-use crate::python::Python;
-use crate::snapshot::{Address, Look, Process, Read, Skipped};
 
 const MAGIC: &str = "hangscope-capture/1";
 /// A header of this size would describe a million threads.
@@ -103,6 +103,28 @@ impl CapturedProcess {
 }
 
 impl Capture {
+    /// Takes over what belongs to the report as a whole.
+    pub fn of_snapshot(&mut self, snapshot: &Snapshot) {
+        self.hangscope = env!("CARGO_PKG_VERSION").to_owned();
+        self.captured_at = snapshot.captured_at.clone();
+        self.host = snapshot.host.clone();
+        self.looks = snapshot.looks.clone();
+        self.skipped = snapshot.skipped.clone();
+    }
+
+    /// The very same snapshot, read again from the memory that was kept.
+    pub fn replay(&self, options: &super::Options) -> Result<Snapshot, String> {
+        let processes =
+            self.processes.iter().map(|p| super::captured(p, options)).collect::<Result<_, _>>()?;
+        Ok(Snapshot {
+            captured_at: self.captured_at.clone(),
+            host: self.host.clone(),
+            looks: self.looks.clone(),
+            processes,
+            skipped: self.skipped.clone(),
+        })
+    }
+
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut header = self.clone();
         for process in &mut header.processes {

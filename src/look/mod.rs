@@ -11,13 +11,13 @@ use crate::python::{NotFound, Python, tids};
 use crate::snapshot::Process;
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
-use capture::CapturedProcess;
 use crate::target::files::ProcDir;
 use crate::target::live::LiveMemory;
 use crate::target::maps::{self, Mapping};
 use crate::target::probe::ThreadProbe;
 use crate::target::sources::{self, Sources};
 use crate::target::{proc, threads};
+use capture::CapturedProcess;
 use window::{Stacks, Window};
 
 /// What a look shall bring. The default is the plain one: stacks, no locals, nothing stopped.
@@ -73,7 +73,8 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         Err(error) => {
             facts.threads = threads::thread_facts(pid, None);
             let process = process::of_facts(&facts, options.show_secrets);
-            return Ok(Looked { process, error: Some(error), captured: None });
+            let captured = options.save.then(|| CapturedProcess::of_facts(&facts));
+            return Ok(Looked { process, error: Some(error), captured });
         }
     };
     let tasks: Vec<i32> = probes.iter().map(|p| namespace.inside(p.tid)).collect();
@@ -97,9 +98,9 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     let process = process::of_stacks(&facts, &python, &heap, stacks, &mut sources, options);
     let (calls, bytes) = memory.cost();
     log::debug!("{pid}: done after {:?}; {calls} reads of memory, {} KiB", began.elapsed(), bytes / 1024);
-    let captured = options.save.then(|| {
-        CapturedProcess::new(&facts, &python, reads, &window_threads, &memory, &process)
-    });
+    let captured = options
+        .save
+        .then(|| CapturedProcess::new(&facts, &python, reads, &window_threads, &memory, &process));
     Ok(Looked { process, error: None, captured })
 }
 
@@ -117,7 +118,11 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
 }
 
 /// Finds the interpreter of a live process; tells why where there is none.
-fn attach(pid: i32, facts: &crate::target::facts::ProcessFacts, memory: &CachedMemory) -> Result<Python, AccessError> {
+fn attach(
+    pid: i32,
+    facts: &crate::target::facts::ProcessFacts,
+    memory: &CachedMemory,
+) -> Result<Python, AccessError> {
     if matches!(facts.state, Some('Z' | 'X')) {
         return Err(access::missing(pid));
     }
@@ -127,7 +132,11 @@ fn attach(pid: i32, facts: &crate::target::facts::ProcessFacts, memory: &CachedM
     }
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
-    found.map_err(|NotFound { tried }| AccessError::NotPython { pid, command: crate::mask::command(&facts.command).join(" "), tried })
+    found.map_err(|NotFound { tried }| AccessError::NotPython {
+        pid,
+        command: crate::mask::command(&facts.command).join(" "),
+        tried,
+    })
 }
 
 fn errno(error: &std::io::Error) -> nix::errno::Errno {

@@ -133,7 +133,12 @@ pub fn of_stacks(
     };
     // Where no frame is the application's own by its path, the application is an installed package.
     if options.apps.is_empty()
-        && !stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).any(|f| resolver.is_user(f))
+        && !stacks
+            .interpreters
+            .iter()
+            .flat_map(|i| &i.threads)
+            .flat_map(|t| &t.frames)
+            .any(|f| resolver.is_user(f))
         && let Some(package) = stacks.interpreters.last().and_then(|i| app::of_main(heap, i.addr))
     {
         resolver.paths.add_app(&package);

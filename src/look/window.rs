@@ -142,6 +142,7 @@ impl Window<'_> {
         });
         drop(pause);
         seat.leave();
+        self.memory.end_window();
         let after = self.standings();
 
         // A thread that was born meanwhile is not in the table of tasks yet.
@@ -200,9 +201,7 @@ impl Window<'_> {
     /// Whom to watch in this attempt: the GIL of the interpreter that is least proven, or, without a
     /// GIL, one thread that runs and is not proven yet.
     fn keeper(&self, stacks: &Stacks) -> Option<Keeper> {
-        let unproven = |i: &RawInterpreter| {
-            i.threads.iter().filter(|t| !is_exact(&stacks.reads, t)).count()
-        };
+        let unproven = |i: &RawInterpreter| i.threads.iter().filter(|t| !is_exact(&stacks.reads, t)).count();
         let interp = stacks.interpreters.iter().max_by_key(|i| unproven(i))?;
         match interp.gil {
             Some(gil) => {

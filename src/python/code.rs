@@ -91,7 +91,9 @@ impl Codes {
         heap.mem.prefetch(&new.iter().map(|a| (*a, c.size as usize)).collect::<Vec<_>>());
         let parts: Vec<(Addr, usize)> = new
             .iter()
-            .flat_map(|a| [(c.filename, 160), (c.name, 96), (c.qualname, 128), (c.linetable, 640)].map(|p| (*a, p)))
+            .flat_map(|a| {
+                [(c.filename, 160), (c.name, 96), (c.qualname, 128), (c.linetable, 640)].map(|p| (*a, p))
+            })
             .filter(|(_, (offset, _))| *offset != NONE)
             .filter_map(|(a, (offset, len))| Some((heap.ptr(a.checked_add(offset)?)?, len)))
             .collect();

@@ -124,7 +124,7 @@ offsets! {
            freevars, filename, name, qualname, linetable }
     Object { size, ob_type, ob_size }
     /// `PyTypeObject` and `PyHeapTypeObject`.
-    Type { name, basicsize, itemsize, flags, dictoffset, base, dict, mro, cached_keys }
+    Type { name, basicsize, itemsize, flags, dictoffset, base, dict, mro, qualname, cached_keys }
     /// `PyASCIIObject` and its two bigger forms.
     Unicode { length, state, ascii_data, compact_data }
     Bytes { data }
@@ -137,7 +137,7 @@ offsets! {
     DictKeys { log2_size, log2_index_bytes, kind, nentries, indices }
     DictValues { values }
     Function { code }
-    Cell { r#ref }
+    Cell { value }
     Method { func, self_ }
     Generator { frame, state }
     Module { dict }

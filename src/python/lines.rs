@@ -112,7 +112,10 @@ mod tests {
         // 3.9: offset 0 line 10, offset 4 line 9, offset 6 line 9 + 127 + 50.
         let table = [4, 0xff, 2, 127, 0, 50];
         let at = |o| line_at(LineTable::Lnotab, &table, 10, o);
-        assert_eq!([at(-1), at(0), at(4), at(6), at(900)], [Some(10), Some(10), Some(9), Some(186), Some(186)]);
+        assert_eq!(
+            [at(-1), at(0), at(4), at(6), at(900)],
+            [Some(10), Some(10), Some(9), Some(186), Some(186)]
+        );
     }
 
     #[test]
@@ -127,7 +130,10 @@ mod tests {
         // long form +300 (2 units), one-line +2, none, no-columns −5.
         let table = [0xf1, 0x58, 0x09, 0, 1, 1, 0xe0, 3, 4, 0xf8, 0xe8, 0x0b];
         let at = |o| line_at(LineTable::Locations, &table, 10, o);
-        assert_eq!([at(0), at(2), at(4), at(6), at(8), at(10)], [Some(310), Some(310), Some(312), None, Some(307), None]);
+        assert_eq!(
+            [at(0), at(2), at(4), at(6), at(8), at(10)],
+            [Some(310), Some(310), Some(312), None, Some(307), None]
+        );
     }
 
     proptest! {

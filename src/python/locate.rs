@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::offsets;
 use crate::elf::{File, Mapped};
-use crate::target::memory::{Addr, Memory};
 use crate::target::maps::Mapping;
+use crate::target::memory::{Addr, Memory};
 
 /// Where the runtime is, and what led there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

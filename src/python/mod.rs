@@ -69,10 +69,8 @@ impl Python {
             match Python::understand(mem, &located) {
                 Ok(python) => return Ok(python),
                 // Of thousands of scanned places only the first few reasons tell anything.
-                Err(why) if refused.len() < 8 => refused.push(format!(
-                    "{}: {} at {:#x}: {why}",
-                    located.image, located.how, located.runtime
-                )),
+                Err(why) if refused.len() < 8 => refused
+                    .push(format!("{}: {} at {:#x}: {why}", located.image, located.how, located.runtime)),
                 Err(_) => {}
             }
         }
@@ -116,7 +114,13 @@ impl Python {
             match prove(mem, &layout, located.runtime) {
                 Ok(sys) if sys.minor() == minor => {
                     let table = TableKey::Table(minor);
-                    return Ok(Python { runtime: located.runtime, layout, sys, located: located.clone(), table });
+                    return Ok(Python {
+                        runtime: located.runtime,
+                        layout,
+                        sys,
+                        located: located.clone(),
+                        table,
+                    });
                 }
                 Ok(sys) => why = format!("sys.hexversion is {:#x}, not of 3.{minor}", sys.hexversion),
                 Err(e) => why = e,

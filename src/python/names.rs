@@ -24,7 +24,9 @@ pub fn of_interpreter(heap: &Heap, interp: Addr) -> FxHashMap<u64, ThreadName> {
     let Some(active) = active.filter(|a| heap.type_of(*a).is_some_and(|t| t.is_dict())) else { return found };
     let Some((entries, _)) = heap.dict(active, MAX_ENTRIES) else { return found };
     // Objects, and in front of them the pointer to their attributes.
-    heap.mem.prefetch(&entries.iter().flat_map(|(k, v)| [(*k, 40), (v.saturating_sub(32), 160)]).collect::<Vec<_>>());
+    heap.mem.prefetch(
+        &entries.iter().flat_map(|(k, v)| [(*k, 40), (v.saturating_sub(32), 160)]).collect::<Vec<_>>(),
+    );
     for (ident, object) in entries {
         let Some(ident) = heap.type_of(ident).filter(|t| t.is_int()).and_then(|_| heap.int(ident)) else {
             continue;

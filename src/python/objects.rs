@@ -16,6 +16,9 @@ pub const MAX_TEXT: usize = 64 * 1024;
 /// Most entries of a container that are looked at.
 pub const MAX_ENTRIES: usize = 65_536;
 
+/// No machine that Linux runs on has user addresses above this.
+const USER_SPACE: Addr = 1 << 57;
+
 // Bits of `tp_flags` (Include/object.h).
 const MANAGED_DICT: u64 = 1 << 4;
 const INLINE_VALUES: u64 = 1 << 2;
@@ -84,9 +87,9 @@ impl<'a> Heap<'a> {
         Heap { mem, layout, types: RefCell::default() }
     }
 
-    /// A pointer that is neither null nor misaligned.
+    /// A pointer that is neither null nor misaligned, and to user space: offsets can be added to it.
     pub fn ptr(&self, at: Addr) -> Option<Addr> {
-        self.mem.u64(at).ok().filter(|p| *p != 0 && p % 8 == 0)
+        self.mem.u64(at).ok().filter(|p| *p != 0 && p % 8 == 0 && *p < USER_SPACE)
     }
 
     pub fn type_of(&self, obj: Addr) -> Option<Rc<TypeInfo>> {
@@ -413,16 +416,18 @@ impl<'a> Heap<'a> {
         Some(Attributes::of_dict(self.mem.u64(at).ok()?))
     }
 
-    /// `__module__` and `__name__` of a type, joined; builtins without their module.
+    /// `__module__` and `__qualname__` of a type, joined; builtins without their module.
     pub fn type_name(&self, ty: &TypeInfo) -> String {
-        if !ty.is_heap_type() {
+        // Types made by C code carry their module in `tp_name`.
+        if !ty.is_heap_type() || ty.name.contains('.') {
             return ty.name.clone();
         }
-        let dict = self.mem.u64(ty.addr + self.layout.types.dict).unwrap_or(0);
-        let [module, qualname] = self.dict_get(dict, ["__module__", "__qualname__"]);
-        let name = qualname.and_then(|q| self.checked_str(q)).unwrap_or_else(|| ty.name.clone());
+        let at = |offset: u64| self.ptr(ty.addr + offset);
+        let qualname = at(self.layout.types.qualname).and_then(|q| self.checked_str(q));
+        let name = qualname.unwrap_or_else(|| ty.name.clone());
+        let module = at(self.layout.types.dict).and_then(|dict| self.dict_get(dict, ["__module__"])[0]);
         match module.and_then(|m| self.checked_str(m)) {
-            Some(m) if m != "builtins" => format!("{m}.{name}"),
+            Some(module) if module != "builtins" => format!("{module}.{name}"),
             _ => name,
         }
     }
@@ -434,7 +439,7 @@ impl<'a> Heap<'a> {
 
     /// The value in a cell, if it is one and full.
     pub fn cell(&self, cell: Addr) -> Option<Addr> {
-        self.ptr(cell.checked_add(self.layout.cell.r#ref)?)
+        self.ptr(cell.checked_add(self.layout.cell.value)?)
     }
 
     /// Frames are objects of their own (up to 3.10).

@@ -76,6 +76,7 @@ impl Words<'_> {
         let offset = self.next()?;
         if offset >= self.group_size {
             self.fail(name, offset);
+            return Ok(0);
         }
         Ok(offset)
     }
@@ -181,6 +182,8 @@ fn overlay(mut l: Layout, w: &mut Words) -> Result<Layout, Fault> {
         l.types.dictoffset = w.field("tp_dictoffset")?;
         w.size("heap_type_object")?;
         l.types.cached_keys = w.field("ht_cached_keys")?;
+        // Include/cpython/object.h: `ht_name, ht_slots, ht_qualname, ht_cached_keys` follow each other.
+        l.types.qualname = l.types.cached_keys - 8;
     }
 
     w.size("tuple_object")?;

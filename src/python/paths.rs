@@ -93,7 +93,13 @@ mod tests {
     #[test]
     fn whose_code_it_is() {
         let paths = Paths::new(&venv(), &[]);
-        for file in ["/srv/app/main.py", "app.py", "<string>", "/usr/lib/python3.11x/a.py", "/opt/lib/python3.11/a.py"] {
+        for file in [
+            "/srv/app/main.py",
+            "app.py",
+            "<string>",
+            "/usr/lib/python3.11x/a.py",
+            "/opt/lib/python3.11/a.py",
+        ] {
             assert!(paths.is_user(file), "{file}");
         }
         for file in [

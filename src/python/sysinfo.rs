@@ -27,7 +27,8 @@ impl SysInfo {
     /// `3.12.1`, with `a1`, `b2`, `rc1` where it is no final release (Include/patchlevel.h).
     pub fn version(&self) -> String {
         let h = self.hexversion;
-        let (major, minor, micro, level, serial) = (h >> 24, h >> 16 & 255, h >> 8 & 255, h >> 4 & 15, h & 15);
+        let (major, minor, micro, level, serial) =
+            (h >> 24, h >> 16 & 255, h >> 8 & 255, h >> 4 & 15, h & 15);
         let level = match level {
             0xa => format!("a{serial}"),
             0xb => format!("b{serial}"),
@@ -55,7 +56,10 @@ pub fn read(heap: &Heap, runtime: Addr) -> Result<SysInfo, String> {
     let (interps, problems) = threads::interpreters(heap, runtime);
     // The list begins with the youngest; the main interpreter is its last.
     let main = *interps.last().ok_or_else(|| {
-        problems.first().cloned().unwrap_or_else(|| "the runtime has no interpreter (yet, or any more)".into())
+        problems
+            .first()
+            .cloned()
+            .unwrap_or_else(|| "the runtime has no interpreter (yet, or any more)".into())
     })?;
     let dict = heap
         .ptr(main + heap.layout.interp.modules)
@@ -64,22 +68,32 @@ pub fn read(heap: &Heap, runtime: Addr) -> Result<SysInfo, String> {
     let [sys] = heap.dict_get(dict, ["sys"]);
     let sys = sys.ok_or("sys.modules has no `sys`")?;
     let dict = heap.module_dict(sys).ok_or("the module `sys` has no dict")?;
-    let [hexversion, implementation, abiflags, prefix, exec_prefix, base_prefix, base_exec_prefix, stdlib, plat, path] =
-        heap.dict_get(
-            dict,
-            [
-                "hexversion",
-                "implementation",
-                "abiflags",
-                "prefix",
-                "exec_prefix",
-                "base_prefix",
-                "base_exec_prefix",
-                "_stdlib_dir",
-                "platlibdir",
-                "path",
-            ],
-        );
+    let [
+        hexversion,
+        implementation,
+        abiflags,
+        prefix,
+        exec_prefix,
+        base_prefix,
+        base_exec_prefix,
+        stdlib,
+        plat,
+        path,
+    ] = heap.dict_get(
+        dict,
+        [
+            "hexversion",
+            "implementation",
+            "abiflags",
+            "prefix",
+            "exec_prefix",
+            "base_prefix",
+            "base_exec_prefix",
+            "_stdlib_dir",
+            "platlibdir",
+            "path",
+        ],
+    );
     let hexversion = hexversion
         .and_then(|h| heap.int(h))
         .and_then(|h| u32::try_from(h).ok())

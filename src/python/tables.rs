@@ -87,6 +87,7 @@ const V3_8: Layout = Layout {
         dict: 264,
         dictoffset: 288,
         mro: 344,
+        qualname: 864,
         cached_keys: 872,
     },
     unicode: Unicode { length: 16, state: 32, ascii_data: 48, compact_data: 72 },
@@ -100,7 +101,7 @@ const V3_8: Layout = Layout {
     dict_keys: DictKeys { log2_size: 8, log2_index_bytes: NONE, kind: NONE, nentries: 32, indices: 40 },
     dict_values: DictValues { values: 0 },
     function: Function { code: 16 },
-    cell: Cell { r#ref: 16 },
+    cell: Cell { value: 16 },
     method: Method { func: 16, self_: 24 },
     generator: Generator { frame: 16, state: NONE },
     module: Module { dict: 16 },
@@ -110,7 +111,7 @@ const V3_9: Layout = Layout {
     minor: 9,
     runtime: Runtime { gil: 352, gc_collecting: NONE, ..V3_8.runtime },
     interp: Interp { id: 24, modules: 856, gc_collecting: 816, ..V3_8.interp },
-    types: Type { cached_keys: 864, ..V3_8.types },
+    types: Type { qualname: 856, cached_keys: 864, ..V3_8.types },
     ..V3_8
 };
 
@@ -127,7 +128,7 @@ const V3_10: Layout = Layout {
         locals: 352,
         ..V3_9.frame
     },
-    types: Type { cached_keys: 872, ..V3_9.types },
+    types: Type { qualname: 864, cached_keys: 872, ..V3_9.types },
     function: Function { code: 48 },
     ..V3_9
 };
@@ -217,7 +218,7 @@ const V3_12: Layout = Layout {
         bytecode: 192,
         ..V3_11.code
     },
-    types: Type { cached_keys: 880, ..V3_11.types },
+    types: Type { qualname: 872, cached_keys: 880, ..V3_11.types },
     unicode: Unicode { ascii_data: 40, compact_data: 56, ..V3_11.unicode },
     generator: Generator { frame: 72, state: 67 },
     ..V3_11
@@ -270,7 +271,7 @@ const V3_15: Layout = Layout {
         state: 48,
         ..V3_14.tstate
     },
-    types: Type { cached_keys: 888, ..V3_14.types },
+    types: Type { qualname: 880, cached_keys: 888, ..V3_14.types },
     ..V3_14
 };
 
@@ -328,6 +329,7 @@ const fn free_threaded_of(gil_build: Layout) -> Layout {
         base: t.base + HEADER,
         dict: t.dict + HEADER,
         mro: t.mro + HEADER,
+        qualname: t.qualname + HEADER,
         cached_keys: t.cached_keys + HEADER,
     };
     l.unicode = Unicode { length: 32, state: 48, ascii_data: 56, compact_data: 72 };
@@ -339,7 +341,7 @@ const fn free_threaded_of(gil_build: Layout) -> Layout {
     l.set = Set { used: 40, mask: 48, table: 56 };
     l.dict = Dict { used: 32, keys: 48, values: 56 };
     l.function.code += HEADER;
-    l.cell.r#ref += HEADER;
+    l.cell.value += HEADER;
     l.method = Method { func: 32, self_: 40 };
     l.generator = Generator { frame: 88, state: 83 };
     l.module.dict += HEADER;

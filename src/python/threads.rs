@@ -102,7 +102,10 @@ pub fn gil(heap: &Heap, runtime: Addr, interp: Addr) -> Option<RawGil> {
 pub fn gil_at(heap: &Heap, addr: Addr) -> Option<RawGil> {
     let g = &heap.layout.gil;
     // One read: the three words belong together.
-    let bytes = heap.mem.bytes(addr.checked_add(g.last_holder)?, (g.switch_number + 8 - g.last_holder) as usize).ok()?;
+    let bytes = heap
+        .mem
+        .bytes(addr.checked_add(g.last_holder)?, (g.switch_number + 8 - g.last_holder) as usize)
+        .ok()?;
     let word = |at: u64| {
         let at = (at - g.last_holder) as usize;
         u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))

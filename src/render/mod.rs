@@ -1,1 +1,20 @@
-//! render
+//! What people and programs see: one file per format, and one per purpose that formats share.
+
+/// Sizes in memory as people say them.
+pub mod bytes;
+/// Makes text from a target harmless.
+pub mod clean;
+/// Durations as people say them.
+pub mod duration;
+/// The report as JSON.
+pub mod json;
+/// One buffer with styles: the only way for text to the terminal.
+pub mod page;
+/// The report itself, as plain data.
+pub mod report;
+/// Colours, and the marks that work without them.
+pub mod style;
+/// The report as text.
+pub mod text;
+/// Display width, cutting, wrapping.
+pub mod width;

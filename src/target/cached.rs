@@ -28,6 +28,12 @@ pub enum Source {
     Image(Image),
 }
 
+impl Cache {
+    fn older(&self, page: u64) -> Option<usize> {
+        if self.in_window { None } else { self.older.get(&page).copied() }
+    }
+}
+
 pub struct CachedMemory {
     source: Source,
     cache: RefCell<Cache>,
@@ -41,6 +47,10 @@ struct Cache {
     /// Page number → where its bytes begin in `data`, or `None` for a page that cannot be read.
     pages: FxHashMap<u64, Option<usize>>,
     data: Vec<u8>,
+    /// Pages from before the window: what does not change is read from them once the window is over.
+    older: FxHashMap<u64, usize>,
+    older_data: Vec<u8>,
+    in_window: bool,
     /// Pages that were really looked at since the last `refresh`, with repetitions.
     touched: Vec<u64>,
     last_touched: u64,
@@ -84,7 +94,9 @@ impl CachedMemory {
         for (addr, len) in ranges {
             match merged.last_mut() {
                 // A few bytes more are cheaper than another entry.
-                Some((a, l)) if addr <= *a + *l as u64 + 16 => *l = (*l).max((addr + len as u64 - *a) as usize),
+                Some((a, l)) if addr <= *a + *l as u64 + 16 => {
+                    *l = (*l).max((addr + len as u64 - *a) as usize)
+                }
                 _ => merged.push((addr, len)),
             }
         }
@@ -128,6 +140,7 @@ impl CachedMemory {
         wanted.dedup();
         cache.pages.clear();
         cache.data.clear();
+        cache.in_window = true;
         cache.recorded.truncate(cache.kept);
         cache.window = (0, 0);
         cache.last_touched = u64::MAX;
@@ -141,6 +154,15 @@ impl CachedMemory {
         cache.touched.clear();
         cache.last_touched = u64::MAX;
         cache.kept = cache.recorded.len();
+        let pages = std::mem::take(&mut cache.pages);
+        cache.older = pages.into_iter().filter_map(|(page, slot)| Some((page, slot?))).collect();
+        cache.older_data = std::mem::take(&mut cache.data);
+    }
+
+    /// The window is over: what is read from here on does not change while it lives (code objects,
+    /// types, names), so pages from before the window are good enough for it.
+    pub fn end_window(&self) {
+        self.cache.borrow_mut().in_window = false;
     }
 
     /// Loads sorted, distinct page numbers.
@@ -196,11 +218,8 @@ impl CachedMemory {
         }
     }
 
-    /// Makes sure `page` has been tried.
+    /// Reads `page` and what may be wanted next.
     fn ensure(&self, live: &LiveMemory, cache: &mut Cache, page: u64) {
-        if cache.pages.contains_key(&page) {
-            return;
-        }
         let (start, len) = cache.window;
         let near = len > 0 && page + len >= start && page < start + 2 * len;
         let len = if near { (len * 2).min(READ_AHEAD_MAX) } else { READ_AHEAD };
@@ -230,13 +249,21 @@ impl CachedMemory {
                 cache.touched.push(page);
                 cache.last_touched = page;
             }
-            if !cache.pages.contains_key(&page) {
-                self.ensure(live, cache, page);
-            }
-            let Some(Some(slot)) = cache.pages.get(&page).copied() else { return Err(fault) };
             let from = ((addr + done as u64) % PAGE as u64) as usize;
             let n = (PAGE - from).min(buf.len() - done);
-            buf[done..done + n].copy_from_slice(&cache.data[slot + from..slot + from + n]);
+            let bytes = match cache.pages.get(&page) {
+                Some(Some(slot)) => &cache.data[slot + from..slot + from + n],
+                Some(None) => return Err(fault),
+                None => match cache.older(page) {
+                    Some(slot) => &cache.older_data[slot + from..slot + from + n],
+                    None => {
+                        self.ensure(live, cache, page);
+                        let Some(Some(slot)) = cache.pages.get(&page) else { return Err(fault) };
+                        &cache.data[slot + from..slot + from + n]
+                    }
+                },
+            };
+            buf[done..done + n].copy_from_slice(bytes);
             done += n;
         }
         Ok(())
@@ -260,7 +287,10 @@ impl Memory for CachedMemory {
             let Some(last) = addr.checked_add(len.max(1) as u64 - 1) else { continue };
             let (first, last) = (addr / PAGE as u64, last / PAGE as u64);
             // A page is a page: a length that lies must not read the whole address space.
-            wanted.extend((first..=last.min(first + READ_AHEAD_MAX)).filter(|p| !cache.pages.contains_key(p)));
+            wanted.extend(
+                (first..=last.min(first + READ_AHEAD_MAX))
+                    .filter(|p| !cache.pages.contains_key(p) && cache.older(*p).is_none()),
+            );
         }
         wanted.sort_unstable();
         wanted.dedup();

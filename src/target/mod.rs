@@ -16,6 +16,8 @@ pub mod files;
 pub mod find;
 /// The proof that threads stood still while we read.
 pub mod frozen;
+/// The machine and the moment.
+pub mod host;
 /// Memory kept as bytes.
 pub mod image;
 /// Memory of a live process.

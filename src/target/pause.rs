@@ -56,7 +56,9 @@ impl Pause {
                     std::thread::sleep(Duration::from_micros(20));
                 }
                 Ok(WaitStatus::StillAlive) => return Err(PauseError::TooSlow { tid, deadline }),
-                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Err(PauseError::Ended { tid }),
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {
+                    return Err(PauseError::Ended { tid });
+                }
                 Ok(WaitStatus::Stopped(_, signal)) => {
                     // A signal that was on its way arrives: it must not be lost, and this is no place
                     // to read from. Give it back and wait for our own stop.

@@ -1,0 +1,92 @@
+//! The report as text, like a doctor's note: the process in two lines, the verdict if anything is
+//! wrong, then all stacks.
+//!
+//! Always with styles; whoever writes to something without colours strips them (anstream).
+
+mod finding;
+mod group;
+mod process;
+mod recursion;
+mod stack;
+mod thread;
+mod wait;
+
+use super::page::Page;
+use super::report::Report;
+use super::style::Ink;
+use crate::snapshot::Skipped;
+use std::io;
+
+/// How the text report is to look.
+#[derive(Clone, Debug)]
+pub struct TextOptions {
+    /// Of the terminal; `None` if it goes elsewhere, and then nothing is wrapped or shortened.
+    pub width: Option<usize>,
+    /// The terminal shows UTF-8.
+    pub unicode: bool,
+    pub full_filenames: bool,
+    /// Line numbers of frames.
+    pub lineno: bool,
+    /// Deep recursion is shown frame by frame.
+    pub full_stacks: bool,
+    /// Threads with the same stack are shown once.
+    pub group: bool,
+}
+
+impl Default for TextOptions {
+    fn default() -> TextOptions {
+        TextOptions {
+            width: None,
+            unicode: true,
+            full_filenames: false,
+            lineno: true,
+            full_stacks: false,
+            group: true,
+        }
+    }
+}
+
+/// Writes the whole report, in one piece.
+pub fn write(out: &mut dyn io::Write, report: &Report, options: &TextOptions) -> io::Result<()> {
+    let mut page = Page::new(options.width, options.unicode);
+    for finding in &report.findings {
+        finding::write(&mut page, finding, None, options);
+    }
+    for process in &report.processes {
+        process::write(&mut page, process, report, options);
+    }
+    skipped(&mut page, &report.skipped);
+    out.write_all(page.into_text().as_bytes())
+}
+
+fn skipped(page: &mut Page, skipped: &[Skipped]) {
+    for target in skipped {
+        page.gap();
+        let indent = page.marks.critical.chars().count() + 1;
+        let mark = page.marks.warning;
+        page.put(Ink::Warning, mark);
+        page.put(Ink::Plain, " ");
+        page.put(Ink::Strong, &format!("pid {}", target.pid));
+        page.put(Ink::Warning, " not read");
+        if target.command.is_empty() {
+            page.end_line();
+        } else {
+            let separator = page.marks.separator;
+            page.put(Ink::Faint, separator);
+            page.fact(Ink::Plain, indent, &process::command_line(&target.command));
+        }
+        page.pad_to(indent);
+        page.prose(Ink::Plain, indent, &target.reason);
+        if let Some(remedy) = &target.remedy {
+            page.pad_to(indent);
+            page.put(Ink::Label, "Do");
+            page.pad_to(indent + 4);
+            page.prose(Ink::Plain, indent + 4, remedy);
+        }
+    }
+}
+
+/// `1 thread`, `8 threads`.
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

@@ -1,0 +1,254 @@
+//! One thread, or several that are alike: a line that says what it does and for how long, lines
+//! for what is special about it, then its stack.
+
+use super::group::{Group, more_like_it};
+use super::{TextOptions, stack, wait};
+use crate::render::duration::Duration;
+use crate::render::page::Page;
+use crate::render::style::Ink;
+use crate::snapshot::{
+    Activity, Certainty, EventLoop, Lock, Precision, Process, Read, Request, Thread, ThreadOs, Wait,
+};
+
+/// Threads with longer names do not push the others' states to the right.
+const LONGEST_ALIGNED: usize = 46;
+const INDENT: usize = 4;
+
+/// What the header lines of a process have in common.
+pub(super) struct Table {
+    /// Where the states begin; 0 if they are not aligned.
+    column: usize,
+}
+
+impl Table {
+    pub(super) fn new(page: &Page, process: &Process, groups: &[Group<'_>]) -> Table {
+        // Lines of bare facts are a table anywhere.
+        let bare = process.threads.iter().all(|thread| thread.frames.is_empty());
+        if !page.is_wide() && !bare {
+            return Table { column: 0 };
+        }
+        let widths = groups.iter().map(|group| page.measure(&title(group.first)));
+        let widest = widths.filter(|&width| width <= LONGEST_ALIGNED).max();
+        Table { column: widest.map_or(0, |width| width + 2) }
+    }
+}
+
+pub(super) fn write(
+    page: &mut Page,
+    process: &Process,
+    group: &Group<'_>,
+    table: &Table,
+    options: &TextOptions,
+) {
+    let thread = group.first;
+    header(page, process, thread, table);
+    if !group.others.is_empty() {
+        let text = more_like_it(group, page.marks.ellipsis);
+        page.pad_to(INDENT);
+        page.fact(Ink::Strong, INDENT, &text);
+    }
+    if let Some(request) = &thread.request {
+        page.pad_to(INDENT);
+        page.fact(Ink::Info, INDENT, &format!("serves {}", request_line(request)));
+    }
+    if !thread.holds.is_empty() {
+        let locks = thread.holds.iter().map(lock).collect::<Vec<_>>().join(", ");
+        page.pad_to(INDENT);
+        page.fact(Ink::Wait, INDENT, &format!("holds {locks}"));
+    }
+
+    let note = thread.waits_on.as_ref().map(|wait| wait_note(page, wait, group));
+    let at = thread.waits_on.as_ref().and_then(|wait| wait.frame);
+    let on_frame = at.filter(|&at| stack::shows(&thread.frames, at, options));
+    if let (Some(note), None) = (&note, on_frame) {
+        page.pad_to(INDENT);
+        page.fact(Ink::Wait, INDENT, note);
+    }
+    stack::write(page, process, &thread.frames, on_frame.zip(note.as_deref()), options);
+    if !thread.frames.is_empty() && !thread.complete {
+        let text = format!("{} the stack goes on, but could not be read", page.marks.ellipsis);
+        page.pad_to(INDENT);
+        page.fact(Ink::Warning, INDENT, &text);
+    }
+    for problem in &thread.problems {
+        let text = format!("{} {problem}", page.marks.warning);
+        page.pad_to(INDENT);
+        page.fact(Ink::Warning, INDENT + 2, &text);
+    }
+}
+
+/// What the first waits for, and the others where that differs.
+fn wait_note(page: &Page, wait: &Wait, group: &Group<'_>) -> String {
+    let arrow = page.marks.arrow;
+    let timeless =
+        |wait: &Wait| wait::note(&Wait { blocked_for: None, ends_in: None, ..wait.clone() }, arrow);
+    let mut text = wait::note(wait, arrow);
+    let mut known = vec![timeless(wait)];
+    for other in group.others.iter().filter_map(|thread| thread.waits_on.as_ref()) {
+        let note = timeless(other);
+        if !known.contains(&note) {
+            known.push(note);
+        }
+    }
+    // On a terminal three examples do.
+    let shown = if page.width().is_some() { 4 } else { usize::MAX };
+    let others = known.iter().skip(1).take(shown - 1).cloned().collect::<Vec<_>>();
+    if !others.is_empty() {
+        text += &format!("; of the others: {}", others.join("; "));
+        if known.len() > shown {
+            text += &format!("; and {} more", known.len() - shown);
+        }
+    }
+    text
+}
+
+/// `Thread 4242 "MainThread"`.
+fn title(thread: &Thread) -> String {
+    let name = thread.name.as_ref().map(|name| format!(" \"{name}\"")).unwrap_or_default();
+    match (thread.tid, thread.ident) {
+        (Some(tid), _) => format!("Thread {tid}{name}"),
+        (None, Some(ident)) => format!("Thread ident {ident:#x}{name}"),
+        (None, None) => format!("Thread ?{name}"),
+    }
+}
+
+fn header(page: &mut Page, process: &Process, thread: &Thread, table: &Table) {
+    let title = title(thread);
+    let ink = if thread.activity == Activity::Idle { Ink::Plain } else { Ink::Strong };
+    page.put(ink, &title);
+    page.pad_to(table.column.max(page.column() + 2));
+    let indent = if table.column > 0 { table.column } else { INDENT };
+    page.items(indent, &facts(process, thread));
+}
+
+fn facts(process: &Process, thread: &Thread) -> Vec<(Ink, String)> {
+    let mut items = vec![state(process, thread)];
+    let interpreter = process.interpreters.iter().find(|one| Some(one.id) == thread.interpreter);
+    if let Some(event_loop) = &thread.event_loop {
+        let ink = if event_loop.state == "blocked" { Ink::Warning } else { Ink::Plain };
+        items.push((ink, loop_line(event_loop)));
+    }
+    if thread.holds_gil == Some(true) {
+        // Whoever holds it without running keeps everybody from running.
+        let ink = if thread.activity == Activity::Running { Ink::Plain } else { Ink::Warning };
+        items.push((ink, "holds the GIL".to_owned()));
+        if interpreter.is_some_and(|one| one.gc_collecting == Some(true)) {
+            items.push((Ink::Warning, "collects garbage".to_owned()));
+        }
+    }
+    if thread.main && thread.name.as_deref() != Some("MainThread") {
+        items.push((Ink::Plain, "main thread".to_owned()));
+    }
+    if thread.daemon == Some(true) {
+        items.push((Ink::Faint, "daemon".to_owned()));
+    }
+    if let Some(id) = thread.interpreter.filter(|_| process.interpreters.len() > 1) {
+        items.push((Ink::Faint, format!("interpreter {id}")));
+    }
+    if thread.frames.is_empty() && thread.interpreter.is_some() && thread.problems.is_empty() {
+        items.push((Ink::Faint, "runs no Python now".to_owned()));
+    }
+    match thread.read {
+        _ if thread.frames.is_empty() => {}
+        Read::Frozen | Read::Seat | Read::Paused => {}
+        Read::Moving => items.push((Ink::Faint, "on the move: read twice the same while it ran".to_owned())),
+        Read::Torn => {
+            items.push((Ink::Warning, "torn: it ran while it was read, frames may not fit".to_owned()))
+        }
+    }
+    items
+}
+
+/// What it does, for how long, and where.
+fn state(process: &Process, thread: &Thread) -> (Ink, String) {
+    let nothing = ThreadOs::default();
+    let os = thread.os.as_ref().unwrap_or(&nothing);
+    match os.state {
+        Some('T') => return (Ink::Warning, format!("stopped{}", since(os))),
+        Some('t') => return (Ink::Warning, format!("stopped by a tracer{}", since(os))),
+        Some('Z' | 'X') => return (Ink::Faint, "has ended".to_owned()),
+        _ => {}
+    }
+    let in_disk = if os.state == Some('D') { ", uninterruptible" } else { "" };
+    match thread.activity {
+        Activity::Running => {
+            let spent = os.cpu_time.map(|spent| format!(", {} of CPU so far", Duration(spent)));
+            (Ink::Good, format!("running{}", spent.unwrap_or_default()))
+        }
+        Activity::Waiting => (Ink::Wait, format!("blocked{}{}{in_disk}", since(os), place(os))),
+        Activity::WaitingForGil => {
+            let interpreters = process.interpreters.iter();
+            let gil = interpreters
+                .filter(|one| Some(one.id) == thread.interpreter)
+                .find_map(|one| one.gil.as_ref());
+            let holder = gil.and_then(|gil| gil.holder).filter(|&holder| Some(holder) != thread.tid);
+            let holder = holder.map(|tid| format!(" that {tid} holds")).unwrap_or_default();
+            (Ink::Wait, format!("waits for the GIL{holder}{}", since(os)))
+        }
+        Activity::Idle => (Ink::Faint, format!("idle{}{}", since(os), place(os))),
+        Activity::Unknown => match os.state {
+            Some('R') => (Ink::Good, "running".to_owned()),
+            Some('S') => (Ink::Plain, format!("asleep{}{}", since(os), place(os))),
+            Some('D') => (Ink::Wait, format!("blocked{}{}{in_disk}", since(os), place(os))),
+            Some('I') => (Ink::Faint, "idle kernel thread".to_owned()),
+            Some(other) => (Ink::Plain, format!("state {other}{}", since(os))),
+            None => (Ink::Faint, "state not known".to_owned()),
+        },
+    }
+}
+
+fn since(os: &ThreadOs) -> String {
+    let Some(blocked_for) = os.blocked_for else { return String::new() };
+    let least = if os.blocked_for_is == Some(Precision::AtLeast) { "at least " } else { "" };
+    format!(" {least}{}", Duration(blocked_for))
+}
+
+/// ` in futex`, ` in recvfrom(fd=17)`, and the kernel's function where the call is not known.
+fn place(os: &ThreadOs) -> String {
+    if let Some(syscall) = &os.syscall {
+        let fd = syscall.args.iter().find(|arg| arg.starts_with("fd="));
+        return match fd {
+            Some(fd) => format!(" in {}({fd})", syscall.name),
+            None => format!(" in {}", syscall.name),
+        };
+    }
+    match os.wchan.as_deref() {
+        None | Some("" | "0") => String::new(),
+        Some(wchan) => format!(" in the kernel's {wchan}"),
+    }
+}
+
+/// `event loop (asyncio) blocked 47 s, 12 callbacks ready, 3 timers overdue`.
+fn loop_line(event_loop: &EventLoop) -> String {
+    let mut text = format!("event loop ({}) {}", event_loop.kind, event_loop.state);
+    if let Some(age) = event_loop.iteration_age.filter(|_| event_loop.state != "polling") {
+        text += &format!(" {}", Duration(age));
+    }
+    if let Some(ready) = event_loop.ready.filter(|&ready| ready > 0) {
+        text += &format!(", {ready} ready");
+    }
+    if let Some(overdue) = event_loop.overdue.filter(|&overdue| overdue > 0) {
+        text += &format!(", {overdue} overdue");
+    }
+    text
+}
+
+/// `GET /news/stream (starlette, for 51 s)`.
+pub(super) fn request_line(request: &Request) -> String {
+    let words: Vec<&str> =
+        [&request.method, &request.path].into_iter().filter_map(|word| word.as_deref()).collect();
+    let mut text = if words.is_empty() { "a request".to_owned() } else { words.join(" ") };
+    let age = request.age.map(|age| format!("for {}", Duration(age)));
+    let facts: Vec<String> = request.framework.iter().cloned().chain(age).collect();
+    if !facts.is_empty() {
+        text += &format!(" ({})", facts.join(", "));
+    }
+    text
+}
+
+/// `rlock orders (0x7f00)`, with a word where it is not certain.
+fn lock(lock: &Lock) -> String {
+    let name = lock.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let certainty = if lock.certainty == Certainty::Likely { ", likely" } else { "" };
+    format!("{}{name} ({:#x}{certainty})", lock.kind, lock.address.0)
+}

@@ -1,0 +1,266 @@
+//! What a thread or task waits for, in one line: on what, who must act, until when.
+
+use crate::render::duration::Duration;
+use crate::snapshot::{Actor, Certainty, Wait};
+use serde_json::Value;
+
+/// `waits to put into queue jobs (1 of 1 items), no deadline, 47 s`.
+pub(super) fn note(wait: &Wait, arrow: &str) -> String {
+    let mut text = on_what(wait, arrow);
+    let on = actors(&wait.on);
+    if !on.is_empty() {
+        let how = match wait.kind.as_str() {
+            "lock" | "gil" => "held by",
+            // They are named already.
+            "thread" | "task" => "",
+            _ => "needs",
+        };
+        if !how.is_empty() {
+            text += &format!(", {how} {on}");
+        }
+    }
+    text += &match (wait.deadline.as_deref(), wait.ends_in) {
+        (_, Some(ends_in)) => format!(", ends in {} at the latest", Duration(ends_in)),
+        (Some("none"), None) => no_deadline(wait).to_owned(),
+        _ => String::new(),
+    };
+    if let Some(blocked_for) = wait.blocked_for {
+        text += &format!(", {}", Duration(blocked_for));
+    }
+    if wait.certainty == Certainty::Likely {
+        text += " (likely)";
+    }
+    text
+}
+
+fn no_deadline(wait: &Wait) -> &'static str {
+    match wait.kind.as_str() {
+        "socket" => ", no timeout",
+        "poll" | "cpu" | "gil" => "",
+        _ => ", no deadline",
+    }
+}
+
+/// Who must act, in words: `"Thread-2", task 0x7f…`.
+pub(super) fn actors(on: &[Actor]) -> String {
+    on.iter().map(actor).collect::<Vec<_>>().join(", ")
+}
+
+fn actor(actor: &Actor) -> String {
+    match actor {
+        Actor { task: Some(task), .. } => format!("task {:#x}", task.0),
+        Actor { thread: Some(name), tid: Some(tid), .. } => format!("{name} ({tid})"),
+        Actor { thread: Some(name), .. } => name.clone(),
+        Actor { tid: Some(tid), .. } => format!("thread {tid}"),
+        Actor { pid: Some(pid), .. } => format!("pid {pid}"),
+        _ => "somebody unknown".to_owned(),
+    }
+}
+
+fn on_what(wait: &Wait, arrow: &str) -> String {
+    let detail = &wait.detail;
+    let name = name(wait);
+    match wait.kind.as_str() {
+        "lock" => format!("waits for lock{name}"),
+        "semaphore" => match (number(detail, "value"), number(detail, "max")) {
+            (Some(value), Some(max)) => format!("waits for semaphore{name} ({value} of {max} left)"),
+            (Some(value), None) => format!("waits for semaphore{name} ({value} left)"),
+            _ => format!("waits for semaphore{name}"),
+        },
+        "condition" => format!("waits to be notified by condition{name}"),
+        "event" => format!("waits for event{name} to be set"),
+        "barrier" => format!("waits for the others at barrier{name}"),
+        "queue" => queue(wait, &name),
+        "thread" => match word(detail, "name").or(wait.label.as_deref()) {
+            Some(thread) => format!("waits for thread {thread} to end"),
+            None => format!("waits for a thread to end{}", target(wait)),
+        },
+        "process" => {
+            let command = word(detail, "command").map(|command| format!(" ({command})")).unwrap_or_default();
+            match wait.on.first().and_then(|on| on.pid) {
+                Some(pid) => format!("waits for process {pid}{command} to end"),
+                None => format!("waits for a process{command} to end"),
+            }
+        }
+        "future" => match word(detail, "state") {
+            Some(state) => format!("waits for future{name} ({})", state.to_ascii_lowercase()),
+            None => format!("waits for future{name}"),
+        },
+        "task" => format!("awaits task{name}"),
+        "socket" => socket(wait, arrow),
+        "pipe" => format!("waits on pipe{name}"),
+        "file" => match word(detail, "path") {
+            Some(path) => format!("waits for file {path}"),
+            None => format!("waits for file{name}"),
+        },
+        "sleep" => match detail.get("seconds").and_then(Value::as_f64) {
+            Some(seconds) => format!("sleeps {}", Duration(seconds)),
+            None => "sleeps".to_owned(),
+        },
+        "gil" => "waits for the GIL".to_owned(),
+        "poll" => format!("polls{}", in_call(wait)),
+        "cpu" => format!("computes{}", in_call(wait)),
+        "unknown" => format!("waits{}", in_call(wait)),
+        // Words that were invented after this program.
+        other => format!("waits for {other}{name}"),
+    }
+}
+
+fn queue(wait: &Wait, name: &str) -> String {
+    let detail = &wait.detail;
+    let mut text = match word(detail, "operation") {
+        Some("put") => format!("waits to put into queue{name}"),
+        Some("get") => format!("waits to get from queue{name}"),
+        Some("join") => format!("waits until all of queue{name} is done"),
+        _ => format!("waits on queue{name}"),
+    };
+    let mut facts = Vec::new();
+    match (number(detail, "size"), number(detail, "maxsize")) {
+        (Some(size), Some(max)) if max > 0 => {
+            facts.push(format!("{size} of {max} items{}", if size >= max { ", full" } else { "" }));
+        }
+        (Some(0), _) => facts.push("empty".to_owned()),
+        (Some(size), _) => facts.push(format!("{size} items")),
+        _ => {}
+    }
+    if let Some(unfinished) =
+        number(detail, "unfinished").filter(|_| word(detail, "operation") == Some("join"))
+    {
+        facts.push(format!("{unfinished} unfinished"));
+    }
+    for (key, one) in [("consumers", "consumer"), ("producers", "producer")] {
+        match detail.get(key) {
+            Some(Value::Array(some)) if some.is_empty() => facts.push(format!("no {one}")),
+            Some(Value::Array(some)) => facts.push(super::count(some.len(), one, key)),
+            Some(Value::Number(some)) => facts.push(format!("{some} {key}")),
+            _ => {}
+        }
+    }
+    if !facts.is_empty() {
+        text += &format!(" ({})", facts.join(", "));
+    }
+    text
+}
+
+/// `recv on fd 17 → 10.0.0.7:443, established`.
+fn socket(wait: &Wait, arrow: &str) -> String {
+    let detail = &wait.detail;
+    let call = wait.call.as_deref().and_then(|call| call.rsplit('.').next()).unwrap_or("waits");
+    let mut text = call.to_owned();
+    if let Some(fd) = number(detail, "fd") {
+        text += &format!(" on fd {fd}");
+    }
+    match (word(detail, "peer"), word(detail, "local")) {
+        (Some(peer), _) => text += &format!(" {arrow} {peer}"),
+        (None, Some(local)) => text += &format!(" at {local}"),
+        (None, None) => {
+            text += &wait.label.as_ref().map(|label| format!(" {arrow} {label}")).unwrap_or_default()
+        }
+    }
+    if let Some(pid) = detail.get("peer_process").and_then(|process| number(process, "pid")) {
+        text += &format!(" (pid {pid})");
+    }
+    if let Some(state) = word(detail, "tcp_state") {
+        text += &format!(", {}", state.to_ascii_lowercase().replace('_', "-"));
+    }
+    text
+}
+
+/// The label or, failing that, the address, with a space before it.
+fn name(wait: &Wait) -> String {
+    wait.label.as_ref().map(|label| format!(" {label}")).unwrap_or_else(|| target(wait))
+}
+
+fn target(wait: &Wait) -> String {
+    wait.address.map(|address| format!(" {:#x}", address.0)).unwrap_or_default()
+}
+
+fn in_call(wait: &Wait) -> String {
+    wait.call.as_ref().map(|call| format!(" in {call}")).unwrap_or_default()
+}
+
+fn word<'a>(detail: &'a Value, key: &str) -> Option<&'a str> {
+    detail.get(key)?.as_str()
+}
+
+fn number(detail: &Value, key: &str) -> Option<i64> {
+    detail.get(key)?.as_i64()
+}
+
+/// What ends the wait if nothing else does: `10.0.0.7:443 answers`.
+pub(super) fn what_ends_it(wait: &Wait) -> Option<String> {
+    let on = actors(&wait.on);
+    let who = if on.is_empty() { "somebody" } else { &on };
+    Some(match wait.kind.as_str() {
+        "socket" => format!("{} answers", word(&wait.detail, "peer").unwrap_or("the other end")),
+        "lock" => format!("{who} releases it"),
+        "semaphore" => format!("{who} gives one back"),
+        "event" => format!("{who} sets it"),
+        "condition" => format!("{who} notifies it"),
+        "queue" => match word(&wait.detail, "operation") {
+            Some("put") => format!("{who} takes an item out"),
+            Some("get") => format!("{who} puts an item in"),
+            _ => format!("{who} finishes the items"),
+        },
+        "thread" => format!("{} ends", word(&wait.detail, "name").unwrap_or("the thread")),
+        "process" => match wait.on.first().and_then(|on| on.pid) {
+            Some(pid) => format!("process {pid} ends"),
+            None => "the process ends".to_owned(),
+        },
+        "future" | "task" => "it is done".to_owned(),
+        "pipe" => "the other end of the pipe moves".to_owned(),
+        "file" => "the file can be had".to_owned(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Address;
+    use serde_json::json;
+
+    fn wait(kind: &str, detail: Value) -> Wait {
+        Wait {
+            kind: kind.into(),
+            address: Some(Address(0x7f00)),
+            label: None,
+            call: None,
+            frame: None,
+            blocked_for: None,
+            deadline: None,
+            ends_in: None,
+            on: vec![],
+            certainty: Certainty::Proved,
+            detail,
+        }
+    }
+
+    #[test]
+    fn one_line_says_it() {
+        let full = json!({ "operation": "put", "size": 1, "maxsize": 1, "consumers": [] });
+        let mut queue = wait("queue", full);
+        queue.deadline = Some("none".into());
+        assert_eq!(
+            note(&queue, "→"),
+            "waits to put into queue 0x7f00 (1 of 1 items, full, no consumer), no deadline"
+        );
+
+        let peer = json!({ "fd": 17, "peer": "10.0.0.7:443", "tcp_state": "ESTABLISHED" });
+        let mut socket = wait("socket", peer);
+        socket.call = Some("socket.socket.recv".into());
+        socket.deadline = Some("none".into());
+        socket.blocked_for = Some(46.0);
+        assert_eq!(note(&socket, "→"), "recv on fd 17 → 10.0.0.7:443, established, no timeout, 46 s");
+
+        let mut lock = wait("lock", Value::Null);
+        lock.on = vec![Actor { pid: Some(1), tid: Some(2), thread: Some("T-2".into()), task: None }];
+        lock.certainty = Certainty::Likely;
+        assert_eq!(note(&lock, "→"), "waits for lock 0x7f00, held by T-2 (2) (likely)");
+
+        let mut sleep = wait("sleep", json!({ "seconds": 30.0 }));
+        sleep.ends_in = Some(12.2);
+        assert_eq!(note(&sleep, "→"), "sleeps 30 s, ends in 12 s at the latest");
+        assert_eq!(note(&wait("a-new-thing", Value::Null), "→"), "waits for a-new-thing 0x7f00");
+    }
+}
