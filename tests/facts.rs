@@ -372,7 +372,8 @@ print(s.getsockname()[1], flush=True); sys.stdin.read()
         looked.push(pid);
         ps::Seen { version: Some("3.9.9".into()), word: Some("idle".into()) }
     };
-    let rows = ps::rows(&ps::Options::default(), &mut look);
+    let args = hangscope::cli::Ps { json: false, show_secrets: false };
+    let rows = ps::rows(&args, &mut look);
     let row = |one: &Running| rows.iter().find(|row| row.pid == one.pid()).unwrap();
     let seen = row(&target);
     assert_eq!((seen.version.as_str(), seen.word.as_str(), &seen.ports), ("3.9.9", "idle", &vec![port]));
