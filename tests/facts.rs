@@ -91,10 +91,15 @@ fn own() -> i32 {
 #[test]
 fn a_process() {
     let (target, child) = python(
-        "import subprocess, sys; c = subprocess.Popen(['sleep', '1000'], stdin=subprocess.DEVNULL)
-print(c.pid, flush=True); sys.stdin.read(); c.kill(); c.wait()",
+        "import subprocess, sys; c = subprocess.Popen(['cat', '-u'], stdout=subprocess.DEVNULL)
+print(c.pid, flush=True); c.wait()",
     );
-    let facts = proc::process(target.pid()).unwrap();
+    let facts = wait_for("child with arguments", || {
+        let facts = proc::process(target.pid()).unwrap();
+        // While it executes its program a process has none for a moment.
+        let named = facts.children.iter().flatten().any(|child| !child.command[0].starts_with('['));
+        named.then_some(facts)
+    });
     assert_eq!(facts.command[..2], [python_path(), "-c"]);
     assert!(facts.executable.unwrap().contains("python"));
     assert_eq!(facts.executable_replaced, Some(false));
@@ -109,10 +114,7 @@ print(c.pid, flush=True); sys.stdin.read(); c.kill(); c.wait()",
     assert_eq!((facts.listens, facts.connections), (Some(vec![]), Some(vec![])));
     let children = facts.children.unwrap();
     assert_eq!(children.len(), 1);
-    assert_eq!(
-        (children[0].pid.to_string(), children[0].command.join(" ")),
-        (child, "sleep 1000".to_owned())
-    );
+    assert_eq!((children[0].pid.to_string(), children[0].command.join(" ")), (child, "cat -u".to_owned()));
     assert!(proc::fd_target(target.pid(), 0).unwrap().starts_with("pipe:["));
     target.end_by_input();
 }
@@ -249,8 +251,11 @@ fn sockets_of_a_process() {
         other => panic!("{other:?}"),
     }
     drop(listener);
-    let found = find::find(&Selector { port: Some(port), ..Selector::default() });
-    assert!(matches!(found, Err(FindError::NoListener { .. })), "{found:?}");
+    // Another test's child may hold it between its fork and its exec.
+    wait_for("port without a listener", || {
+        let found = find::find(&Selector { port: Some(port), ..Selector::default() });
+        matches!(found, Err(FindError::NoListener { .. })).then_some(())
+    });
 }
 
 #[test]
@@ -367,7 +372,8 @@ print(s.getsockname()[1], flush=True); sys.stdin.read()
         looked.push(pid);
         ps::Seen { version: Some("3.9.9".into()), word: Some("idle".into()) }
     };
-    let rows = ps::rows(&ps::Options::default(), &mut look);
+    let args = hangscope::cli::Ps { json: false, show_secrets: false };
+    let rows = ps::rows(&args, &mut look);
     let row = |one: &Running| rows.iter().find(|row| row.pid == one.pid()).unwrap();
     let seen = row(&target);
     assert_eq!((seen.version.as_str(), seen.word.as_str(), &seen.ports), ("3.9.9", "idle", &vec![port]));
