@@ -53,7 +53,9 @@ pub fn run(args: &Ps) -> anyhow::Result<ExitCode> {
 
 /// One plain look.
 fn look(pid: i32) -> Seen {
-    let Ok(Looked { process, .. }) = look::live(pid, &look::Options::default()) else { return Seen::default() };
+    let Ok(Looked { process, .. }) = look::live(pid, &look::Options::default()) else {
+        return Seen::default();
+    };
     let main = process.threads.iter().find(|t| t.main);
     let busy = process.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty());
     let since = main.and_then(|t| t.os.as_ref()?.blocked_for);

@@ -228,12 +228,9 @@ impl GilView {
     ) -> Self {
         let Some(raw) = interp.gil else { return GilView { gil: None } };
         let tid_of = |tstate: &Addr| by_tid.get(tids.get(tstate)?).map(|f| f.tid);
-        let g = &heap.layout.gil;
-        let condition = raw.addr + g.cond..raw.addr + g.cond + g.cond_size;
-        // Who waits for it sleeps on a futex inside its condition variable (Python/ceval_gil.c).
         let waits = |f: &ThreadFacts| {
             f.os.syscall.as_ref().is_some_and(|s| s.name == "futex")
-                && f.syscall.is_some_and(|s| condition.contains(&s.args[0]))
+                && f.syscall.is_some_and(|s| raw.waits_here(heap.layout, s.args[0]))
         };
         let mut waiters: Vec<i32> = interp
             .threads

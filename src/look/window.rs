@@ -20,11 +20,14 @@ use crate::target::memory::Addr;
 use crate::target::parse::Doing;
 use crate::target::pause::Pause;
 use crate::target::probe::{Standing, ThreadProbe};
+use crate::target::syscalls::{self, Arch};
 
 /// A window that succeeds at all succeeds within a few attempts; a thread that is never caught in
 /// this time is said not to have been.
 const ATTEMPTS: usize = 60;
 const BUDGET: Duration = Duration::from_millis(250);
+/// How long whoever seems to run without the GIL is watched for waiting for it.
+const GIL_WAITERS: Duration = Duration::from_millis(12);
 /// With `--pause`, how long a thread may take to stop.
 const PAUSE_DEADLINE: Duration = Duration::from_millis(100);
 
@@ -84,7 +87,42 @@ impl Window<'_> {
                 break;
             }
         }
+        seat.leave();
+        self.find_gil_waiters(&mut stacks);
         stacks
+    }
+
+    /// Who waits for the GIL wakes every 5 ms to ask for it, and may be met just then, "running"; on a
+    /// loaded machine it stands in line for a CPU for a while. So whoever seems to run without the GIL
+    /// while somebody holds it is looked at a few times more.
+    fn find_gil_waiters(&self, stacks: &mut Stacks) {
+        let until = Instant::now() + GIL_WAITERS;
+        let mut suspects: Vec<(&ThreadProbe, RawGil)> = Vec::new();
+        for interp in &stacks.interpreters {
+            let Some(gil) = interp.gil.filter(|g| g.locked) else { continue };
+            for thread in interp.threads.iter().filter(|t| t.tstate != gil.last_holder) {
+                let probe = stacks.tids.get(&thread.tstate).and_then(|tid| self.probe(*tid));
+                let runs = |p: &&ThreadProbe| {
+                    stacks.standings.get(&p.tid).is_some_and(|s| s.doing == Doing::Running)
+                };
+                suspects.extend(probe.filter(runs).map(|p| (p, gil)));
+            }
+        }
+        while !suspects.is_empty() && Instant::now() < until {
+            suspects.retain(|(probe, gil)| {
+                let Ok(standing) = probe.standing() else { return false };
+                let waits = standing.doing.syscall().is_some_and(|call| {
+                    syscalls::futex_address(Arch::HERE, &call)
+                        .is_some_and(|futex| gil.waits_here(&self.python.layout, futex))
+                });
+                if waits {
+                    stacks.standings.insert(probe.tid, standing);
+                }
+                // Asleep somewhere else: it was not the GIL that it was about to wait for.
+                !waits && standing.doing == Doing::Running
+            });
+            std::thread::sleep(Duration::from_micros(300));
+        }
     }
 
     /// Which threads there are, and their tasks; also brings the pages that the first attempt needs.

@@ -357,6 +357,45 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// Attributes that `__slots__` keeps in the object itself, by name; those that have a value.
+    pub fn slots(&self, obj: Addr, cap: usize) -> Vec<(String, Addr)> {
+        let mut found = Vec::new();
+        let mut ty = self.type_of(obj);
+        // Bases have slots of their own.
+        for _ in 0..16 {
+            let Some(t) = ty.filter(|t| t.is_heap_type()) else { break };
+            let dict = self.ptr(t.addr + self.layout.types.dict);
+            let (entries, _) = dict.and_then(|d| self.dict(d, MAX_ENTRIES)).unwrap_or_default();
+            for (name, member) in entries {
+                if found.len() >= cap {
+                    return found;
+                }
+                if let Some(value) = self.slot(obj, &t, member)
+                    && let Some(name) = self.checked_str(name)
+                {
+                    found.push((name, value));
+                }
+            }
+            ty = self.type_at(t.base);
+        }
+        found
+    }
+
+    /// The object that a `member_descriptor` of the type leads to: `PyMemberDescrObject` ends with a
+    /// pointer to `PyMemberDef { name, type, offset, … }` (Include/cpython/descrobject.h, descrobject.h).
+    fn slot(&self, obj: Addr, ty: &TypeInfo, member: Addr) -> Option<Addr> {
+        const OBJECT_EX: u32 = 16;
+        if self.type_of(member)?.name != "member_descriptor" {
+            return None;
+        }
+        let definition = self.ptr(member + self.layout.object.size + 24)?;
+        let offset = self.mem.u64(definition + 16).ok()?;
+        if self.mem.u32(definition + 8).ok()? != OBJECT_EX || offset >= ty.basicsize {
+            return None;
+        }
+        self.ptr(obj.checked_add(offset)?)
+    }
+
     /// Looks up several attributes of an instance in one pass.
     pub fn attrs<const N: usize>(&self, obj: Addr, wanted: [&str; N]) -> [Option<Addr>; N] {
         let mut found = [None; N];

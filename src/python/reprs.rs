@@ -25,7 +25,7 @@ pub struct Limits {
 impl Limits {
     /// `-l`
     pub const SHORT: Limits =
-        Limits { width: 120, entries: 16, depth: 3, objects: 64, attributes: false, show_secrets: false };
+        Limits { width: 120, entries: 16, depth: 4, objects: 64, attributes: false, show_secrets: false };
     /// `-ll`
     pub const LONG: Limits =
         Limits { width: 1200, entries: 100, depth: 5, objects: 1000, attributes: true, show_secrets: false };
@@ -168,8 +168,6 @@ impl Writer<'_, '_> {
                 }
             }
             "dict" => self.mapping("{", obj, "}")?,
-            "collections.OrderedDict" => self.mapping("OrderedDict({", obj, "})")?,
-            "collections.defaultdict" => self.mapping("defaultdict({", obj, "})")?,
             "module" => {
                 let [name] = self.heap.dict_get(self.heap.module_dict(obj)?, ["__name__"]);
                 let name = self.heap.checked_str(name?)?;
@@ -287,38 +285,52 @@ impl Writer<'_, '_> {
             _ => {}
         }
         let _ = write!(self.out, "<{name} at {obj:#x}");
-        if self.limits.attributes
-            && let Some(attributes) = self.heap.attributes(obj, self.limits.entries)
-            && !attributes.is_empty()
-        {
-            self.out.push(':');
-            for (i, (key, value)) in attributes.iter().enumerate() {
-                let key = self.heap.checked_str(*key).unwrap_or_else(|| "?".into());
-                let _ = write!(self.out, "{} {key}=", if i > 0 { "," } else { "" });
-                if self.is_full() {
-                    self.out.push('…');
-                    break;
-                }
-                self.named(&key, *value);
-            }
-        } else if let Some(text) = self.subclass(obj, ty) {
-            let _ = write!(self.out, ": {text}");
+        let before = self.out.len();
+        self.out.push_str(": ");
+        let after = self.out.len();
+        if self.subclass(obj, ty).is_none() || self.out.len() == after {
+            self.out.truncate(before);
+        }
+        if self.limits.attributes {
+            self.attributes(obj);
         }
         self.out.push('>');
     }
 
-    /// What a subclass of a builtin holds as such.
-    fn subclass(&mut self, obj: Addr, ty: &TypeInfo) -> Option<String> {
-        match () {
-            _ if ty.is_str() => self.heap.str_cut(obj, self.limits.width).map(|(t, _)| quote(&t)),
-            _ if ty.is_int() => self.heap.int(obj).map(|i| i.to_string()),
-            _ if ty.is_bytes() => self.heap.bytes(obj, self.limits.width).map(|(b, _)| quote_bytes(&b)),
-            _ if ty.is_list() || ty.is_tuple() => {
-                self.heap.items(obj, ty, 0).map(|(_, size)| format!("{size} items"))
-            }
-            _ if ty.is_dict() => self.heap.dict(obj, 0).map(|(_, size)| format!("{size} entries")),
-            _ => None,
+    fn attributes(&mut self, obj: Addr) {
+        let mut attributes: Vec<(String, Addr)> = Vec::new();
+        for (key, value) in self.heap.attributes(obj, self.limits.entries).unwrap_or_default() {
+            attributes.push((self.heap.checked_str(key).unwrap_or_else(|| "?".into()), value));
         }
+        attributes.extend(self.heap.slots(obj, self.limits.entries));
+        for (i, (key, value)) in attributes.iter().enumerate() {
+            let _ = write!(self.out, "{} {key}=", if i > 0 { "," } else { ":" });
+            if self.is_full() {
+                self.out.push('…');
+                break;
+            }
+            self.named(key, *value);
+        }
+    }
+
+    /// What a subclass of a builtin holds as such.
+    fn subclass(&mut self, obj: Addr, ty: &TypeInfo) -> Option<()> {
+        let cap = self.limits.entries;
+        match () {
+            _ if ty.is_str() => self.out.push_str(&quote(&self.heap.str_cut(obj, self.limits.width)?.0)),
+            _ if ty.is_int() => self.int(obj)?,
+            _ if ty.is_bytes() => {
+                self.out.push_str(&quote_bytes(&self.heap.bytes(obj, self.limits.width)?.0))
+            }
+            _ if ty.is_list() || ty.is_tuple() => {
+                let (items, size) = self.heap.items(obj, ty, cap)?;
+                let (open, close) = if ty.is_list() { ("[", "]") } else { ("(", ")") };
+                self.sequence(open, &items, size, close);
+            }
+            _ if ty.is_dict() => self.mapping("{", obj, "}")?,
+            _ => return None,
+        }
+        Some(())
     }
 
     /// A Python function's qualified name, as its code object has it.

@@ -3,7 +3,7 @@
 //! Part of the frozen window, so it reads raw words only; names and lines are resolved afterwards.
 
 use super::frames::{self, RawFrame};
-use super::layout::{Frames, NONE};
+use super::layout::{Frames, Layout, NONE};
 use super::objects::Heap;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,14 @@ pub struct RawGil {
     pub locked: bool,
     /// Counts how often it went to another thread.
     pub switch_number: u64,
+}
+
+impl RawGil {
+    /// Who waits for it sleeps on a futex in its condition variable (Python/ceval_gil.c).
+    pub fn waits_here(&self, layout: &Layout, futex: Addr) -> bool {
+        let start = self.addr + layout.gil.cond;
+        (start..start + layout.gil.cond_size).contains(&futex)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

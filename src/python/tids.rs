@@ -35,7 +35,8 @@ pub fn of_threads<'a>(
     idents.sort_unstable();
     idents.dedup();
     for offset in KNOWN.into_iter().chain((0..FURTHEST).step_by(4)) {
-        let tid = |ident: &u64| heap.mem.i32(ident.checked_add(offset)?).ok().filter(|tid| tasks.contains(tid));
+        let tid =
+            |ident: &u64| heap.mem.i32(ident.checked_add(offset)?).ok().filter(|tid| tasks.contains(tid));
         let tids: FxHashMap<u64, i32> = idents.iter().filter_map(|i| Some((*i, tid(i)?))).collect();
         let mut distinct: Vec<i32> = tids.values().copied().collect();
         distinct.sort_unstable();
