@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hangscope::commands::ps;
 use hangscope::snapshot::Precision;
 use hangscope::target::access::{self, AccessError, Denial};
 use hangscope::target::find::{self, FindError, Looks, Selector};
@@ -273,13 +274,16 @@ fn a_port_in_another_network_namespace() {
     }
     let mut target = start(Command::new("unshare").args(["--net", python_path(), "-c"]).arg(
         "import socket, sys
-s = socket.socket(socket.AF_INET6); s.bind(('::', 0)); s.listen()
+s = socket.socket(socket.AF_INET6); s.bind(('::', 0)); s.listen(77)
 print(s.getsockname()[1], flush=True); sys.stdin.read()",
     ));
     let port = target.line().parse().ok();
     assert_eq!(find::find(&Selector { port, ..Selector::default() }).unwrap().pids, [target.pid()]);
     let facts = proc::process(target.pid()).unwrap();
-    assert_eq!(facts.listens.unwrap()[0].address, format!("[::]:{}", port.unwrap()));
+    let listens = &facts.listens.unwrap()[0];
+    assert_eq!((&listens.address, listens.queued), (&format!("[::]:{}", port.unwrap()), Some(0)));
+    // Told by sock_diag only, which is asked from inside that namespace.
+    assert_eq!(listens.backlog, Some(77));
 }
 
 #[test]
@@ -345,6 +349,36 @@ fn an_embedded_python_is_known_by_its_library() {
 }
 
 #[test]
+fn one_line_for_each_python() {
+    let (target, port) = python(
+        "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
+print(s.getsockname()[1], flush=True); sys.stdin.read()
+'--password=hunter2'",
+    );
+    // One that stops itself, and one that has ended and is not waited for.
+    let stopped = start(Command::new(python_path()).args(["-c", "import os; os.kill(os.getpid(), 19)"]));
+    let zombie = start(Command::new(python_path()).args(["-c", ""]));
+    let state = |one: &Running| proc::process(one.pid()).unwrap().state;
+    wait_for("stop", || (state(&stopped) == Some('T')).then_some(()));
+    wait_for("zombie", || (state(&zombie) == Some('Z')).then_some(()));
+
+    let mut looked = Vec::new();
+    let mut look = |pid| {
+        looked.push(pid);
+        ps::Seen { version: Some("3.9.9".into()), word: Some("idle".into()) }
+    };
+    let rows = ps::rows(&ps::Options::default(), &mut look);
+    let row = |one: &Running| rows.iter().find(|row| row.pid == one.pid()).unwrap();
+    let seen = row(&target);
+    assert_eq!((seen.version.as_str(), seen.word.as_str(), &seen.ports), ("3.9.9", "idle", &vec![port]));
+    assert!(seen.threads == Some(1) && !seen.command.contains("hunter2"), "{}", seen.command);
+    assert_eq!((row(&stopped).word.as_str(), row(&stopped).version.as_str()), ("stopped", "3.9.9"));
+    assert_eq!((row(&zombie).word.as_str(), row(&zombie).version.as_str()), ("zombie", "?"));
+    assert!(looked.contains(&target.pid()) && !looked.contains(&zombie.pid()));
+    assert!(rows.windows(2).all(|pair| pair[0].pid < pair[1].pid));
+}
+
+#[test]
 fn gone_and_zombie_and_kernel_thread() {
     let mut target = start(&mut Command::new("true"));
     let pid = target.pid();
@@ -374,6 +408,7 @@ fn helper() {
     match what {
         "explain" => {}
         "seccomp" => forbid_reading(),
+        "few" => return watch_with_few_files(pid),
         other => panic!("{other}"),
     }
     let facts = proc::process(pid).map(|facts| (facts.comm, facts.open_fds)).ok();
@@ -386,6 +421,36 @@ fn helper() {
             writeln!(out, "\nsaid: {error:?} | {error} | {remedy} | {facts:?} {threads}").unwrap();
         }
     }
+}
+
+/// Watches all threads at once with fewer descriptors than that takes.
+fn watch_with_few_files(pid: i32) {
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(Resource::RLIMIT_NOFILE, 80, 80).unwrap();
+    let probes: Vec<_> =
+        threads::tids(pid).into_iter().map(|tid| ThreadProbe::open(pid, tid).unwrap()).collect();
+    let asleep = probes.iter().filter(|probe| probe.standing().unwrap().doing.syscall().is_some()).count();
+    println!(
+        "\nsaid: {asleep} of {} asleep, {} described",
+        probes.len(),
+        threads::thread_facts(pid, None).len()
+    );
+}
+
+#[test]
+fn more_threads_than_files_may_be_open() {
+    let (target, _) = python(
+        "import sys, threading
+e = threading.Event()
+for i in range(59): threading.Thread(target=e.wait, daemon=True).start()
+print(1, flush=True); sys.stdin.read()",
+    );
+    wait_for("sleeping threads", || {
+        threads::thread_facts(target.pid(), None).iter().all(|thread| thread.syscall.is_some()).then_some(())
+    });
+    let mut helper = Command::new(std::env::current_exe().unwrap());
+    helper.args(["--exact", "helper", "--nocapture"]);
+    assert_eq!(said(&mut helper, &format!("few:{}", target.pid())), "60 of 60 asleep, 60 described");
 }
 
 /// Puts process_vm_readv behind a seccomp filter that answers EPERM, as container runtimes do.
@@ -527,6 +592,10 @@ print(1, flush=True); sys.stdin.read()",
     time("process, 200 threads", &|| drop(proc::process(large.pid())));
     time("thread_facts, small", &|| drop(threads::thread_facts(small.pid(), None)));
     time("thread_facts, 200 threads", &|| drop(threads::thread_facts(large.pid(), None)));
+    let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    time("sockets, listening", &|| drop(net::sockets(own())));
+    let _connection = TcpStream::connect(_listener.local_addr().unwrap()).unwrap();
+    time("sockets, connected", &|| drop(net::sockets(own())));
     time("python_processes", &|| drop(find::python_processes()));
     time("listeners_of_port", &|| drop(net::listeners_of_port(1)));
     let tids = threads::tids(large.pid());

@@ -16,6 +16,9 @@ pub const MAX_TEXT: usize = 64 * 1024;
 /// Most entries of a container that are looked at.
 pub const MAX_ENTRIES: usize = 65_536;
 
+/// No machine that Linux runs on has user addresses above this.
+const USER_SPACE: Addr = 1 << 57;
+
 // Bits of `tp_flags` (Include/object.h).
 const MANAGED_DICT: u64 = 1 << 4;
 const INLINE_VALUES: u64 = 1 << 2;
@@ -84,9 +87,9 @@ impl<'a> Heap<'a> {
         Heap { mem, layout, types: RefCell::default() }
     }
 
-    /// A pointer that is neither null nor misaligned.
+    /// A pointer that is neither null nor misaligned, and to user space: offsets can be added to it.
     pub fn ptr(&self, at: Addr) -> Option<Addr> {
-        self.mem.u64(at).ok().filter(|p| *p != 0 && p % 8 == 0)
+        self.mem.u64(at).ok().filter(|p| *p != 0 && p % 8 == 0 && *p < USER_SPACE)
     }
 
     pub fn type_of(&self, obj: Addr) -> Option<Rc<TypeInfo>> {

@@ -76,6 +76,7 @@ impl Words<'_> {
         let offset = self.next()?;
         if offset >= self.group_size {
             self.fail(name, offset);
+            return Ok(0);
         }
         Ok(offset)
     }

@@ -38,10 +38,14 @@ pub fn clean(text: &str, unicode: bool) -> Cow<'_, str> {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            // Writing to a String cannot fail.
-            '\0'..='\u{ff}' => drop(write!(out, "\\x{:02x}", c as u32)),
-            '\u{100}'..='\u{ffff}' => drop(write!(out, "\\u{:04x}", c as u32)),
-            _ => drop(write!(out, "\\U{:08x}", c as u32)),
+            _ => {
+                // Writing to a String cannot fail.
+                let _ = match c as u32 {
+                    code @ ..0x100 => write!(out, "\\x{code:02x}"),
+                    code @ ..0x1_0000 => write!(out, "\\u{code:04x}"),
+                    code => write!(out, "\\U{code:08x}"),
+                };
+            }
         }
     }
     Cow::Owned(out)

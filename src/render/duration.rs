@@ -32,10 +32,10 @@ impl fmt::Display for Duration {
             rest => write!(f, "{of} {unit} {rest} {small}"),
         };
         match whole {
-            ..120 => write!(f, "{whole} s"),
-            ..600 => pair(f, whole / 60, "min", whole % 60, "s"),
-            ..3_600 => write!(f, "{} min", whole / 60),
-            ..86_400 => pair(f, whole / 3_600, "h", whole % 3_600 / 60, "min"),
+            0..120 => write!(f, "{whole} s"),
+            120..600 => pair(f, whole / 60, "min", whole % 60, "s"),
+            600..3_600 => write!(f, "{} min", whole / 60),
+            3_600..86_400 => pair(f, whole / 3_600, "h", whole % 3_600 / 60, "min"),
             _ => pair(f, whole / 86_400, "d", whole % 86_400 / 3_600, "h"),
         }
     }

@@ -31,7 +31,7 @@ pub fn cut_path<'a>(path: &'a str, max: usize, ellipsis: &str) -> Cow<'a, str> {
     }
     let room = max.saturating_sub(width(ellipsis));
     let slashes = || path.match_indices('/').map(|(at, _)| at);
-    match slashes().find(|&at| width(&path[at..]) <= room).or_else(|| slashes().last()) {
+    match slashes().find(|&at| width(&path[at..]) <= room).or_else(|| slashes().next_back()) {
         Some(at) if at > 0 => Cow::Owned(format!("{ellipsis}{}", &path[at..])),
         _ => Cow::Borrowed(path),
     }

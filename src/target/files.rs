@@ -16,7 +16,7 @@ use nix::sys::stat::{FileStat, Mode};
 /// The reads of one file go into a buffer of this size; whatever is longer is read with [`ProcDir::read_all`].
 pub const SMALL: usize = 4096;
 
-/// `/proc/PID` or `/proc/PID/task/TID`, held open.
+/// `/proc/PID`, held open.
 #[derive(Debug)]
 pub struct ProcDir {
     fd: OwnedFd,
@@ -24,11 +24,20 @@ pub struct ProcDir {
 
 impl ProcDir {
     pub fn process(pid: i32) -> io::Result<Self> {
-        with_path(format_args!("/proc/{pid}"), |path| Ok(Self { fd: open_dir(None, path)? }))
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        with_path(format_args!("/proc/{pid}"), |path| {
+            Ok(Self { fd: nix::fcntl::open(path, flags, Mode::empty())? })
+        })
     }
 
-    pub fn task(&self, tid: i32) -> io::Result<Self> {
-        with_path(format_args!("task/{tid}"), |path| Ok(Self { fd: open_dir(Some(&self.fd), path)? }))
+    /// A file of one thread. By its whole path: a handle for each thread would cost two calls more.
+    pub fn open_of_task(&self, tid: i32, name: &CStr) -> io::Result<File> {
+        with_path(format_args!("task/{tid}/{}", name.to_string_lossy()), |path| self.open(path))
+    }
+
+    pub fn read_of_task<'b>(&self, tid: i32, name: &CStr, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+        let length = self.open_of_task(tid, name)?.read_at(buffer, 0)?;
+        Ok(&buffer[..length])
     }
 
     pub fn open(&self, name: &CStr) -> io::Result<File> {
@@ -61,14 +70,6 @@ impl ProcDir {
     pub fn stat<P: nix::NixPath + ?Sized>(&self, name: &P) -> io::Result<FileStat> {
         Ok(nix::sys::stat::fstatat(self.fd.as_fd(), name, AtFlags::empty())?)
     }
-}
-
-fn open_dir(base: Option<&OwnedFd>, path: &CStr) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Ok(match base {
-        Some(base) => nix::fcntl::openat(base.as_fd(), path, flags, Mode::empty())?,
-        None => nix::fcntl::open(path, flags, Mode::empty())?,
-    })
 }
 
 /// Builds a short path on the stack.

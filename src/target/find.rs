@@ -173,6 +173,21 @@ pub fn python_processes() -> Vec<i32> {
     files::pids().into_iter().filter(|&pid| pid != own && looks_like_python(pid) == Looks::Python).collect()
 }
 
+/// The same with those that have ended and wait for their parent, as far as their names say Python.
+pub fn python_processes_and_zombies() -> Vec<i32> {
+    let own = nix::unistd::getpid().as_raw();
+    let is_python_zombie = |pid| {
+        let by_name = |name: &[u8]| std::str::from_utf8(name).is_ok_and(is_python_name);
+        proc::with_stat(pid, |stat| matches!(stat.state, 'Z' | 'X') && by_name(stat.comm)) == Some(true)
+    };
+    let wanted = |&pid: &i32| match looks_like_python(pid) {
+        Looks::Python => true,
+        Looks::Never => is_python_zombie(pid),
+        Looks::Unknown => false,
+    };
+    files::pids().into_iter().filter(|&pid| pid != own).filter(wanted).collect()
+}
+
 pub fn find(selector: &Selector) -> Result<Found, FindError> {
     let mut pids = Vec::new();
     let mut skipped = Vec::new();

@@ -6,6 +6,8 @@ pub mod access;
 pub mod blocked;
 /// A page cache that lives as long as one look.
 pub mod cached;
+/// TCP sockets, asked for over netlink.
+mod diag;
 /// What the OS says, as plain data.
 pub mod facts;
 /// Small files of `/proc`, read fast.

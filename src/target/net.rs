@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::diag::{self, Diag};
 use super::files::{self, ProcDir, numbers, with_path};
 use super::parse::{self, hex, number};
 use super::probe::with_room;
@@ -24,7 +25,29 @@ pub struct Row {
     pub state: State,
     /// Of a listener: connections that wait to be accepted (net/ipv4/tcp_ipv4.c, get_tcp4_sock).
     pub recv_queue: Option<u32>,
+    /// Of a listener: how many may wait.
     pub send_queue: Option<u32>,
+}
+
+impl Row {
+    pub fn inet(inode: u64, family: Family, local: SocketAddr, peer: SocketAddr, state: State) -> Self {
+        let connected = peer.port() != 0 && state != State::Listening;
+        Row {
+            inode,
+            family,
+            local: Some(plain(local)),
+            peer: connected.then(|| plain(peer)),
+            port: local.port(),
+            state,
+            recv_queue: None,
+            send_queue: None,
+        }
+    }
+}
+
+/// An IPv4 address stays one on an IPv6 socket.
+fn plain(address: SocketAddr) -> String {
+    SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +70,15 @@ impl Family {
         }
     }
 
-    /// Most likely first: the later ones are not read once all sockets are known.
-    const TABLES: [(Family, &'static CStr); 5] = [
-        (Family::Tcp, c"net/tcp"),
-        (Family::Tcp6, c"net/tcp6"),
-        (Family::Unix, c"net/unix"),
-        (Family::Udp, c"net/udp"),
-        (Family::Udp6, c"net/udp6"),
-    ];
+    fn table(self) -> &'static CStr {
+        match self {
+            Family::Tcp => c"net/tcp",
+            Family::Tcp6 => c"net/tcp6",
+            Family::Udp => c"net/udp",
+            Family::Udp6 => c"net/udp6",
+            Family::Unix => c"net/unix",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +162,7 @@ fn join(fds: &[(i32, u64)], rows: &HashMap<u64, Row>) -> Sockets {
             Some(row) if row.state == State::Listening => {
                 let address = row.local.clone().unwrap_or_default();
                 if !found.listens.iter().any(|known| known.address == address) {
-                    // The length of the queue stands in no file of /proc.
-                    found.listens.push(Listener { address, backlog: None, queued: row.recv_queue });
+                    found.listens.push(Listener { address, backlog: row.send_queue, queued: row.recv_queue });
                 } else if let Some(known) = found.listens.iter_mut().find(|known| known.address == address) {
                     // Two sockets that share an address with SO_REUSEPORT: the fuller one matters.
                     known.queued = known.queued.max(row.recv_queue);
@@ -181,64 +204,85 @@ pub fn socket_inode(link: &str) -> Option<u64> {
 /// The wanted rows of the namespace that this process lives in; stops when `count` of them are found.
 fn rows(dir: &ProcDir, wanted: impl Fn(u64) -> bool, count: usize) -> HashMap<u64, Row> {
     let mut found = HashMap::new();
-    for (family, table) in Family::TABLES {
-        if found.len() >= count {
-            break;
+    let mut add = |rows: Vec<Row>| {
+        found.extend(rows.into_iter().filter(|row| wanted(row.inode)).map(|row| (row.inode, row)));
+        found.len() >= count
+    };
+    let diag = diag(dir);
+    // Cheapest and likeliest first: an event loop has a pair of Unix sockets, a server listens.
+    let mut rest: &[_] = &[];
+    let all_found = match &diag {
+        Some(diag) => {
+            add(diag.tcp(diag::LISTENING).unwrap_or_default())
+                || add(table(dir, Family::Unix))
+                || add(diag.tcp(diag::CONNECTED).unwrap_or_default())
         }
-        // Some tables are missing: no IPv6, no AF_UNIX in the kernel.
-        let Ok(text) = dir.read_all(table, TABLE_CAP) else { continue };
-        let lines = text.split(|&b| b == b'\n').skip(1);
-        found.extend(
-            lines
-                .filter_map(|line| row(family, line, &wanted))
-                .filter(|row| row.inode != 0)
-                .map(|row| (row.inode, row)),
-        );
+        None => {
+            rest = &[Family::Tcp, Family::Tcp6];
+            add(table(dir, Family::Unix))
+        }
+    };
+    if !all_found {
+        for &family in rest.iter().chain(&[Family::Udp, Family::Udp6]) {
+            if add(table(dir, family)) {
+                break;
+            }
+        }
     }
     found
 }
 
-fn row(family: Family, line: &[u8], wanted: impl Fn(u64) -> bool) -> Option<Row> {
+/// The kernel's own word on TCP, if we may ask for it in that namespace.
+fn diag(dir: &ProcDir) -> Option<Diag> {
+    let namespace = dir.stat(c"ns/net").ok()?;
+    let own = nix::sys::stat::stat("/proc/self/ns/net").ok()?;
+    let opened = if (namespace.st_dev, namespace.st_ino) == (own.st_dev, own.st_ino) {
+        Diag::here()
+    } else {
+        dir.open(c"ns/net").and_then(Diag::of)
+    };
+    opened.inspect_err(|error| log::debug!("no sock_diag: {error}")).ok()
+}
+
+/// One of the files in `/proc/PID/net`. Some may be missing: no IPv6, no AF_UNIX in the kernel.
+fn table(dir: &ProcDir, family: Family) -> Vec<Row> {
+    let text = dir.read_all(family.table(), TABLE_CAP).unwrap_or_default();
+    let lines = text.split(|&b| b == b'\n').skip(1);
+    lines.filter_map(|line| row(family, line)).filter(|row| row.inode != 0).collect()
+}
+
+fn row(family: Family, line: &[u8]) -> Option<Row> {
     let mut words = parse::words(line);
     if family == Family::Unix {
-        return unix_row(line, wanted);
+        return unix_row(line);
     }
     let (local, peer) = (words.nth(1)?, words.next()?);
     let (state, queues) = (words.next()?, words.next()?);
     let inode = number(words.nth(4)?)?;
-    if !wanted(inode) {
-        return None;
-    }
     let (local, peer) = (address(local)?, address(peer)?);
     let state = hex(state)? as u8;
     let colon = queues.iter().position(|&b| b == b':')?;
     let (send, recv) = (hex(&queues[..colon])?, hex(&queues[colon + 1..])?);
     let is_tcp = matches!(family, Family::Tcp | Family::Tcp6);
+    let state = match state {
+        0x0a if is_tcp => State::Listening,
+        state if is_tcp => State::Tcp(state),
+        _ => State::Other,
+    };
     Some(Row {
-        inode,
-        family,
-        local: Some(local.to_string()),
-        peer: (peer.port() != 0).then(|| SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()),
-        port: local.port(),
-        state: match state {
-            0x0a if is_tcp => State::Listening,
-            state if is_tcp => State::Tcp(state),
-            _ => State::Other,
-        },
         recv_queue: u32::try_from(recv).ok(),
-        send_queue: u32::try_from(send).ok(),
+        // Of a listener this file has no more than zero.
+        send_queue: u32::try_from(send).ok().filter(|_| state != State::Listening),
+        ..Row::inet(inode, family, local, peer, state)
     })
 }
 
 /// `Num RefCount Protocol Flags Type St Inode Path` (net/unix/af_unix.c, unix_seq_show); a path may hold blanks.
-fn unix_row(line: &[u8], wanted: impl Fn(u64) -> bool) -> Option<Row> {
+fn unix_row(line: &[u8]) -> Option<Row> {
     let mut words = parse::words(line);
     let flags = hex(words.nth(3)?)?;
     let inode_word = words.nth(2)?;
     let inode = number(inode_word)?;
-    if !wanted(inode) {
-        return None;
-    }
     // Where that word stands in the line: what follows it and one blank is the path.
     let end = inode_word.as_ptr() as usize - line.as_ptr() as usize + inode_word.len();
     let path = line.get(end + 1..).filter(|path| !path.is_empty());
@@ -293,13 +337,12 @@ pub fn listeners_of_port(port: u16) -> Holders {
     let mut seen = HashSet::new();
     let mut listening = HashSet::new();
     let mut look = |dir: &ProcDir| {
-        for (family, table) in &Family::TABLES[..2] {
-            let text = dir.read_all(table, TABLE_CAP).unwrap_or_default();
-            let rows = text.split(|&b| b == b'\n').skip(1).filter_map(|line| row(*family, line, |_| true));
-            listening.extend(
-                rows.filter(|row| row.state == State::Listening && row.port == port).map(|row| row.inode),
-            );
-        }
+        let rows = diag(dir).and_then(|diag| diag.tcp(diag::LISTENING).ok()).unwrap_or_else(|| {
+            [Family::Tcp, Family::Tcp6].into_iter().flat_map(|family| table(dir, family)).collect()
+        });
+        listening.extend(
+            rows.iter().filter(|row| row.state == State::Listening && row.port == port).map(|row| row.inode),
+        );
     };
     for &pid in std::iter::once(&nix::unistd::getpid().as_raw()).chain(&pids) {
         let Ok(dir) = with_room(|| ProcDir::process(pid)) else { continue };
@@ -329,35 +372,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ANY: fn(u64) -> bool = |_| true;
-
     #[test]
     #[cfg(target_endian = "little")]
     fn rows_of_tcp() {
         let line = b"   0: 0100007F:1F40 00000000:0000 0A 00000000:0000000C 00:00000000 00000000     0        0 1073 1 0";
-        let found = row(Family::Tcp, line, ANY).unwrap();
+        let found = row(Family::Tcp, line).unwrap();
         assert_eq!(found.local.as_deref(), Some("127.0.0.1:8000"));
         assert_eq!((found.state, found.peer, found.port), (State::Listening, None, 8000));
         assert_eq!((found.inode, found.recv_queue), (1073, Some(12)));
 
         let line = b"   1: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 9 1 0";
-        assert_eq!(row(Family::Tcp6, line, ANY).unwrap().local.as_deref(), Some("[::]:80"));
+        assert_eq!(row(Family::Tcp6, line).unwrap().local.as_deref(), Some("[::]:80"));
 
         let line = b"   2: 0000000000000000FFFF00000100007F:0050 0000000000000000FFFF00000700000A:01BB 02 00000001:00000000 01:00000000 00000000 0 0 10 1 0";
-        let found = row(Family::Tcp6, line, ANY).unwrap();
+        let found = row(Family::Tcp6, line).unwrap();
         assert_eq!(found.peer.as_deref(), Some("10.0.0.7:443"));
         assert_eq!((found.state.tcp_name(), found.send_queue), (Some("SYN_SENT"), Some(1)));
-        assert_eq!(row(Family::Tcp6, line, |inode| inode != 10), None);
     }
 
     #[test]
     fn rows_of_unix() {
         let line = b"00000000b4f22010: 00000002 00000000 00010000 0001 01  1070 /run/my app.sock";
-        let found = row(Family::Unix, line, ANY).unwrap();
+        let found = row(Family::Unix, line).unwrap();
         assert_eq!(found.local.as_deref(), Some("/run/my app.sock"));
         assert_eq!((found.state, found.inode), (State::Listening, 1070));
         let line = b"00000000b4f22010: 00000003 00000000 00000000 0001 03  1071";
-        let found = row(Family::Unix, line, ANY).unwrap();
+        let found = row(Family::Unix, line).unwrap();
         assert_eq!((found.local, found.state, found.state.tcp_name()), (None, State::Other, None));
     }
 
@@ -374,8 +414,8 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             text in "([0-9A-F]{0,33}:?[0-9A-F]{0,9}[ :]{0,2}){0,12}",
         ) {
-            for (family, _) in Family::TABLES {
-                let _ = (row(family, &bytes, ANY), row(family, text.as_bytes(), ANY));
+            for family in [Family::Tcp, Family::Tcp6, Family::Udp, Family::Unix] {
+                let _ = (row(family, &bytes), row(family, text.as_bytes()));
             }
         }
     }

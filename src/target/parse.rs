@@ -12,6 +12,7 @@ pub struct Stat<'a> {
     pub flags: u64,
     /// User and system time, clock ticks.
     pub ticks: u64,
+    pub threads: u64,
     /// Ticks after boot.
     pub started: u64,
     /// Resident pages.
@@ -38,10 +39,21 @@ pub fn stat(bytes: &[u8]) -> Option<Stat<'_>> {
     let flags = number(fields.nth(4)?)?; // 9
     let user = number(fields.nth(4)?)?; // 14
     let system = number(fields.next()?)?; // 15
-    let started = number(fields.nth(6)?)?; // 22
+    let threads = number(fields.nth(4)?)?; // 20
+    let started = number(fields.nth(1)?)?; // 22
     let pages = signed(fields.nth(1)?)?.max(0) as u64; // 24
     let cpu = number(fields.nth(14)?)? as usize; // 39
-    Some(Stat { comm, state, parent, flags, ticks: user.saturating_add(system), started, pages, cpu })
+    Some(Stat {
+        comm,
+        state,
+        parent,
+        flags,
+        ticks: user.saturating_add(system),
+        threads,
+        started,
+        pages,
+        cpu,
+    })
 }
 
 /// One line of `/proc/PID/status`, without its name and the blanks around.
@@ -172,7 +184,7 @@ mod tests {
         let found = stat(STAT).unwrap();
         assert_eq!(found.comm, b"a) R (b");
         assert_eq!((found.state, found.parent, found.ticks), ('S', 7, 42));
-        assert_eq!((found.started, found.pages, found.cpu), (83502, 410, 1));
+        assert_eq!((found.threads, found.started, found.pages, found.cpu), (1, 83502, 410, 1));
         assert!(!found.is_kernel_thread());
     }
 

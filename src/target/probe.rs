@@ -6,8 +6,10 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -57,9 +59,22 @@ impl ThreadProbe {
 
     /// The same, for many threads of a process that is held open anyway.
     pub fn below(process: &ProcDir, pid: i32, tid: i32) -> io::Result<Self> {
-        let task = with_room(|| process.task(tid))?;
-        let keep = |name| with_room(|| task.open(name)).map_or(Kept::Reopen(name), Kept::Open);
-        Ok(Self { pid, tid, schedstat: keep(c"schedstat"), syscall: keep(c"syscall"), stat: keep(c"stat") })
+        let keep = |name| match with_room(|| process.open_of_task(tid, name)) {
+            Ok(file) if leaves_room(&file) => Ok(Kept::Open(file)),
+            Ok(_) => Ok(Kept::Reopen(name)),
+            // The thread is there and this file is not for us, or one too many, or not made by this kernel.
+            Err(error) if name != c"stat" || error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+                Ok(Kept::Reopen(name))
+            }
+            Err(error) => Err(error),
+        };
+        Ok(Self {
+            pid,
+            tid,
+            stat: keep(c"stat")?,
+            schedstat: keep(c"schedstat")?,
+            syscall: keep(c"syscall")?,
+        })
     }
 
     /// Time on a CPU (ns) and number of runs, the two that tell whether it ran.
@@ -141,10 +156,28 @@ fn libc_enoent() -> i32 {
     Errno::ENOENT as i32
 }
 
+/// Descriptors that are not given away to probes: reading anew needs one, and so does everything else.
+const RESERVE: u64 = 48;
+
+/// Whether a file may stay open without taking the last descriptors. The limit is raised first if need be.
+fn leaves_room(file: &File) -> bool {
+    let fits = |limit: u64| file.as_raw_fd() as u64 + RESERVE < limit;
+    if LIMIT.load(Relaxed) == 0 {
+        LIMIT.store(getrlimit(Resource::RLIMIT_NOFILE).map_or(256, |(soft, _)| soft), Relaxed);
+    }
+    fits(LIMIT.load(Relaxed)) || {
+        RAISED.call_once(raise_limit);
+        fits(LIMIT.load(Relaxed))
+    }
+}
+
+/// The soft limit; 0 before it was asked for.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+static RAISED: Once = Once::new();
+
 /// Opens something; where that fails for want of descriptors, the soft limit is raised to the hard one, once.
 /// (Whoever starts a command of the user's must give it the old limit back: `select` knows 1,024 only.)
 pub fn with_room<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    static RAISED: Once = Once::new();
     match open() {
         Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
             RAISED.call_once(raise_limit);
@@ -155,10 +188,13 @@ pub fn with_room<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 fn raise_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        log::debug!("cannot raise the limit of open files: {error}");
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => LIMIT.store(hard, Relaxed),
+        Err(error) => {
+            LIMIT.store(soft, Relaxed);
+            log::debug!("cannot raise the limit of open files: {error}");
+        }
     }
 }
 

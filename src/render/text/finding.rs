@@ -256,7 +256,7 @@ fn ending(page: &mut Page, finding: &Finding) {
     } else if finding.cycle.is_some() {
         "never: each waits for the next".to_owned()
     } else {
-        let Some(last) = waits().last() else { return };
+        let Some(last) = waits().next_back() else { return };
         let endless = last.deadline.as_deref() == Some("none");
         match (wait::what_ends_it(last), endless) {
             (Some(ends), true) => format!("when {ends}; no deadline is set"),

@@ -47,7 +47,7 @@ pub(super) fn command_line(command: &[String]) -> String {
             line.push_str(word);
         } else {
             // Writing to a String cannot fail.
-            drop(write!(line, "'{}'", word.replace('\'', r"'\''")));
+            let _ = write!(line, "'{}'", word.replace('\'', r"'\''"));
         }
     }
     line

@@ -142,10 +142,8 @@ fn facts(process: &Process, thread: &Thread) -> Vec<(Ink, String)> {
     if thread.daemon == Some(true) {
         items.push((Ink::Faint, "daemon".to_owned()));
     }
-    if process.interpreters.len() > 1 {
-        if let Some(id) = thread.interpreter {
-            items.push((Ink::Faint, format!("interpreter {id}")));
-        }
+    if let Some(id) = thread.interpreter.filter(|_| process.interpreters.len() > 1) {
+        items.push((Ink::Faint, format!("interpreter {id}")));
     }
     if thread.frames.is_empty() && thread.interpreter.is_some() && thread.problems.is_empty() {
         items.push((Ink::Faint, "runs no Python now".to_owned()));

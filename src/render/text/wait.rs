@@ -157,10 +157,8 @@ fn socket(wait: &Wait, arrow: &str) -> String {
             text += &wait.label.as_ref().map(|label| format!(" {arrow} {label}")).unwrap_or_default()
         }
     }
-    if let Some(process) = detail.get("peer_process").filter(|process| process.is_object()) {
-        if let Some(pid) = number(process, "pid") {
-            text += &format!(" (pid {pid})");
-        }
+    if let Some(pid) = detail.get("peer_process").and_then(|process| number(process, "pid")) {
+        text += &format!(" (pid {pid})");
     }
     if let Some(state) = word(detail, "tcp_state") {
         text += &format!(", {}", state.to_ascii_lowercase().replace('_', "-"));
