@@ -2,7 +2,8 @@
 //!
 //! Each test runs one program of `fixtures/programs` under every interpreter of this machine and
 //! fails once, with what went wrong under which. Variables: see `common::interpreters`;
-//! `HANGSCOPE_CHURN` sets how many stacks of moving threads are taken (default 300).
+//! `HANGSCOPE_CHURN` sets how many stacks of moving threads are taken (default 300);
+//! `HANGSCOPE_BIN` names another build of hangscope, as the release one.
 
 mod common;
 
@@ -14,8 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use common::{
-    HANGSCOPE, Interpreter, Outcome, Program, dump_json, each_interpreter, hangscope, list, lossy, process,
-    text,
+    Interpreter, Outcome, Program, dump_json, each_interpreter, hangscope, list, lossy, process, text,
 };
 
 fn all(_: &Interpreter) -> bool {
@@ -414,8 +414,11 @@ fn churn(name: &str, threads: usize) {
         if !tally.impossible.is_empty() {
             return Err(format!("{tally}\n{}", tally.impossible.join("\n")));
         }
-        // At most 1 %; where few are taken, one unlucky look is more than that.
-        if tally.torn > threads.max(tally.taken / 100) {
+        // At most 1 %; where few are taken, one unlucky look is more than that. This asks for an
+        // optimised reader, quicker than hand-overs of the GIL. Without a GIL nothing freezes all of
+        // several running threads: there, too, only truth is asked for.
+        let judged = common::optimised() && !(interpreter.free_threaded && threads > 1);
+        if judged && tally.torn > threads.max(tally.taken / 100) {
             return Err(format!("more than 1 % torn: {tally}"));
         }
         if tally.depths.len() < 2 {
@@ -665,7 +668,7 @@ fn a_target_runs_on_when_hangscope_is_killed() {
         let pid = program.pid();
         let mut within = 0;
         for round in 0..20_u64 {
-            let mut command = Command::new(HANGSCOPE);
+            let mut command = Command::new(common::binary());
             command.args(["dump", "--pause", "-ll", "--json", &pid.to_string()]);
             let mut child =
                 command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|e| e.to_string())?;

@@ -400,11 +400,19 @@ pub fn system_call(pid: i32, tid: i32) -> Option<SystemCall> {
 
 // ---------------------------------------------------------------- hangscope
 
-pub const HANGSCOPE: &str = env!("CARGO_BIN_EXE_hangscope");
+/// The program under test: this build's, or the one that `HANGSCOPE_BIN` names.
+pub fn binary() -> OsString {
+    std::env::var_os("HANGSCOPE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_hangscope").into())
+}
+
+/// Whether the program under test is an optimised build.
+pub fn optimised() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os("HANGSCOPE_BIN").is_some()
+}
 
 /// Runs hangscope to its end.
 pub fn hangscope(args: &[&str]) -> Output {
-    let mut command = assert_cmd::Command::new(HANGSCOPE);
+    let mut command = assert_cmd::Command::new(binary());
     command.args(args).env("NO_COLOR", "1").timeout(DEADLINE);
     command.output().unwrap_or_else(|e| panic!("hangscope {}: {e}", args.join(" ")))
 }
