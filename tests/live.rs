@@ -2,7 +2,8 @@
 //!
 //! Each test runs one program of `fixtures/programs` under every interpreter of this machine and
 //! fails once, with what went wrong under which. Variables: see `common::interpreters`;
-//! `HANGSCOPE_CHURN` sets how many stacks of moving threads are taken (default 300).
+//! `HANGSCOPE_CHURN` sets how many stacks of moving threads are taken (default 300);
+//! `HANGSCOPE_BIN` names another build of hangscope, as the release one.
 
 mod common;
 
@@ -14,8 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use common::{
-    HANGSCOPE, Interpreter, Outcome, Program, dump_json, each_interpreter, hangscope, list, lossy, process,
-    text,
+    Interpreter, Outcome, Program, dump_json, each_interpreter, hangscope, list, lossy, process, text,
 };
 
 fn all(_: &Interpreter) -> bool {
@@ -286,6 +286,9 @@ fn compare_value(expected: &Value, value: &str, attributes: bool) -> Outcome {
         }
         if value.contains(address) { Ok(()) } else { Err(format!("its address {address} is not shown")) }
     };
+    if list(expected, "also").iter().any(|other| *other == value) {
+        return Ok(());
+    }
     match text(expected, "kind") {
         "exact" => like_repr(repr, value)?,
         "object" => as_object()?,
@@ -308,7 +311,8 @@ fn compare_value(expected: &Value, value: &str, attributes: bool) -> Outcome {
     Ok(())
 }
 
-/// Equal, or cut short with an ellipsis after a part that tells something.
+/// Equal, or cut short with an ellipsis after a part that tells something: only what is long or
+/// nested deeply may be.
 ///
 /// `...` and `…` are the same here: Python writes three dots where a list contains itself.
 fn like_repr(expected: &str, value: &str) -> Outcome {
@@ -316,11 +320,23 @@ fn like_repr(expected: &str, value: &str) -> Outcome {
     if expected == value {
         return Ok(());
     }
-    let bounded = expected.len() > 60 || expected.contains('…');
+    let bounded = expected.len() > 60 || expected.contains('…') || nesting(&expected) > 3;
     match value.split_once('…') {
         Some((begin, _)) if bounded && expected.starts_with(begin) && !begin.is_empty() => Ok(()),
         _ => Err(format!("expected {}", cut(&expected))),
     }
+}
+
+fn nesting(repr: &str) -> usize {
+    let deepest = repr.chars().scan(0_usize, |depth, c| {
+        match c {
+            '[' | '(' | '{' => *depth += 1,
+            ']' | ')' | '}' => *depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        Some(*depth)
+    });
+    deepest.max().unwrap_or(0)
 }
 
 fn cut(text: &str) -> String {
@@ -377,6 +393,7 @@ fn no_stack_of_eight_threads_that_fight_for_the_gil_is_impossible() {
 
 fn churn(name: &str, threads: usize) {
     let wanted: usize = std::env::var("HANGSCOPE_CHURN").map_or(300, |n| n.parse().expect("HANGSCOPE_CHURN"));
+    let _alone = common::alone();
     each_interpreter(name, all, |interpreter| {
         let (program, truth) = Program::ready(interpreter, "churn.py", &[&threads.to_string()])?;
         // These have each another way of keeping frames; the others a tenth of the effort.
@@ -397,7 +414,11 @@ fn churn(name: &str, threads: usize) {
         if !tally.impossible.is_empty() {
             return Err(format!("{tally}\n{}", tally.impossible.join("\n")));
         }
-        if tally.torn * 100 > tally.taken {
+        // At most 1 %; where few are taken, one unlucky look is more than that. This asks for an
+        // optimised reader, quicker than hand-overs of the GIL. Without a GIL nothing freezes all of
+        // several running threads: there, too, only truth is asked for.
+        let judged = common::optimised() && !(interpreter.free_threaded && threads > 1);
+        if judged && tally.torn > threads.max(tally.taken / 100) {
             return Err(format!("more than 1 % torn: {tally}"));
         }
         if tally.depths.len() < 2 {
@@ -552,40 +573,58 @@ fn the_gils_holder_and_who_waits_for_it() {
             let tid_of =
                 |value: &Value| value.as_i64().and_then(|tid| i32::try_from(tid).ok()).unwrap_or_default();
             let holder = tid_of(&truth["holder"]);
+            let expected: BTreeSet<i32> = list(&truth, "waiters").iter().map(tid_of).collect();
             // Looks count only if the holder slept in C, GIL in hand, from before to after.
             let asleep = || {
                 common::system_call(pid, holder)
                     .filter(|call| call.is_sleep())
                     .and(common::schedstat(pid, holder))
             };
-            let mut report = Value::Null;
-            program.until("a look that falls within one long C call", || {
-                let Some(before) = asleep() else { return Ok(false) };
-                report = dump_json(pid, &[])?;
-                Ok(asleep() == Some(before))
-            })?;
-
-            let process = process(&report, pid)?;
-            let gil = &list(process, "interpreters").first().ok_or("no interpreter")?["gil"];
-            let mut wrong = Vec::new();
-            if gil["holder"] != truth["holder"] {
-                wrong.push(format!("the holder is {}, expected {holder}", gil["holder"]));
-            }
-            let sorted = |value: &Value| list(value, "waiters").iter().map(tid_of).collect::<BTreeSet<i32>>();
-            if sorted(gil) != sorted(&truth) {
-                wrong.push(format!("the waiters are {}, expected {}", gil["waiters"], truth["waiters"]));
-            }
-            for thread in list(process, "threads") {
-                let waits = list(&truth, "waiters").contains(&thread["tid"]);
-                let holds = thread["tid"] == truth["holder"];
-                if thread["holds_gil"] != holds {
-                    wrong.push(format!("{}: holds_gil is {}", thread["name"], thread["holds_gil"]));
+            // Waiters wake every 5 ms to ask for the GIL: one that is awake may be missing from a look.
+            let mut missed = Vec::new();
+            while missed.len() < 30 {
+                let mut report = Value::Null;
+                program.until("a look that falls within one long C call", || {
+                    let Some(before) = asleep() else { return Ok(false) };
+                    report = dump_json(pid, &[])?;
+                    Ok(asleep() == Some(before))
+                })?;
+                let process = process(&report, pid)?;
+                let gil = &list(process, "interpreters").first().ok_or("no interpreter")?["gil"];
+                if gil["holder"] != holder {
+                    return Err(format!("the holder is {}, expected {holder}", gil["holder"]));
                 }
-                if (thread["activity"] == "waiting-for-gil") != waits {
-                    wrong.push(format!("{}: activity is {}", thread["name"], thread["activity"]));
+                let waiters: BTreeSet<i32> = list(gil, "waiters").iter().map(tid_of).collect();
+                let mut words = BTreeSet::new();
+                for thread in list(process, "threads") {
+                    let tid = tid_of(&thread["tid"]);
+                    if thread["holds_gil"] != (tid == holder) {
+                        return Err(format!("{}: holds_gil is {}", thread["name"], thread["holds_gil"]));
+                    }
+                    if (thread["activity"] == "waiting-for-gil") != waiters.contains(&tid) {
+                        return Err(format!(
+                            "{} is {}, the waiters {waiters:?}",
+                            thread["name"], thread["activity"]
+                        ));
+                    }
+                    if expected.contains(&tid) {
+                        words.insert(text(thread, "activity").to_owned());
+                    }
                 }
+                if !waiters.is_subset(&expected) {
+                    return Err(format!("the waiters are {waiters:?}, expected {expected:?}"));
+                }
+                if waiters == expected {
+                    eprintln!(
+                        "gil {}: right after {} looks that missed some",
+                        interpreter.label,
+                        missed.len()
+                    );
+                    return Ok(());
+                }
+                missed.push(format!("{waiters:?} with the others in {words:?}"));
             }
-            if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+            Err(format!("expected the waiters {expected:?}, found\n{}", missed.join("\n")))
         },
     );
 }
@@ -629,7 +668,7 @@ fn a_target_runs_on_when_hangscope_is_killed() {
         let pid = program.pid();
         let mut within = 0;
         for round in 0..20_u64 {
-            let mut command = Command::new(HANGSCOPE);
+            let mut command = Command::new(common::binary());
             command.args(["dump", "--pause", "-ll", "--json", &pid.to_string()]);
             let mut child =
                 command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(|e| e.to_string())?;

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -140,6 +141,26 @@ fn in_sid() -> Vec<Interpreter> {
     found
 }
 
+static MACHINE: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps the other tests of this binary from running: for what is judged by a share of the looks
+/// that succeed, which depends on whether the CPUs are fought for.
+pub fn alone() -> impl Drop {
+    struct Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>);
+    impl Drop for Alone {
+        fn drop(&mut self) {
+            ALONE.set(false);
+        }
+    }
+    let guard = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    ALONE.set(true);
+    Alone(guard)
+}
+
 /// Runs a test under every interpreter that `wanted` accepts, and fails once, with all failures.
 pub fn each_interpreter(
     name: &str,
@@ -150,6 +171,7 @@ pub fn each_interpreter(
     assert!(!interpreters.is_empty(), "{name}: no interpreter found");
     let mut failures = Vec::new();
     for interpreter in &interpreters {
+        let _shared = (!ALONE.get()).then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner));
         let outcome = catch_unwind(AssertUnwindSafe(|| test(interpreter)));
         let outcome = outcome.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -378,11 +400,19 @@ pub fn system_call(pid: i32, tid: i32) -> Option<SystemCall> {
 
 // ---------------------------------------------------------------- hangscope
 
-pub const HANGSCOPE: &str = env!("CARGO_BIN_EXE_hangscope");
+/// The program under test: this build's, or the one that `HANGSCOPE_BIN` names.
+pub fn binary() -> OsString {
+    std::env::var_os("HANGSCOPE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_hangscope").into())
+}
+
+/// Whether the program under test is an optimised build.
+pub fn optimised() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os("HANGSCOPE_BIN").is_some()
+}
 
 /// Runs hangscope to its end.
 pub fn hangscope(args: &[&str]) -> Output {
-    let mut command = assert_cmd::Command::new(HANGSCOPE);
+    let mut command = assert_cmd::Command::new(binary());
     command.args(args).env("NO_COLOR", "1").timeout(DEADLINE);
     command.output().unwrap_or_else(|e| panic!("hangscope {}: {e}", args.join(" ")))
 }
