@@ -64,6 +64,22 @@ impl Page {
         width(&clean(text, self.unicode))
     }
 
+    /// Cleaned and cut to this many columns.
+    pub fn shorten(&self, text: &str, max: usize) -> String {
+        cut_end(&clean(text, self.unicode), max, self.marks.ellipsis).into_owned()
+    }
+
+    /// As `shorten`, but without the first directories rather than the end.
+    pub fn shorten_path(&self, path: &str, max: usize) -> String {
+        cut_path(&clean(path, self.unicode), max, self.marks.ellipsis).into_owned()
+    }
+
+    /// Cleaned and in lines that fit between this column and the terminal's edge.
+    pub fn wrap(&self, text: &str, column: usize) -> Vec<String> {
+        let room = self.room().saturating_sub(column);
+        wrap(&clean(text, self.unicode), room, room).into_iter().map(str::to_owned).collect()
+    }
+
     pub fn put(&mut self, ink: Ink, text: &str) {
         let cleaned = clean(text, self.unicode);
         self.put_clean(ink, &cleaned);
@@ -126,9 +142,9 @@ impl Page {
 
     fn wrapped(&mut self, ink: Ink, indent: usize, text: &str, edge: usize) {
         let cleaned = clean(text, self.unicode);
-        let first = edge.saturating_sub(self.column.max(indent));
-        for line in wrap(&cleaned, first, edge.saturating_sub(indent)) {
-            self.pad_to(indent);
+        let first = edge.saturating_sub(self.column);
+        for (at, line) in wrap(&cleaned, first, edge.saturating_sub(indent)).into_iter().enumerate() {
+            self.pad_to(if at == 0 { 0 } else { indent });
             self.put_clean(ink, line);
             self.end_line();
         }

@@ -12,12 +12,12 @@ const INDENT: usize = 4;
 const LONGEST_ALIGNED: usize = 36;
 const LONGEST_NAME: usize = 20;
 
-/// Writes the frames; `note` stands below the frame with that index.
+/// Writes the frames; the notes stand below the frame with that index.
 pub(super) fn write(
     page: &mut Page,
     process: &Process,
     frames: &[Frame],
-    note: Option<(usize, &str)>,
+    notes: Option<(usize, &[String])>,
     options: &TextOptions,
 ) {
     let repeats = if options.full_stacks { Vec::new() } else { recursion::repeats(frames) };
@@ -35,13 +35,15 @@ pub(super) fn write(
         if innermost_user == Some(at) {
             source(page, frame);
         }
-        if let Some((_, text)) = note.filter(|(index, _)| *index == at) {
+        if let Some((_, lines)) = notes.filter(|(index, _)| *index == at) {
             let mark = page.marks.note;
             page.pad_to(INDENT + 2);
             page.put(Ink::Wait, mark);
-            page.put(Ink::Wait, " ");
-            let indent = page.column();
-            page.fact(Ink::Wait, indent, text);
+            let indent = page.column() + 1;
+            for line in lines {
+                page.pad_to(indent);
+                page.fact(Ink::Wait, indent, line);
+            }
         }
         locals(page, frame);
         at += 1;
@@ -116,20 +118,23 @@ fn line(page: &mut Page, process: &Process, frame: &Frame, column: usize, option
     }
     page.pad_to(INDENT);
     page.put(name, function(frame));
-    page.pad_to(column.max(page.column() + 1));
     let file = file(frame, Some(process), options);
-    location(page, place, &file, frame.line.filter(|_| options.lineno), INDENT + 4);
+    let column = column.max(page.column() + 1);
+    location(page, place, &file, frame.line.filter(|_| options.lineno), column);
     page.end_line();
 }
 
 /// `(file:line)`, on a line of its own if it does not fit on this one.
-fn location(page: &mut Page, ink: Ink, file: &str, line: Option<u32>, indent: usize) {
+fn location(page: &mut Page, ink: Ink, file: &str, line: Option<u32>, column: usize) {
     let line = line.map(|line| format!(":{line}")).unwrap_or_default();
     let around = 2 + line.len();
-    let least = file.rsplit('/').next().map_or(0, |name| page.measure(name)) + 2;
-    if page.column() > indent && page.column() + least.min(page.measure(file)) + around > page.room() {
+    // The name with the ellipsis and a slash is the least that a path can be cut to.
+    let name = file.rsplit('/').next().map_or(0, |name| page.measure(name)) + 2;
+    if column + name.min(page.measure(file)) + around > page.room() {
         page.end_line();
-        page.pad_to(indent);
+        page.pad_to(INDENT + 4);
+    } else {
+        page.pad_to(column);
     }
     let room = page.room().saturating_sub(page.column() + around);
     page.put(ink, "(");
