@@ -87,17 +87,15 @@ pub(super) fn file<'a>(frame: &'a Frame, process: Option<&Process>, options: &Te
 /// The last components of the path that are the module's name, if they are.
 fn below_import_root<'a>(file: &'a str, module: &str) -> Option<&'a str> {
     let stem = file.strip_suffix(".py").or_else(|| file.strip_suffix(".pyc"))?;
-    let (stem, extra) = match stem.strip_suffix("/__init__") {
-        Some(package) if !module.ends_with("__init__") => (package, 1),
-        _ => (stem, 0),
+    let stem = match stem.strip_suffix("/__init__") {
+        Some(package) if !module.ends_with("__init__") => package,
+        _ => stem,
     };
-    let mut components = stem.rsplit('/');
-    if !module.rsplit('.').all(|part| components.next() == Some(part)) {
-        return None;
-    }
-    let depth = module.split('.').count() + extra;
-    let start = file.rmatch_indices('/').nth(depth - 1).map_or(0, |(at, _)| at + 1);
-    Some(&file[start..])
+    let start = stem.len().checked_sub(module.len())?;
+    let tail = stem.as_bytes()[start..].iter();
+    let same = tail.zip(module.as_bytes()).all(|(a, b)| a == b || (*a, *b) == (b'/', b'.'));
+    let whole = start == 0 || stem.as_bytes()[start - 1] == b'/';
+    if same && whole && !module.is_empty() { file.get(start..) } else { None }
 }
 
 /// Where files begin, if there is room to align them.
@@ -117,30 +115,45 @@ fn line(page: &mut Page, process: &Process, frame: &Frame, column: usize, option
         page.put(Ink::User, mark);
     }
     page.pad_to(INDENT);
-    page.put(name, function(frame));
+    page.begin(name);
+    page.add(function(frame));
+    // Most frames are in one ink: it is switched once for all of the line.
+    if name != place {
+        page.end(name);
+        page.begin(place);
+    }
     let file = file(frame, Some(process), options);
     let column = column.max(page.column() + 1);
-    location(page, place, &file, frame.line.filter(|_| options.lineno), column);
+    location(page, &file, frame.line.filter(|_| options.lineno), column);
+    page.end(place);
     page.end_line();
 }
 
 /// `(file:line)`, on a line of its own if it does not fit on this one.
-fn location(page: &mut Page, ink: Ink, file: &str, line: Option<u32>, column: usize) {
-    let line = line.map(|line| format!(":{line}")).unwrap_or_default();
-    let around = 2 + line.len();
-    // The name with the ellipsis and a slash is the least that a path can be cut to.
-    let name = file.rsplit('/').next().map_or(0, |name| page.measure(name)) + 2;
-    if column + name.min(page.measure(file)) + around > page.room() {
-        page.end_line();
-        page.pad_to(INDENT + 4);
-    } else {
+fn location(page: &mut Page, file: &str, line: Option<u32>, column: usize) {
+    let around = 2 + line.map_or(0, |line| 2 + line.checked_ilog10().unwrap_or(0) as usize);
+    if column + page.measure(file) + around <= page.room() {
         page.pad_to(column);
+        page.add("(");
+        page.add(file);
+    } else {
+        // The name with the ellipsis and a slash is the least that a path can be cut to.
+        let least = file.rsplit('/').next().map_or(0, |name| page.measure(name) + 2);
+        if column + least.min(page.measure(file)) + around > page.room() {
+            page.end_line();
+            page.pad_to(INDENT + 4);
+        } else {
+            page.pad_to(column);
+        }
+        let room = page.room().saturating_sub(page.column() + around);
+        let path = page.shorten_path(file, room);
+        page.add("(");
+        page.add(&path);
     }
-    let room = page.room().saturating_sub(page.column() + around);
-    page.put(ink, "(");
-    page.put_path(ink, file, room);
-    page.put(ink, &line);
-    page.put(ink, ")");
+    if let Some(line) = line {
+        page.add_line_number(line);
+    }
+    page.add(")");
 }
 
 fn source(page: &mut Page, frame: &Frame) {
@@ -205,6 +218,8 @@ mod tests {
         assert_eq!(below("stream.py", "app.stream"), None);
         assert_eq!(below("/srv/main.py", "__main__"), None);
         assert_eq!(below("/srv/main.py", ""), None);
+        assert_eq!(below("/srv/myapp.py", "app"), None);
+        assert_eq!(below("/srv/größe/ß.py", "größe.ß"), Some("größe/ß.py"));
         assert_eq!(below("<frozen importlib._bootstrap>", "importlib._bootstrap"), None);
     }
 }
