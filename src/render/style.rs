@@ -51,7 +51,8 @@ impl Ink {
             Ink::Good => color(AnsiColor::Green),
             Ink::Critical => color(AnsiColor::Red).bold(),
             Ink::Warning => color(AnsiColor::Yellow).bold(),
-            Ink::Info => color(AnsiColor::Blue).bold(),
+            // Not blue: that is hard to read on black where the palette is the old one.
+            Ink::Info => color(AnsiColor::Magenta).bold(),
         }
     }
 }

@@ -73,10 +73,17 @@ fn verdict(page: &mut Page, finding: &Finding) {
 fn title(finding: &Finding) -> String {
     let rule = finding.rule.as_str();
     if let Some(cycle) = finding.cycle.as_ref().filter(|cycle| cycle.len() > 1) {
-        let what = if rule == "await-cycle" { "TASKS" } else { "THREADS" };
-        let processes = cycle.iter().filter_map(|&at| finding.cause.get(at)?.pid).collect::<Vec<_>>();
-        let across = processes.windows(2).any(|pair| pair[0] != pair[1]);
-        return format!("DEADLOCK OF {} {}", cycle.len(), if across { "ACROSS PROCESSES" } else { what });
+        let links = || cycle.iter().filter_map(|&at| finding.cause.get(at));
+        let mut pids = links().filter_map(|cause| cause.pid);
+        let pid = pids.next();
+        let what = if pids.any(|other| Some(other) != pid) {
+            "ACROSS PROCESSES"
+        } else if links().all(|cause| cause.task.is_some()) {
+            "TASKS"
+        } else {
+            "THREADS"
+        };
+        return format!("DEADLOCK OF {} {what}", cycle.len());
     }
     match rule {
         "lock-cycle" | "await-cycle" => "DEADLOCK".to_owned(),

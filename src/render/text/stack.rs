@@ -104,7 +104,7 @@ fn column(page: &Page, frames: &[Frame]) -> usize {
         return 0;
     }
     let widths = frames.iter().map(|frame| page.measure(function(frame)));
-    widths.filter(|&width| width <= LONGEST_ALIGNED).max().map_or(0, |width| INDENT + width + 1)
+    widths.filter(|&width| width <= LONGEST_ALIGNED).max().map_or(0, |width| INDENT + width + 2)
 }
 
 fn line(page: &mut Page, process: &Process, frame: &Frame, column: usize, options: &TextOptions) {
