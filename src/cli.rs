@@ -1,1 +1,167 @@
-//! What users type: clap's definitions, nothing else.
+//! What users type: clap's definitions, nothing else. Commands get what was parsed, validated.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::look;
+use crate::target::find::Selector;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "hangscope",
+    version,
+    about = "Looks into a live Python process from outside, without stopping it, and says why it hangs",
+    after_help = "Exit codes: 0 done · 2 wrong usage · 3 a target could not be read as asked (what could be read is printed) · 130/143 ended by a signal",
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// When to use colours; NO_COLOR works too
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+
+    /// Say what is done (twice: in detail)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the Python processes of this machine
+    Ps(Ps),
+    /// Show the stacks of all threads, and what is wrong above them
+    Dump(Dump),
+    /// Start a small stuck asyncio server with the python3 on PATH, and look into it
+    Demo(Demo),
+    /// Print the completions for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Print the JSON schema of the report
+    Schema,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Ps {
+    /// As JSON
+    #[arg(short, long)]
+    pub json: bool,
+    /// Do not mask what looks like a secret
+    #[arg(long)]
+    pub show_secrets: bool,
+}
+
+/// Which processes; the forms add up.
+#[derive(Clone, Debug, Args)]
+#[group(id = "targets", multiple = true)]
+pub struct Targets {
+    /// A process id; may be given several times
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pids: Vec<i32>,
+    /// The same, as py-spy has it
+    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: Vec<i32>,
+    /// The processes that listen on this TCP port, workers of a pre-forking server included
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Python processes whose command line contains TEXT
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+    /// And all their descendants that run Python
+    #[arg(short, long)]
+    pub subprocesses: bool,
+}
+
+impl Targets {
+    pub fn selector(&self) -> Selector {
+        Selector {
+            pids: self.pids.iter().chain(&self.pid).copied().collect(),
+            port: self.port,
+            name: self.name.clone(),
+            subprocesses: self.subprocesses,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pids.is_empty() && self.pid.is_empty() && self.port.is_none() && self.name.is_none()
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Dump {
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Show the report again that `dump --save FILE` kept
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["targets", "save", "pause"])]
+    pub capture: Option<PathBuf>,
+    /// As JSON
+    #[arg(short, long)]
+    pub json: bool,
+    /// Show arguments and locals; twice: longer, with the attributes of objects
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub locals: u8,
+    /// Leave out what is found to be wrong
+    #[arg(long)]
+    pub no_findings: bool,
+    /// Keep what was read in FILE, for --capture
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Stop a running thread while it is read. Blocked threads are never stopped; but a thread that is
+    /// about to block in a large write or send may see it cut short. Without this nothing is stopped,
+    /// and stacks are exact all the same
+    #[arg(long, conflicts_with = "nonblocking")]
+    pub pause: bool,
+    /// The default; accepted as py-spy's flag
+    #[arg(long)]
+    pub nonblocking: bool,
+    /// Count this installed package as the application's own code; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub app: Vec<String>,
+    /// Do not mask what looks like a secret (password, token, cookie, …)
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Show no line numbers
+    #[arg(long)]
+    pub nolineno: bool,
+    /// Show paths whole
+    #[arg(long)]
+    pub full_filenames: bool,
+    /// Show every frame of deep recursion, and every thread of those with the same stack
+    #[arg(long)]
+    pub full_stacks: bool,
+}
+
+impl Dump {
+    pub fn look_options(&self) -> look::Options {
+        look::Options {
+            locals: self.locals,
+            show_secrets: self.show_secrets,
+            apps: self.app.clone(),
+            pause: self.pause,
+            save: self.save.is_some(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// The interpreter to start
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub python: PathBuf,
+    /// As JSON
+    #[arg(short, long)]
+    pub json: bool,
+}

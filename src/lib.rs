@@ -10,6 +10,10 @@ pub mod commands;
 pub mod diagnose;
 /// Symbols and sections of ELF images: pure, over bytes.
 pub mod elf;
+/// One look at one process.
+pub mod look;
+/// Secrets: which names look like one, and how text with credentials is shown.
+pub mod mask;
 /// What the bytes of a CPython process mean.
 pub mod python;
 /// What people and programs see.

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Print, or check, the structure offsets that src/python/tables.rs holds.
+"""Print the structure offsets that src/python/tables.rs holds.
 
 The numbers come from the C compiler: for every field a constant `offsetof` is
 compiled against the interpreter's own internal headers (Py_BUILD_CORE) and read
 back out of the object file, so nothing is run and a cross compiler does as well.
 
     tools/offsets.py                     every interpreter found, as a table
-    tools/offsets.py --check             compare with src/python/tables.rs
+    tools/offsets.py --json              the same for the test tests/offsets.rs
     tools/offsets.py --debug             as a Py_DEBUG build would have them
     tools/offsets.py --free-threaded     as --disable-gil would (3.13+)
     tools/offsets.py --cc aarch64-linux-gnu-gcc    the same for another machine
@@ -14,7 +14,15 @@ back out of the object file, so nothing is run and a cross compiler does as well
 Headers are looked for in pyenv's versions and, with --root DIR, below a Debian
 root with the pythonX.Y-dev packages.  Needs gcc and objcopy (binutils).
 """
-import argparse, glob, os, re, struct, subprocess, sys, tempfile
+import argparse
+import glob
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
 
 # field name in tables.rs -> C expression, by the minor versions it holds for.
 R, I, T = "_PyRuntimeState", "PyInterpreterState", "PyThreadState"
@@ -37,8 +45,9 @@ FIELDS = [
     ("gil.locked", 8, 15, off("struct _gil_runtime_state", "locked")),
     ("gil.switch_number", 8, 15, off("struct _gil_runtime_state", "switch_number")),
     ("gil.cond", 8, 15, off("struct _gil_runtime_state", "cond")),
+    ("gil.enabled", 13, 15, off("struct _gil_runtime_state", "enabled"), "ft"),
     ("gil.cond_size", 8, 15, "sizeof(((struct _gil_runtime_state *)0)->cond)"),
-    ("gil.size", 8, 15, "sizeof(struct _gil_runtime_state)"),
+
     ("tstate.size", 8, 15, f"sizeof({T})"),
     ("tstate.next", 8, 15, off(T, "next")),
     ("tstate.interp", 8, 15, off(T, "interp")),
@@ -76,6 +85,7 @@ FIELDS = [
     ("code.kwonlyargcount", 8, 15, off("PyCodeObject", "co_kwonlyargcount")),
     ("code.flags", 8, 15, off("PyCodeObject", "co_flags")),
     ("code.stacksize", 8, 15, off("PyCodeObject", "co_stacksize")),
+    ("code.firsttraceable", 11, 15, off("PyCodeObject", "_co_firsttraceable")),
     ("code.firstlineno", 8, 15, off("PyCodeObject", "co_firstlineno")),
     ("code.nlocals", 8, 15, off("PyCodeObject", "co_nlocals")),
     ("code.nlocalsplus", 11, 15, off("PyCodeObject", "co_nlocalsplus")),
@@ -106,6 +116,7 @@ FIELDS = [
     ("types.base", 8, 15, off("PyTypeObject", "tp_base")),
     ("types.dict", 8, 15, off("PyTypeObject", "tp_dict")),
     ("types.mro", 8, 15, off("PyTypeObject", "tp_mro")),
+    ("types.qualname", 8, 15, off("PyHeapTypeObject", "ht_qualname")),
     ("types.cached_keys", 8, 15, off("PyHeapTypeObject", "ht_cached_keys")),
     ("unicode.length", 8, 15, off("PyASCIIObject", "length")),
     ("unicode.state", 8, 15, off("PyASCIIObject", "state")),
@@ -134,13 +145,15 @@ FIELDS = [
     ("dict_keys.nentries", 8, 10, off("PyDictKeysObject", "dk_nentries")),
     ("dict_keys.indices", 8, 10, off("PyDictKeysObject", "dk_indices")),
     ("dict_values.values", 11, 15, off("PyDictValues", "values")),
-    ("cell.ref", 8, 15, off("PyCellObject", "ob_ref")),
+    ("function.code", 8, 15, off("PyFunctionObject", "func_code")),
+    ("cell.value", 8, 15, off("PyCellObject", "ob_ref")),
     ("method.func", 8, 15, off("PyMethodObject", "im_func")),
-    ("method.self", 8, 15, off("PyMethodObject", "im_self")),
+    ("method.self_", 8, 15, off("PyMethodObject", "im_self")),
     ("generator.frame", 8, 10, off("PyGenObject", "gi_frame")),
     ("generator.frame", 11, 15, off("PyGenObject", "gi_iframe")),
     ("generator.state", 11, 15, off("PyGenObject", "gi_frame_state")),
-    ("module.dict", 8, 15, None),  # Objects/moduleobject.c: first field after the header
+    # Private to Objects/moduleobject.c up to 3.11: the first field after the header.
+    ("module.dict", 8, 15, "sizeof(PyObject)"),
 ]
 INCLUDES = """#define Py_BUILD_CORE 1
 #include <Python.h>
@@ -161,65 +174,72 @@ def include_dirs(roots):
             if m and 8 <= int(m[1]) <= 15 and m[2] != "d":
                 yield int(m[1]), m[2] == "t", d
 
-def offsets(inc, minor, args, ft):
-    names, exprs = [], []
-    for f in FIELDS:
-        name, lo, hi, expr = f[:4]
-        if lo <= minor <= hi and (len(f) < 5 or ft) and expr:
-            names.append(name)
-            exprs.append(expr.replace("{F}", "PyFrameObject" if minor <= 10 else "_PyInterpreterFrame"))
-    src = INCLUDES
+def offsets(headers, minor, args, threaded):
+    fields = [f for f in FIELDS if f[1] <= minor <= f[2] and (len(f) < 5 or threaded)]
+    frame = "PyFrameObject" if minor <= 10 else "_PyInterpreterFrame"
+    source = INCLUDES
     if minor >= 9:
-        src += "#include <internal/pycore_runtime.h>\n#include <internal/pycore_interp.h>\n"
+        source += "#include <internal/pycore_runtime.h>\n#include <internal/pycore_interp.h>\n"
     if minor >= 11:
-        src += "#include <internal/pycore_frame.h>\n#include <internal/pycore_dict.h>\n"
+        source += "#include <internal/pycore_frame.h>\n#include <internal/pycore_dict.h>\n"
     else:
-        src += DICT_KEYS
-        src += "#include <internal/pycore_gil.h>\n"
+        source += DICT_KEYS + "#include <internal/pycore_gil.h>\n"
     if minor == 12:
-        src = src.replace("#include <stddef.h>", "#include <stddef.h>\n#include <internal/pycore_gil.h>")
+        # pycore_interp.h of 3.12 uses the GIL's struct without including it.
+        source = source.replace("#include <stddef.h>", "#include <stddef.h>\n#include <internal/pycore_gil.h>")
     if minor >= 14:
-        src += "#include <internal/pycore_interpframe_structs.h>\n#include <internal/pycore_genobject.h>\n"
-    if minor >= 15: src += ""
-    src += "__attribute__((section(\".hsoff\"),used)) const unsigned long hs_offsets[] = {" + ",".join(exprs) + "};\n"
-    with tempfile.TemporaryDirectory() as d:
-        c, o, b = d + "/o.c", d + "/o.o", d + "/o.bin"
-        open(c, "w").write(src)
-        flags = ["-I", inc, "-I", inc + "/internal", "-w", "-fno-common"]
-        base = os.path.dirname(inc)
-        if args.multiarch: flags += ["-I", os.path.join(base, args.multiarch)]
-        for ma in glob.glob(base + "/*-linux-gnu/" + os.path.basename(inc)):
-            if "x86_64" in ma: flags += ["-I", os.path.dirname(os.path.dirname(ma)) + "/x86_64-linux-gnu"]
-            if "x86_64" in ma: flags += ["-I", base]
-        if args.debug: flags += ["-DPy_DEBUG=1"]
-        if ft and not inc.endswith("t"): flags += ["-DPy_GIL_DISABLED=1"]
-        r = subprocess.run([args.cc, "-c", c, "-o", o, *flags], capture_output=True, text=True)
-        if r.returncode:
-            raise RuntimeError(r.stderr)
-        subprocess.run(["objcopy", "-I", "elf64-little", "-O", "binary", "--only-section=.hsoff", o, b], check=True)
-        data = open(b, "rb").read()
-    vals = struct.unpack(f"<{len(names)}Q", data[: 8 * len(names)])
-    return dict(zip(names, vals))
+        source += "#include <internal/pycore_interpframe_structs.h>\n#include <internal/pycore_genobject.h>\n"
+    values = ",".join(f[3].replace("{F}", frame) for f in fields)
+    # A section of its own: the headers have constants, too.
+    source += f'__attribute__((section(".hsoff"), used)) const unsigned long hs_offsets[] = {{{values}}};\n'
+    flags = ["-w", "-I", headers, "-I", headers + "/internal", "-I", os.path.dirname(headers)]
+    # Debian keeps pyconfig.h below the multiarch directory.
+    flags += [f"-I{d}" for d in glob.glob(os.path.dirname(headers) + "/x86_64-linux-gnu")]
+    if args.debug:
+        flags.append("-DPy_DEBUG=1")
+    if threaded and not headers.endswith("t"):
+        flags.append("-DPy_GIL_DISABLED=1")
+    with tempfile.TemporaryDirectory() as tmp:
+        c, o, b = (f"{tmp}/offsets.{suffix}" for suffix in ("c", "o", "bin"))
+        with open(c, "w") as f:
+            f.write(source)
+        done = subprocess.run([args.cc, "-c", c, "-o", o, *flags], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        subprocess.run(
+            ["objcopy", "-I", "elf64-little", "-O", "binary", "--only-section=.hsoff", o, b], check=True
+        )
+        with open(b, "rb") as f:
+            data = f.read()
+    names = [f[0] for f in fields]
+    return dict(zip(names, struct.unpack(f"<{len(names)}Q", data[: 8 * len(names)])))
+
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--check", action="store_true"); ap.add_argument("--debug", action="store_true")
-    ap.add_argument("--free-threaded", action="store_true"); ap.add_argument("--cc", default="gcc")
-    ap.add_argument("--root", action="append", default=[]); ap.add_argument("--multiarch")
+    ap.add_argument("--json", action="store_true")
+    ap.add_argument("--debug", action="store_true")
+    ap.add_argument("--free-threaded", action="store_true")
+    ap.add_argument("--cc", default="gcc")
+    ap.add_argument("--root", action="append", default=[], help="a Debian root; may be given several times")
     args = ap.parse_args()
-    cols = {}
-    for minor, tdir, inc in include_dirs(args.root):
-        ft = tdir or args.free_threaded
-        if (args.free_threaded and minor < 13): continue
-        key = f"3.{minor}{'t' if ft else ''}" + ("*" if inc.startswith(os.path.expanduser("~")) and minor >= 13 else "")
+    columns = {}
+    for minor, threaded, headers in include_dirs(args.root):
+        threaded = threaded or args.free_threaded
+        if threaded and minor < 13:
+            continue
         try:
-            cols[key] = offsets(inc, minor, args, ft)
-        except RuntimeError as e:
-            print(f"{inc}: {e}", file=sys.stderr)
-    names = list(dict.fromkeys(f[0] for f in FIELDS))
-    print(f"{'field':32}" + "".join(f"{k:>8}" for k in cols))
-    for n in names:
-        print(f"{n:32}" + "".join(f"{c.get(n, '-'):>8}" for c in cols.values()))
+            columns[headers] = (minor, threaded, offsets(headers, minor, args, threaded))
+        except RuntimeError as error:
+            print(f"{headers}: {error}", file=sys.stderr)
+    if args.json:
+        json.dump([{"headers": h, "minor": m, "free_threaded": t, "offsets": o} for h, (m, t, o) in columns.items()], sys.stdout)
+        return
+    titles = [f"3.{minor}{'t' if threaded else ''}" for minor, threaded, _ in columns.values()]
+    print(f"{'field':32}" + "".join(f"{t:>8}" for t in titles))
+    for name in dict.fromkeys(field[0] for field in FIELDS):
+        print(f"{name:32}" + "".join(f"{c.get(name, '-'):>8}" for _, _, c in columns.values()))
+
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,47 @@
-//! commands
+//! One file per command, one `run(args)` each; the only place that prints.
 
-/// `hangscope schema`.
+use std::process::ExitCode;
+
+use crate::render::text::TextOptions;
+use crate::render::{clean, style};
+use crate::target::find::FindError;
+
+pub mod completions;
+pub mod demo;
+pub mod dump;
+pub mod man;
+pub mod ps;
 pub mod schema;
+
+/// Some target could not be read as asked.
+pub const UNREAD: u8 = 3;
+/// Wrong usage.
+pub const USAGE: u8 = 2;
+
+/// Says on stderr what failed and what to do, for a search that found nothing.
+pub fn nothing_found(error: FindError, show_secrets: bool) -> ExitCode {
+    let usage = matches!(error, FindError::NothingAsked);
+    let error = if show_secrets { error } else { error.map_commands(crate::mask::command) };
+    complain(&error.to_string(), error.remedy().as_deref());
+    ExitCode::from(if usage { USAGE } else { UNREAD })
+}
+
+/// One line for what failed, one for the remedy.
+pub fn complain(what: &str, remedy: Option<&str>) {
+    let unicode = text_options().unicode;
+    let lines = |text: &str| {
+        let lines: Vec<_> = text.lines().map(|l| clean::clean(l, unicode).into_owned()).collect();
+        lines.join("\n")
+    };
+    anstream::eprintln!("hangscope: {}", lines(what));
+    if let Some(remedy) = remedy {
+        anstream::eprintln!("  do: {}", lines(remedy));
+    }
+}
+
+/// What the terminal behind stdout can show.
+pub fn text_options() -> TextOptions {
+    let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(w, _)| w.0 as usize);
+    let unicode = style::speaks_utf8(|name| std::env::var(name).ok());
+    TextOptions { width, unicode, ..TextOptions::default() }
+}

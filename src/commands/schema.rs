@@ -3,11 +3,12 @@
 use crate::render::report::Report;
 use schemars::generate::SchemaSettings;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 /// Prints the schema to stdout.
-pub fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<ExitCode> {
     write(&mut io::stdout().lock())?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write(out: &mut dyn Write) -> io::Result<()> {

@@ -1,1 +1,144 @@
-//! python
+//! What the bytes of a CPython process mean.
+
+pub mod app;
+pub mod code;
+pub mod frames;
+pub mod layout;
+pub mod lines;
+pub mod locals;
+pub mod locate;
+pub mod names;
+pub mod objects;
+pub mod offsets;
+pub mod paths;
+pub mod reprs;
+pub mod sysinfo;
+pub mod tables;
+pub mod threads;
+pub mod tids;
+
+use std::cell::RefCell;
+
+use serde::{Deserialize, Serialize};
+
+use crate::target::maps::Mapping;
+use crate::target::memory::{Addr, Memory};
+use layout::Layout;
+use locate::{Located, OpenImage};
+use objects::Heap;
+use sysinfo::SysInfo;
+
+/// A CPython that was found and understood.
+#[derive(Clone, Debug)]
+pub struct Python {
+    pub runtime: Addr,
+    pub layout: Layout,
+    pub sys: SysInfo,
+    pub located: Located,
+    /// Which column of the tables, for captures.
+    pub table: TableKey,
+}
+
+/// Names a layout: how to arrive at it again over the same memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableKey {
+    /// Decoded from the runtime's own debug offsets.
+    DebugOffsets,
+    /// The const table of this minor version.
+    Table(u32),
+}
+
+/// Every step that failed on the way to an interpreter.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no Python interpreter was found in it")]
+pub struct NotFound {
+    pub tried: Vec<String>,
+}
+
+impl Python {
+    /// Finds the interpreter of a live process.
+    pub fn attach(
+        mem: &dyn Memory,
+        maps: &[Mapping],
+        executable: Option<&str>,
+        open: OpenImage,
+    ) -> Result<Python, NotFound> {
+        let tried = RefCell::new(Vec::new());
+        let mut refused = Vec::new();
+        for located in locate::candidates(mem, maps, executable, open, &tried) {
+            match Python::understand(mem, &located) {
+                Ok(python) => return Ok(python),
+                // Of thousands of scanned places only the first few reasons tell anything.
+                Err(why) if refused.len() < 8 => refused
+                    .push(format!("{}: {} at {:#x}: {why}", located.image, located.how, located.runtime)),
+                Err(_) => {}
+            }
+        }
+        let mut tried = tried.into_inner();
+        tried.extend(refused);
+        Err(NotFound { tried })
+    }
+
+    /// Decodes the layout for a place and proves it by `sys.hexversion`.
+    pub fn understand(mem: &dyn Memory, located: &Located) -> Result<Python, String> {
+        let runtime = located.runtime;
+        match offsets::decode(mem, runtime) {
+            Ok((layout, hexversion)) => {
+                let sys = prove(mem, &layout, runtime)?;
+                if sys.hexversion != hexversion {
+                    return Err(format!(
+                        "its debug offsets are of {hexversion:#x}, sys.hexversion is {:#x}",
+                        sys.hexversion
+                    ));
+                }
+                Ok(Python { runtime, layout, sys, located: located.clone(), table: TableKey::DebugOffsets })
+            }
+            Err(offsets::OffsetsError::NoCookie) => Python::from_tables(mem, located),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    /// Up to 3.12 the runtime does not say what it is: each table that may fit is tried.
+    fn from_tables(mem: &dyn Memory, located: &Located) -> Result<Python, String> {
+        let named = located.hexversion.map(|h| h >> 16 & 255).or(located.named_minor);
+        let minors: Vec<u32> = match named {
+            Some(minor) => vec![minor],
+            None => (8..=12).rev().collect(),
+        };
+        let mut why = String::new();
+        for minor in minors {
+            let Some(layout) = tables::table(minor, false).filter(|_| minor <= 12) else {
+                why = format!("Python 3.{minor} is not one of the supported versions, 3.8 to 3.15");
+                continue;
+            };
+            match prove(mem, &layout, located.runtime) {
+                Ok(sys) if sys.minor() == minor => {
+                    let table = TableKey::Table(minor);
+                    return Ok(Python {
+                        runtime: located.runtime,
+                        layout,
+                        sys,
+                        located: located.clone(),
+                        table,
+                    });
+                }
+                Ok(sys) => why = format!("sys.hexversion is {:#x}, not of 3.{minor}", sys.hexversion),
+                Err(e) => why = e,
+            }
+        }
+        Err(why)
+    }
+
+    pub fn heap<'a>(&'a self, mem: &'a dyn Memory) -> Heap<'a> {
+        Heap::new(mem, &self.layout)
+    }
+}
+
+/// Reads `sys` with this layout; a value that cannot be a version of Python 3 is none.
+fn prove(mem: &dyn Memory, layout: &Layout, runtime: Addr) -> Result<SysInfo, String> {
+    let sys = sysinfo::read(&Heap::new(mem, layout), runtime)?;
+    if sys.hexversion >> 24 != 3 {
+        return Err(format!("sys.hexversion is {:#x}", sys.hexversion));
+    }
+    Ok(sys)
+}

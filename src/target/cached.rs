@@ -28,6 +28,12 @@ pub enum Source {
     Image(Image),
 }
 
+impl Cache {
+    fn older(&self, page: u64) -> Option<usize> {
+        if self.in_window { None } else { self.older.get(&page).copied() }
+    }
+}
+
 pub struct CachedMemory {
     source: Source,
     cache: RefCell<Cache>,
@@ -41,13 +47,18 @@ struct Cache {
     /// Page number → where its bytes begin in `data`, or `None` for a page that cannot be read.
     pages: FxHashMap<u64, Option<usize>>,
     data: Vec<u8>,
+    /// Pages from before the window: what does not change is read from them once the window is over.
+    older: FxHashMap<u64, usize>,
+    older_data: Vec<u8>,
+    in_window: bool,
     /// Pages that were really looked at since the last `refresh`, with repetitions.
     touched: Vec<u64>,
     last_touched: u64,
     /// The window of the last miss.
     window: (u64, u64),
-    /// Every range that was read, for captures.
+    /// Every range that was read, for captures; the first `kept` stay over a `refresh`.
     recorded: Vec<(Addr, usize)>,
+    kept: usize,
 }
 
 impl CachedMemory {
@@ -83,7 +94,9 @@ impl CachedMemory {
         for (addr, len) in ranges {
             match merged.last_mut() {
                 // A few bytes more are cheaper than another entry.
-                Some((a, l)) if addr <= *a + *l as u64 + 16 => *l = (*l).max((addr + len as u64 - *a) as usize),
+                Some((a, l)) if addr <= *a + *l as u64 + 16 => {
+                    *l = (*l).max((addr + len as u64 - *a) as usize)
+                }
                 _ => merged.push((addr, len)),
             }
         }
@@ -101,6 +114,22 @@ impl CachedMemory {
         (self.calls.get(), self.bytes.get())
     }
 
+    /// Reads around the cache: what stands there now.
+    pub fn fresh(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
+        let fault = Fault { addr, len: buf.len() };
+        match &self.source {
+            Source::Image(image) => image.read_into(addr, buf),
+            Source::Live(live) => {
+                self.calls.set(self.calls.get() + 1);
+                let len = buf.len();
+                match live.read(&[(addr, len)], buf) {
+                    Ok(n) if n == len => Ok(()),
+                    _ => Err(fault),
+                }
+            }
+        }
+    }
+
     /// Begins a new attempt: forgets all bytes and reads the pages that the last attempt used again,
     /// in as few system calls as can be.
     pub fn refresh(&self) {
@@ -111,28 +140,29 @@ impl CachedMemory {
         wanted.dedup();
         cache.pages.clear();
         cache.data.clear();
-        cache.recorded.clear();
+        cache.in_window = true;
+        cache.recorded.truncate(cache.kept);
         cache.window = (0, 0);
         cache.last_touched = u64::MAX;
         self.load(live, cache, &wanted);
     }
 
-    /// Like `refresh`, without reading anything yet.
-    pub fn forget(&self) {
+    /// What was read so far belongs to every attempt that follows, and to none: the next `refresh`
+    /// reads none of these pages ahead, and a capture has them all.
+    pub fn end_attach(&self) {
         let cache = &mut *self.cache.borrow_mut();
-        if matches!(self.source, Source::Live(_)) {
-            *cache = Cache { recorded: Vec::new(), ..Cache::default() };
-        }
+        cache.touched.clear();
+        cache.last_touched = u64::MAX;
+        cache.kept = cache.recorded.len();
+        let pages = std::mem::take(&mut cache.pages);
+        cache.older = pages.into_iter().filter_map(|(page, slot)| Some((page, slot?))).collect();
+        cache.older_data = std::mem::take(&mut cache.data);
     }
 
-    /// Pages looked at from here on do not belong to the frozen window.
-    pub fn end_window(&self) -> Vec<u64> {
-        std::mem::take(&mut self.cache.borrow_mut().touched)
-    }
-
-    /// Says which pages the next `refresh` shall read.
-    pub fn begin_window(&self, pages: Vec<u64>) {
-        self.cache.borrow_mut().touched = pages;
+    /// The window is over: what is read from here on does not change while it lives (code objects,
+    /// types, names), so pages from before the window are good enough for it.
+    pub fn end_window(&self) {
+        self.cache.borrow_mut().in_window = false;
     }
 
     /// Loads sorted, distinct page numbers.
@@ -188,11 +218,8 @@ impl CachedMemory {
         }
     }
 
-    /// Makes sure `page` has been tried.
+    /// Reads `page` and what may be wanted next.
     fn ensure(&self, live: &LiveMemory, cache: &mut Cache, page: u64) {
-        if cache.pages.contains_key(&page) {
-            return;
-        }
         let (start, len) = cache.window;
         let near = len > 0 && page + len >= start && page < start + 2 * len;
         let len = if near { (len * 2).min(READ_AHEAD_MAX) } else { READ_AHEAD };
@@ -222,13 +249,21 @@ impl CachedMemory {
                 cache.touched.push(page);
                 cache.last_touched = page;
             }
-            if !cache.pages.contains_key(&page) {
-                self.ensure(live, cache, page);
-            }
-            let Some(Some(slot)) = cache.pages.get(&page).copied() else { return Err(fault) };
             let from = ((addr + done as u64) % PAGE as u64) as usize;
             let n = (PAGE - from).min(buf.len() - done);
-            buf[done..done + n].copy_from_slice(&cache.data[slot + from..slot + from + n]);
+            let bytes = match cache.pages.get(&page) {
+                Some(Some(slot)) => &cache.data[slot + from..slot + from + n],
+                Some(None) => return Err(fault),
+                None => match cache.older(page) {
+                    Some(slot) => &cache.older_data[slot + from..slot + from + n],
+                    None => {
+                        self.ensure(live, cache, page);
+                        let Some(Some(slot)) = cache.pages.get(&page) else { return Err(fault) };
+                        &cache.data[slot + from..slot + from + n]
+                    }
+                },
+            };
+            buf[done..done + n].copy_from_slice(bytes);
             done += n;
         }
         Ok(())
@@ -252,7 +287,10 @@ impl Memory for CachedMemory {
             let Some(last) = addr.checked_add(len.max(1) as u64 - 1) else { continue };
             let (first, last) = (addr / PAGE as u64, last / PAGE as u64);
             // A page is a page: a length that lies must not read the whole address space.
-            wanted.extend((first..=last.min(first + READ_AHEAD_MAX)).filter(|p| !cache.pages.contains_key(p)));
+            wanted.extend(
+                (first..=last.min(first + READ_AHEAD_MAX))
+                    .filter(|p| !cache.pages.contains_key(p) && cache.older(*p).is_none()),
+            );
         }
         wanted.sort_unstable();
         wanted.dedup();

@@ -46,6 +46,9 @@ pub struct ThreadFacts {
     pub os: ThreadOs,
     /// The raw system call, if the thread sleeps in one.
     pub syscall: Option<RawSyscall>,
+    /// The CPU it runs or last ran on.
+    #[serde(default)]
+    pub cpu: Option<usize>,
 }
 
 /// `/proc/PID/task/TID/syscall`: number, six arguments, stack pointer, program counter.

@@ -32,4 +32,14 @@ impl LiveMemory {
             Err(e) => Err(e),
         }
     }
+
+    /// Whether memory may be read at all: one byte, which is mapped.
+    pub fn check(&self, addr: Addr) -> Result<(), Errno> {
+        let mut byte = [0];
+        let remote = [RemoteIoVec { base: addr as usize, len: 1 }];
+        match process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut byte)], &remote) {
+            Ok(_) | Err(Errno::EFAULT) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
 }

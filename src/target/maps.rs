@@ -1,5 +1,7 @@
 //! `/proc/PID/maps`: which files and areas the address space is made of.
 
+use std::io::Read;
+
 use serde::{Deserialize, Serialize};
 
 use super::memory::Addr;
@@ -30,7 +32,9 @@ impl Mapping {
 
 /// Reads the maps of a process.
 pub fn read(pid: i32) -> std::io::Result<Vec<Mapping>> {
-    let text = std::fs::read(format!("/proc/{pid}/maps"))?;
+    // The size of such a file reads 0: with a buffer that is large at once there are fewer calls.
+    let mut text = Vec::with_capacity(64 * 1024);
+    std::fs::File::open(format!("/proc/{pid}/maps"))?.read_to_end(&mut text)?;
     Ok(parse(&String::from_utf8_lossy(&text)))
 }
 

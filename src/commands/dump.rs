@@ -1,0 +1,142 @@
+//! `hangscope dump`: stacks of all threads of each target, and the findings above them.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use super::{UNREAD, complain, nothing_found};
+use crate::cli::Dump;
+use crate::look::capture::{Capture, CaptureError};
+use crate::look::{self, Options};
+use crate::render::report::Report;
+use crate::render::{json, text};
+use crate::snapshot::{Look, Skipped, Snapshot};
+use crate::target::find;
+use crate::target::host;
+
+pub fn run(args: &Dump) -> anyhow::Result<ExitCode> {
+    let options = args.look_options();
+    if let Some(file) = &args.capture {
+        let (snapshot, code) = replay(file, &options)?;
+        print(Report::new(snapshot), args)?;
+        return Ok(code);
+    }
+    let found = match find::find(&args.targets.selector()) {
+        Ok(found) => found,
+        Err(error) => return Ok(nothing_found(error, args.show_secrets)),
+    };
+    let looked = look_at(found, &options);
+    // The report is worth more than the file: it is shown even if that cannot be written.
+    let saved = args.save.as_ref().map_or(Ok(()), |file| save(&looked.capture, file));
+    print(Report::new(looked.snapshot), args)?;
+    saved?;
+    Ok(ExitCode::from(if looked.unread { UNREAD } else { 0 }))
+}
+
+/// What one look at all targets brought.
+pub struct Looked {
+    pub snapshot: Snapshot,
+    pub capture: Capture,
+    /// Some target could not be read as asked.
+    pub unread: bool,
+}
+
+/// Looks at all targets, one after the other. Says on stderr which could not be read, and why.
+pub fn look_at(found: find::Found, options: &Options) -> Looked {
+    let began = Instant::now();
+    let captured_at = host::now();
+    let mut processes = Vec::new();
+    let mut capture = Capture::default();
+    let mut skipped = found.skipped;
+    if !options.show_secrets {
+        skipped.iter_mut().for_each(|s| s.command = crate::mask::command(&s.command));
+    }
+    let mut unread = false;
+    for pid in found.pids {
+        match look::live(pid, options) {
+            Ok(looked) => {
+                if let Some(error) = looked.error {
+                    unread = true;
+                    complain(&error.to_string(), error.remedy().as_deref());
+                    skipped.push(Skipped {
+                        pid,
+                        command: looked.process.command.clone(),
+                        reason: error.to_string(),
+                        remedy: error.remedy(),
+                    });
+                }
+                processes.push(looked.process);
+                capture.processes.extend(looked.captured);
+            }
+            Err(error) => {
+                unread = true;
+                complain(&error.to_string(), error.remedy().as_deref());
+                let (reason, remedy) = (error.to_string(), error.remedy());
+                skipped.push(Skipped { pid, command: Vec::new(), reason, remedy });
+            }
+        }
+    }
+    let snapshot = Snapshot {
+        captured_at,
+        host: host::name(),
+        looks: vec![Look { at: 0.0, took: began.elapsed().as_secs_f64() }],
+        processes,
+        skipped,
+    };
+    capture.of_snapshot(&snapshot);
+    Looked { snapshot, capture, unread }
+}
+
+fn replay(file: &Path, options: &Options) -> anyhow::Result<(Snapshot, ExitCode)> {
+    let name = file.display();
+    let input = File::open(file).with_context(|| format!("cannot open the capture {name}"))?;
+    let capture = Capture::read(&mut BufReader::new(input)).map_err(|e| match e {
+        CaptureError::NotACapture => anyhow::anyhow!(
+            "{name} is no capture of hangscope\n  do: write one with `hangscope dump PID --save FILE`"
+        ),
+        other => anyhow::anyhow!("cannot read the capture {name}: {other}"),
+    })?;
+    let unread = !capture.skipped.is_empty();
+    let snapshot =
+        capture.replay(options).map_err(|e| anyhow::anyhow!("cannot read the capture {name}: {e}"))?;
+    Ok((snapshot, ExitCode::from(if unread { UNREAD } else { 0 })))
+}
+
+/// Writes beside the file and renames, so that a full disk leaves no half capture and no lost one.
+fn save(capture: &Capture, file: &Path) -> anyhow::Result<()> {
+    let part = file.with_extension("part");
+    let write = || -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create(&part)?);
+        capture.write(&mut out)?;
+        out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        std::fs::rename(&part, file)
+    };
+    write()
+        .inspect_err(|_| _ = std::fs::remove_file(&part))
+        .with_context(|| format!("the capture could not be written to {}", file.display()))
+}
+
+/// To stdout, as JSON or as text for the terminal that stands behind it.
+pub fn print(report: Report, args: &Dump) -> anyhow::Result<()> {
+    if args.json {
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        json::write(&mut out, &report)?;
+        out.flush()?;
+        return Ok(());
+    }
+    let options = text::TextOptions {
+        full_filenames: args.full_filenames,
+        lineno: !args.nolineno,
+        full_stacks: args.full_stacks,
+        group: !args.full_stacks,
+        ..super::text_options()
+    };
+    let mut out = anstream::stdout().lock();
+    text::write(&mut out, &report, &options)?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! `ps`: one line per Python process on the machine.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::cli::Ps;
+use crate::look::{self, Looked};
+use crate::render::clean::clean;
+use crate::render::duration::Duration;
+use crate::render::width::{cut_end, width as columns};
+use crate::snapshot::Activity;
+use crate::target::access::{self, AccessError};
+use crate::target::{find, net, proc};
+
+/// What only a look into the interpreter tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub version: Option<String>,
+    /// `idle`, `blocked 47 s`, …
+    pub word: Option<String>,
+}
+
+/// Looks into a process that may be read.
+pub type Look<'a> = dyn FnMut(i32) -> Seen + 'a;
+
+/// One line of the list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Row {
+    pub pid: i32,
+    pub version: String,
+    pub word: String,
+    pub threads: Option<u64>,
+    pub ports: Vec<String>,
+    pub command: String,
+}
+
+pub fn run(args: &Ps) -> anyhow::Result<ExitCode> {
+    let rows = rows(args, &mut look);
+    let mut out = anstream::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &rows)?;
+        writeln!(out)?;
+    } else {
+        let terminal = super::text_options();
+        out.write_all(render(&rows, terminal.width, terminal.unicode).as_bytes())?;
+    }
+    if rows.is_empty() {
+        log::warn!("no Python process is running");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One plain look.
+fn look(pid: i32) -> Seen {
+    let Ok(Looked { process, .. }) = look::live(pid, &look::Options::default()) else { return Seen::default() };
+    let main = process.threads.iter().find(|t| t.main);
+    let busy = process.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty());
+    let since = main.and_then(|t| t.os.as_ref()?.blocked_for);
+    let word = match main.map(|t| t.activity) {
+        _ if busy => "ok".to_owned(),
+        Some(Activity::Idle) => "idle".to_owned(),
+        // Whether somebody suffers from it is for the findings to say.
+        Some(Activity::Waiting) => since.map_or("waits".into(), |s| format!("waits {}", Duration(s))),
+        _ => "ok".to_owned(),
+    };
+    Seen { version: process.python.map(|p| p.version), word: Some(word) }
+}
+
+pub fn rows(args: &Ps, look: &mut Look<'_>) -> Vec<Row> {
+    let mut namespaces = net::Namespaces::default();
+    find::python_processes_and_zombies()
+        .into_iter()
+        .filter_map(|pid| {
+            // One that has ended by now is left out.
+            let (state, threads, comm) = proc::with_stat(pid, |stat| {
+                (stat.state, stat.threads, String::from_utf8_lossy(stat.comm).into_owned())
+            })?;
+            let mut command = proc::command_of(pid);
+            if !args.show_secrets {
+                command = crate::mask::command(&command);
+            }
+            let mut row = Row { pid, version: "?".into(), threads: Some(threads), ..Row::default() };
+            row.command = if command.is_empty() { format!("[{comm}]") } else { command.join(" ") };
+            let seen = match word(pid, state) {
+                Some(word) => Seen { word: Some(word.to_owned()), version: None },
+                None => look(pid),
+            };
+            // A stopped process can be read as well as any other.
+            let seen =
+                if state == 'T' || state == 't' { Seen { version: look(pid).version, ..seen } } else { seen };
+            row.version = seen.version.unwrap_or(row.version);
+            row.word = seen.word.unwrap_or_else(|| "ok".into());
+            if let Ok(sockets) = namespaces.sockets(pid) {
+                row.ports = ports(sockets.listens.iter().map(|listener| listener.address.as_str()));
+            }
+            Some(row)
+        })
+        .collect()
+}
+
+/// What `/proc` alone tells; `None`: the interpreter has the word.
+fn word(pid: i32, state: char) -> Option<&'static str> {
+    match (state, access::check(pid)) {
+        ('Z' | 'X', _) | (_, Err(AccessError::Zombie { .. })) => Some("zombie"),
+        (_, Err(AccessError::Denied { .. } | AccessError::Other { .. })) => Some("no access"),
+        ('T' | 't', _) => Some("stopped"),
+        _ => None,
+    }
+}
+
+/// `8000` for any address and port; a Unix socket by its path. Each once, in order.
+fn ports<'a>(addresses: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut ports: Vec<(u32, String)> = addresses
+        .map(|address| match address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()) {
+            Some(port) if !address.starts_with(['/', '@']) => (u32::from(port), port.to_string()),
+            _ => (u32::MAX, address.to_owned()),
+        })
+        .collect();
+    ports.sort();
+    ports.dedup();
+    ports.into_iter().map(|(_, port)| port).collect()
+}
+
+/// The table. A line ends at the terminal's edge; nothing of a target reaches the terminal raw.
+pub fn render(rows: &[Row], width: Option<usize>, unicode: bool) -> String {
+    let ellipsis = if unicode { "…" } else { "..." };
+    let cells = |row: &Row| {
+        let threads = row.threads.map_or_else(|| "?".into(), |threads| threads.to_string());
+        let ports = if row.ports.is_empty() { "-".into() } else { row.ports.join(",") };
+        [row.pid.to_string(), row.version.clone(), row.word.clone(), threads, ports, row.command.clone()]
+            .map(|cell| clean(&cell, unicode).into_owned())
+    };
+    let head = ["PID", "PYTHON", "STATE", "THREADS", "PORTS", "COMMAND"].map(str::to_owned);
+    let lines: Vec<_> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
+    // Paths of sockets are long: no column but the last may push the command off a terminal.
+    let widths: Vec<usize> = (0..5)
+        .map(|column| lines.iter().map(|line| columns(&line[column])).max().unwrap_or(0).min(24))
+        .collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut out = String::new();
+        for (column, cell) in line.iter().enumerate() {
+            let Some(&room) = widths.get(column) else {
+                out.push_str(cell);
+                break;
+            };
+            let cell = cut_end(cell, room, ellipsis);
+            let blank = " ".repeat(room.saturating_sub(columns(&cell)));
+            // Numbers to the right.
+            let _ = match column {
+                0 | 3 => write!(out, "{blank}{cell}  "),
+                _ => write!(out, "{cell}{blank}  "),
+            };
+        }
+        text.push_str(cut_end(&out, width.unwrap_or(usize::MAX), ellipsis).trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(pid: i32, word: &str, ports: &[&str], command: &str) -> Row {
+        Row {
+            pid,
+            version: "3.12.1".into(),
+            word: word.into(),
+            threads: Some(8),
+            ports: ports.iter().map(|&port| port.to_owned()).collect(),
+            command: command.into(),
+        }
+    }
+
+    #[test]
+    fn a_table() {
+        let rows = [
+            row(7, "ok", &[], "python3 -c x"),
+            row(4242, "blocked 47 s", &["8000", "/run/a.sock"], "python -m uvicorn \x1b[31mapp\n"),
+        ];
+        let expected = r"
+ PID  PYTHON  STATE         THREADS  PORTS             COMMAND
+   7  3.12.1  ok                  8  -                 python3 -c x
+4242  3.12.1  blocked 47 s        8  8000,/run/a.sock  python -m uvicorn \x1b[31mapp\n
+";
+        assert_eq!(render(&rows, None, true), expected[1..]);
+        let narrow = render(&rows, Some(60), true);
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        assert!(narrow.ends_with("pyt…\n") || narrow.ends_with("…\n"), "{narrow}");
+        assert!(render(&rows, Some(0), true).lines().all(|line| line.chars().count() <= 1));
+    }
+
+    #[test]
+    fn addresses_as_ports() {
+        let all = ["[::]:80", "127.0.0.1:8000", "0.0.0.0:80", "/run/x:9", "@abstract:1"];
+        assert_eq!(ports(all.into_iter()), ["80", "8000", "/run/x:9", "@abstract:1"]);
+    }
+}

@@ -1,0 +1,193 @@
+//! One look at one process: facts, the frozen window, and what came out of it.
+
+pub mod capture;
+pub mod process;
+pub mod window;
+
+use std::time::Instant;
+
+use crate::python::reprs::Limits;
+use crate::python::{NotFound, Python, tids};
+use crate::snapshot::Process;
+use crate::target::access::{self, AccessError};
+use crate::target::cached::CachedMemory;
+use crate::target::files::ProcDir;
+use crate::target::live::LiveMemory;
+use crate::target::maps::{self, Mapping};
+use crate::target::probe::ThreadProbe;
+use crate::target::sources::{self, Sources};
+use crate::target::{proc, threads};
+use capture::CapturedProcess;
+use window::{Stacks, Window};
+
+/// What a look shall bring. The default is the plain one: stacks, no locals, nothing stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// 0 none, 1 short, 2 or more long.
+    pub locals: u8,
+    pub show_secrets: bool,
+    /// Installed packages that count as the application.
+    pub apps: Vec<String>,
+    pub pause: bool,
+    /// Keep what was read, for a capture.
+    pub save: bool,
+}
+
+impl Options {
+    fn limits(&self) -> Option<Limits> {
+        let limits = match self.locals {
+            0 => return None,
+            1 => Limits::SHORT,
+            _ => Limits::LONG,
+        };
+        Some(Limits { show_secrets: self.show_secrets, ..limits })
+    }
+}
+
+/// What one look at a process brought. A process whose memory cannot be read has its facts.
+pub struct Looked {
+    pub process: Process,
+    /// Why it could not be read as asked.
+    pub error: Option<AccessError>,
+    pub captured: Option<CapturedProcess>,
+}
+
+/// Looks at a live process. The error is for one that is not there at all.
+pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
+    let began = Instant::now();
+    let mut facts = proc::process(pid)?;
+    let memory = CachedMemory::live(pid);
+    if options.save {
+        memory.record();
+    }
+    let python = attach(pid, &facts, &memory);
+    memory.end_attach();
+    log::debug!("{pid}: attached after {:?}", began.elapsed());
+
+    let dir = ProcDir::process(pid).map_err(|_| access::missing(pid))?;
+    let probes: Vec<ThreadProbe> =
+        threads::tids(pid).into_iter().filter_map(|tid| ThreadProbe::below(&dir, pid, tid).ok()).collect();
+    let namespace = Namespace::of(pid, facts.ns_pid != pid);
+    let python = match python {
+        Ok(python) => python,
+        Err(error) => {
+            facts.threads = threads::thread_facts(pid, None);
+            let process = process::of_facts(&facts, options.show_secrets);
+            let captured = options.save.then(|| CapturedProcess::of_facts(&facts));
+            return Ok(Looked { process, error: Some(error), captured });
+        }
+    };
+    let tasks: Vec<i32> = probes.iter().map(|p| namespace.inside(p.tid)).collect();
+    let stacks = Window {
+        python: &python,
+        memory: &memory,
+        probes: &probes,
+        tid_of: &|tid| namespace.outside(tid),
+        tasks: &tasks,
+        locals: options.limits(),
+        pause: options.pause,
+    }
+    .read();
+    log::debug!("{pid}: stacks after {:?}, {} attempts", began.elapsed(), stacks.attempts);
+
+    let standings = probes.iter().filter_map(|p| Some((p, *stacks.standings.get(&p.tid)?)));
+    facts.threads = threads::thread_facts_of(pid, standings, None);
+    let mut sources = Sources::live(pid, facts.cwd.clone());
+    let (reads, window_threads) = (stacks.reads.clone(), stacks.interpreters.clone());
+    let heap = python.heap(&memory);
+    let process = process::of_stacks(&facts, &python, &heap, stacks, &mut sources, options);
+    let (calls, bytes) = memory.cost();
+    log::debug!("{pid}: done after {:?}; {calls} reads of memory, {} KiB", began.elapsed(), bytes / 1024);
+    let captured = options
+        .save
+        .then(|| CapturedProcess::new(&facts, &python, reads, &window_threads, &memory, &process));
+    Ok(Looked { process, error: None, captured })
+}
+
+/// The same report from a capture.
+pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process, String> {
+    let memory = CachedMemory::image(captured.memory.clone());
+    let Some(located) = &captured.located else {
+        return Ok(process::of_facts(&captured.facts, options.show_secrets));
+    };
+    let python = Python::understand(&memory, located)?;
+    let heap = python.heap(&memory);
+    let stacks = Stacks::of_capture(captured, &python, &heap, options.limits());
+    let mut sources = Sources::Captured(captured.sources.clone());
+    Ok(process::of_stacks(&captured.facts, &python, &heap, stacks, &mut sources, options))
+}
+
+/// Finds the interpreter of a live process; tells why where there is none.
+fn attach(
+    pid: i32,
+    facts: &crate::target::facts::ProcessFacts,
+    memory: &CachedMemory,
+) -> Result<Python, AccessError> {
+    if matches!(facts.state, Some('Z' | 'X')) {
+        return Err(access::missing(pid));
+    }
+    let maps = maps::read(pid).map_err(|e| access::explain(pid, errno(&e)))?;
+    if let Some(first) = maps.iter().find(|m| m.readable && !m.path.starts_with("[v")) {
+        LiveMemory::new(pid).check(first.start).map_err(|e| access::explain(pid, e))?;
+    }
+    let open = |mapping: &Mapping| sources::image(pid, mapping);
+    let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
+    found.map_err(|NotFound { tried }| AccessError::NotPython {
+        pid,
+        command: crate::mask::command(&facts.command).join(" "),
+        tried,
+    })
+}
+
+fn errno(error: &std::io::Error) -> nix::errno::Errno {
+    nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
+/// Translates tids between our pid namespace and the target's.
+struct Namespace {
+    /// (outside, inside); empty where both are the same.
+    tids: Vec<(i32, i32)>,
+}
+
+impl Namespace {
+    fn of(pid: i32, differs: bool) -> Self {
+        let tids = if differs { threads::namespaced_tids(pid) } else { Vec::new() };
+        Namespace { tids }
+    }
+
+    fn inside(&self, tid: i32) -> i32 {
+        self.tids.iter().find(|t| t.0 == tid).map_or(tid, |t| t.1)
+    }
+
+    fn outside(&self, tid: i32) -> i32 {
+        self.tids.iter().find(|t| t.1 == tid).map_or(tid, |t| t.0)
+    }
+}
+
+impl Stacks {
+    /// The stacks as the capture's memory has them.
+    fn of_capture(
+        captured: &CapturedProcess,
+        python: &Python,
+        heap: &crate::python::objects::Heap,
+        limits: Option<Limits>,
+    ) -> Stacks {
+        let (mut interpreters, problems) = crate::python::threads::read(heap, python.runtime);
+        for thread in interpreters.iter_mut().flat_map(|i| &mut i.threads) {
+            if let Some(kept) = captured.threads.iter().find(|t| t.tstate == thread.tstate) {
+                *thread = kept.clone();
+            }
+        }
+        let locals = limits.map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
+        let tasks: Vec<i32> = captured.facts.threads.iter().map(|t| t.ns_tid).collect();
+        let tids = tids::of_threads(heap, interpreters.iter().flat_map(|i| &i.threads), &tasks);
+        Stacks {
+            interpreters,
+            reads: captured.reads.iter().map(|(a, r)| (a.0, *r)).collect(),
+            locals,
+            tids,
+            problems,
+            ..Stacks::default()
+        }
+    }
+}

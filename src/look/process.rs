@@ -1,0 +1,315 @@
+//! From what was read to the `Process` of the data model. Pure over memory and source lines, so that a
+//! capture goes the same way as a live process.
+
+use rustc_hash::FxHashMap;
+
+use super::window::Stacks;
+use crate::python::code::Codes;
+use crate::python::frames::RawFrame;
+use crate::python::names::{self, ThreadName};
+use crate::python::objects::Heap;
+use crate::python::paths::Paths;
+use crate::python::threads::{RawInterpreter, RawThread};
+use crate::python::{Python, app};
+use crate::snapshot::{self, Activity, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread};
+use crate::target::facts::{ProcessFacts, ThreadFacts};
+use crate::target::memory::Addr;
+use crate::target::sources::Sources;
+
+/// What `/proc` alone tells: for processes whose memory may not be read.
+pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
+    let command = if show_secrets { facts.command.clone() } else { crate::mask::command(&facts.command) };
+    Process {
+        pid: facts.pid,
+        parent: facts.parent,
+        command,
+        executable: facts.executable.clone(),
+        executable_replaced: facts.executable_replaced,
+        cwd: facts.cwd.clone(),
+        python: None,
+        followed: false,
+        uptime: facts.uptime,
+        rss: facts.rss,
+        open_fds: facts.open_fds,
+        fd_limit: facts.fd_limit,
+        listens: facts.listens.clone(),
+        connections: facts.connections.clone(),
+        children: facts.children.clone().map(|children| {
+            let masked = |mut c: snapshot::Child| {
+                if !show_secrets {
+                    c.command = crate::mask::command(&c.command);
+                }
+                c
+            };
+            children.into_iter().map(masked).collect()
+        }),
+        server: None,
+        cpu_throttled: None,
+        interpreters: Vec::new(),
+        threads: facts.threads.iter().map(|t| thread_without_python(facts, t)).collect(),
+        tasks: Vec::new(),
+        problems: facts.problems.clone(),
+    }
+}
+
+fn thread_without_python(process: &ProcessFacts, facts: &ThreadFacts) -> Thread {
+    Thread {
+        tid: Some(facts.tid),
+        ident: None,
+        name: Some(facts.comm.clone()),
+        daemon: None,
+        main: facts.tid == process.pid,
+        interpreter: None,
+        activity: activity(Some(facts), false),
+        os: Some(facts.os.clone()),
+        holds_gil: None,
+        event_loop: None,
+        request: None,
+        task: None,
+        waits_on: None,
+        holds: Vec::new(),
+        frames: Vec::new(),
+        complete: true,
+        read: Read::Frozen,
+        problems: Vec::new(),
+    }
+}
+
+/// What the thread is about, as far as its system call tells.
+fn activity(facts: Option<&ThreadFacts>, waits_for_gil: bool) -> Activity {
+    let Some(facts) = facts else { return Activity::Unknown };
+    match facts.os.state {
+        _ if waits_for_gil => Activity::WaitingForGil,
+        Some('R') => Activity::Running,
+        Some('S' | 'D' | 'I' | 'T' | 't') => match &facts.os.syscall {
+            Some(s) if is_for_work(&s.name, facts) => Activity::Idle,
+            _ => Activity::Waiting,
+        },
+        _ => Activity::Unknown,
+    }
+}
+
+/// Calls in which a thread waits for work to come in, not for something it has begun.
+fn is_for_work(name: &str, facts: &ThreadFacts) -> bool {
+    match name {
+        "epoll_wait" | "epoll_pwait" | "epoll_pwait2" | "accept" | "accept4" => true,
+        // `time.sleep` was a select without descriptors up to 3.10.
+        "select" | "pselect6" => facts.syscall.is_some_and(|s| s.args[0] > 0),
+        _ => false,
+    }
+}
+
+/// Everything together.
+pub fn of_stacks(
+    facts: &ProcessFacts,
+    python: &Python,
+    heap: &Heap,
+    mut stacks: Stacks,
+    sources: &mut Sources,
+    options: &super::Options,
+) -> Process {
+    let mut process = of_facts(facts, options.show_secrets);
+    process.python = Some(snapshot::Python {
+        version: python.sys.version(),
+        implementation: python.sys.implementation.clone().unwrap_or_else(|| "cpython".into()),
+        free_threaded: python.layout.free_threaded,
+        debug: python.sys.abiflags.as_deref().map(|f| f.contains('d')),
+    });
+    process.problems.append(&mut stacks.problems);
+
+    let mut codes = Codes::default();
+    let all_frames = || stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
+    codes.load(heap, all_frames().map(|f| f.code));
+    let mut modules = Modules::load(heap, all_frames().map(|f| f.globals));
+
+    let by_tid: FxHashMap<i32, &ThreadFacts> = facts.threads.iter().map(|t| (t.ns_tid, t)).collect();
+    let mut resolver = Resolver {
+        heap,
+        codes: &codes,
+        modules: &mut modules,
+        paths: Paths::new(&python.sys, &options.apps),
+        sources,
+        locals: &stacks.locals,
+    };
+    // Where no frame is the application's own by its path, the application is an installed package.
+    if options.apps.is_empty()
+        && !stacks
+            .interpreters
+            .iter()
+            .flat_map(|i| &i.threads)
+            .flat_map(|t| &t.frames)
+            .any(|f| resolver.is_user(f))
+        && let Some(package) = stacks.interpreters.last().and_then(|i| app::of_main(heap, i.addr))
+    {
+        resolver.paths.add_app(&package);
+    }
+
+    let mut threads: Vec<Thread> = Vec::new();
+    let mut seen: Vec<i32> = Vec::new();
+    for interp in &mut stacks.interpreters {
+        process.problems.append(&mut interp.problems);
+        let names = names::of_interpreter(heap, interp.addr);
+        let gil_view = GilView::of(heap, interp, &by_tid, &stacks.tids);
+        for raw in &interp.threads {
+            let facts_of = stacks.tids.get(&raw.tstate).and_then(|tid| by_tid.get(tid)).copied();
+            seen.extend(facts_of.map(|f| f.tid));
+            let read = stacks.reads.get(&raw.tstate).copied().unwrap_or(Read::Torn);
+            let name = names.get(&raw.ident);
+            threads.push(thread(facts, interp, raw, facts_of, name, read, &gil_view, &mut resolver));
+        }
+        process.interpreters.push(Interpreter {
+            id: interp.id,
+            gil: gil_view.gil,
+            gc_collecting: interp.gc_collecting,
+        });
+    }
+    // The list of thread states begins with the youngest; people expect main first, then by age.
+    threads.reverse();
+    threads.sort_by_key(|t| (!t.main, t.interpreter));
+    process.interpreters.reverse();
+    threads.extend(
+        facts.threads.iter().filter(|t| !seen.contains(&t.tid)).map(|t| thread_without_python(facts, t)),
+    );
+    process.threads = threads;
+    process
+}
+
+#[allow(clippy::too_many_arguments)]
+fn thread(
+    process: &ProcessFacts,
+    interp: &RawInterpreter,
+    raw: &RawThread,
+    facts: Option<&ThreadFacts>,
+    name: Option<&ThreadName>,
+    read: Read,
+    gil: &GilView,
+    resolver: &mut Resolver,
+) -> Thread {
+    let tid = facts.map(|f| f.tid);
+    let holds_gil = gil.gil.as_ref().map(|g| tid.is_some() && g.holder == tid);
+    let waits_for_gil = tid.is_some_and(|t| gil.gil.as_ref().is_some_and(|g| g.waiters.contains(&t)));
+    let main = match name {
+        Some(n) => n.main,
+        None => facts.is_some_and(|f| f.tid == process.pid),
+    };
+    Thread {
+        tid,
+        ident: Some(raw.ident),
+        name: name.and_then(|n| n.name.clone()),
+        daemon: name.and_then(|n| n.daemon),
+        main: main && interp.id == 0,
+        interpreter: Some(interp.id),
+        activity: activity(facts, waits_for_gil),
+        os: facts.map(|f| f.os.clone()),
+        holds_gil,
+        event_loop: None,
+        request: None,
+        task: None,
+        waits_on: None,
+        holds: Vec::new(),
+        frames: raw.frames.iter().filter_map(|f| resolver.frame(f)).collect(),
+        complete: raw.complete,
+        read,
+        problems: raw.problems.clone(),
+    }
+}
+
+/// The GIL of an interpreter, in tids.
+struct GilView {
+    gil: Option<Gil>,
+}
+
+impl GilView {
+    fn of(
+        heap: &Heap,
+        interp: &RawInterpreter,
+        by_tid: &FxHashMap<i32, &ThreadFacts>,
+        tids: &FxHashMap<Addr, i32>,
+    ) -> Self {
+        let Some(raw) = interp.gil else { return GilView { gil: None } };
+        let tid_of = |tstate: &Addr| by_tid.get(tids.get(tstate)?).map(|f| f.tid);
+        let g = &heap.layout.gil;
+        let condition = raw.addr + g.cond..raw.addr + g.cond + g.cond_size;
+        // Who waits for it sleeps on a futex inside its condition variable (Python/ceval_gil.c).
+        let waits = |f: &ThreadFacts| {
+            f.os.syscall.as_ref().is_some_and(|s| s.name == "futex")
+                && f.syscall.is_some_and(|s| condition.contains(&s.args[0]))
+        };
+        let mut waiters: Vec<i32> = interp
+            .threads
+            .iter()
+            .filter_map(|t| by_tid.get(tids.get(&t.tstate)?))
+            .filter(|f| waits(f))
+            .map(|f| f.tid)
+            .collect();
+        waiters.sort_unstable();
+        let holder = if raw.locked { tid_of(&raw.last_holder) } else { None };
+        GilView { gil: Some(Gil { holder, waiters }) }
+    }
+}
+
+/// `__name__` of the globals that frames run in.
+struct Modules {
+    names: FxHashMap<Addr, Option<String>>,
+}
+
+impl Modules {
+    fn load(heap: &Heap, globals: impl Iterator<Item = Addr>) -> Self {
+        let mut all: Vec<Addr> = globals.filter(|g| *g != 0 && g % 8 == 0).collect();
+        all.sort_unstable();
+        all.dedup();
+        let d = &heap.layout.dict;
+        heap.mem.prefetch(&all.iter().map(|g| (*g, 64)).collect::<Vec<_>>());
+        let keys: Vec<_> =
+            all.iter().filter_map(|g| Some((heap.ptr(g.checked_add(d.keys)?)?, 1024))).collect();
+        heap.mem.prefetch(&keys);
+        let read = |g: &Addr| {
+            heap.type_of(*g).filter(|t| t.is_dict())?;
+            // The import system puts it there first of all.
+            let (first, _) = heap.dict(*g, 8)?;
+            let early = first.iter().find(|(k, _)| heap.checked_str(*k).is_some_and(|k| k == "__name__"));
+            let value = early.map(|e| e.1).or_else(|| heap.dict_get(*g, ["__name__"])[0])?;
+            heap.checked_str(value)
+        };
+        Modules { names: all.iter().map(|g| (*g, read(g))).collect() }
+    }
+}
+
+struct Resolver<'a, 'h> {
+    heap: &'a Heap<'h>,
+    codes: &'a Codes,
+    modules: &'a mut Modules,
+    paths: Paths,
+    sources: &'a mut Sources,
+    locals: &'a FxHashMap<Addr, Vec<snapshot::Local>>,
+}
+
+impl Resolver<'_, '_> {
+    fn is_user(&self, raw: &RawFrame) -> bool {
+        let file = self.codes.get(raw.code).and_then(|c| c.file.as_deref());
+        file.is_some_and(|f| self.paths.is_user(f))
+    }
+
+    /// `None` for a frame that Python itself would not show.
+    fn frame(&mut self, raw: &RawFrame) -> Option<Frame> {
+        let code = self.codes.get(raw.code)?;
+        let offset = code.offset(self.heap, raw);
+        if code.is_incomplete(raw, offset) {
+            return None;
+        }
+        let line = code.line(offset);
+        let file = code.file.as_deref();
+        Some(Frame {
+            function: code.name.clone(),
+            qualname: code.qualname.clone(),
+            module: self.modules.names.get(&raw.globals).cloned().flatten(),
+            path: file.and_then(|f| self.sources.path(f)),
+            source: file.zip(line).and_then(|(f, l)| self.sources.line(f, l)),
+            user: file.is_some_and(|f| self.paths.is_user(f)),
+            file: code.file.clone(),
+            line,
+            kind: FrameKind::Python,
+            locals: self.locals.get(&raw.addr).cloned(),
+        })
+    }
+}

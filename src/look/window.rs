@@ -1,0 +1,274 @@
+//! The frozen window: reads all stacks of a process so that each is proven to be of one moment.
+//!
+//! Every attempt reads everything anew. What counts is which threads provably stood still meanwhile
+//! (target/frozen.rs); with a GIL it is enough that its last holder did and that it did not change
+//! hands. A thread that was proven once is kept; what could not be proven after all attempts is
+//! marked as such.
+
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use crate::python::objects::Heap;
+use crate::python::reprs::Limits;
+use crate::python::threads::{self, RawGil, RawInterpreter, RawThread};
+use crate::python::{Python, frames, locals, tids};
+use crate::snapshot::{Local, Read};
+use crate::target::cached::CachedMemory;
+use crate::target::frozen::{self, Seat, Start, Still};
+use crate::target::memory::Addr;
+use crate::target::parse::Doing;
+use crate::target::pause::Pause;
+use crate::target::probe::{Standing, ThreadProbe};
+
+/// A window that succeeds at all succeeds within a few attempts; a thread that is never caught in
+/// this time is said not to have been.
+const ATTEMPTS: usize = 60;
+const BUDGET: Duration = Duration::from_millis(250);
+/// With `--pause`, how long a thread may take to stop.
+const PAUSE_DEADLINE: Duration = Duration::from_millis(100);
+
+/// What was read, and how exactly.
+#[derive(Debug, Default)]
+pub struct Stacks {
+    pub interpreters: Vec<RawInterpreter>,
+    pub reads: FxHashMap<Addr, Read>,
+    /// Locals by frame address.
+    pub locals: FxHashMap<Addr, Vec<Local>>,
+    /// The tid (as the target sees it) of each thread state.
+    pub tids: FxHashMap<Addr, i32>,
+    /// Where each task stood during the accepted attempt.
+    pub standings: FxHashMap<i32, Standing>,
+    pub problems: Vec<String>,
+    pub attempts: usize,
+}
+
+pub struct Window<'a> {
+    pub python: &'a Python,
+    pub memory: &'a CachedMemory,
+    pub probes: &'a [ThreadProbe],
+    /// The tid that `/proc` knows by the one that the target knows.
+    pub tid_of: &'a dyn Fn(i32) -> i32,
+    /// The tasks as the target numbers them.
+    pub tasks: &'a [i32],
+    pub locals: Option<Limits>,
+    pub pause: bool,
+}
+
+/// Who must stand still for an attempt to count.
+enum Keeper {
+    /// The GIL's words before the read, and its last holder's task, if it has one.
+    Gil { before: RawGil, holder: Option<i32> },
+    /// One thread of a free-threaded build.
+    Thread { tstate: Addr, tid: i32 },
+}
+
+impl Window<'_> {
+    pub fn read(&self) -> Stacks {
+        let mut stacks = self.scout();
+        let began = Instant::now();
+        let mut seat = Seat::default();
+        let mut previous: FxHashMap<Addr, RawThread> = FxHashMap::default();
+        for attempt in 0..ATTEMPTS {
+            if attempt > 1 && began.elapsed() > BUDGET {
+                break;
+            }
+            if attempt > 0 && attempt % 8 == 0 {
+                // Somebody ends or is born all the time: let it have the CPU for a moment.
+                seat.leave();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            stacks.attempts = attempt + 1;
+            self.attempt(&mut stacks, &mut seat, &mut previous);
+            if stacks.interpreters.iter().flat_map(|i| &i.threads).all(|t| is_exact(&stacks.reads, t)) {
+                break;
+            }
+        }
+        stacks
+    }
+
+    /// Which threads there are, and their tasks; also brings the pages that the first attempt needs.
+    fn scout(&self) -> Stacks {
+        let heap = self.python.heap(self.memory);
+        let (interpreters, problems) = threads::list_all(&heap, self.python.runtime);
+        let tids = tids::of_threads(&heap, interpreters.iter().flat_map(|i| &i.threads), self.tasks);
+        Stacks { interpreters, tids, problems, ..Stacks::default() }
+    }
+
+    fn probe(&self, target_tid: i32) -> Option<&ThreadProbe> {
+        let tid = (self.tid_of)(target_tid);
+        self.probes.iter().find(|p| p.tid == tid)
+    }
+
+    fn standings(&self) -> FxHashMap<i32, Standing> {
+        self.probes.iter().filter_map(|p| Some((p.tid, p.standing().ok()?))).collect()
+    }
+
+    fn attempt(&self, stacks: &mut Stacks, seat: &mut Seat, previous: &mut FxHashMap<Addr, RawThread>) {
+        // What /proc says of each thread belongs to the same window as its frames.
+        seat.leave();
+        let before = self.standings();
+        let keeper = self.keeper(stacks);
+        let (probe, mut pause) = (keeper.as_ref().and_then(|k| self.probe(k.tid()?)), None);
+        if self.pause
+            && let Some(probe) = probe
+            && before.get(&probe.tid).is_some_and(|s| s.doing == Doing::Running)
+        {
+            pause = Pause::seize(probe.tid, PAUSE_DEADLINE).map_err(|why| stacks.note(why.to_string())).ok();
+        }
+        let start: Option<Start> = match (&pause, probe) {
+            (None, Some(probe)) => frozen::start(probe, Some(seat)),
+            _ => None,
+        };
+
+        self.memory.refresh();
+        let heap = self.python.heap(self.memory);
+        let (interpreters, problems) = threads::read(&heap, self.python.runtime);
+        let locals = self.locals.map(|limits| read_locals(&heap, &interpreters, limits));
+
+        let held = match (&pause, probe, &start) {
+            (Some(_), ..) => Some(Read::Paused),
+            (None, Some(probe), Some(start)) => frozen::finish(probe, start).map(|still| match still {
+                Still::Asleep => Read::Frozen,
+                Still::Seat => Read::Seat,
+            }),
+            // Nobody has held the GIL yet, or its last holder has ended.
+            (None, None, _) if keeper.as_ref().is_some_and(|k| k.tid().is_none()) => Some(Read::Frozen),
+            _ => None,
+        };
+        let held = held.filter(|_| match &keeper {
+            Some(Keeper::Gil { before, .. }) => self.fresh_gil(before.addr) == Some(*before),
+            _ => true,
+        });
+        drop(pause);
+        seat.leave();
+        self.memory.end_window();
+        let after = self.standings();
+
+        // A thread that was born meanwhile is not in the table of tasks yet.
+        let new = interpreters.iter().flat_map(|i| &i.threads).any(|t| !stacks.tids.contains_key(&t.tstate));
+        if new {
+            stacks.tids = tids::of_threads(&heap, interpreters.iter().flat_map(|i| &i.threads), self.tasks);
+        }
+        let asleep = |tstate: Addr| {
+            let tid = (self.tid_of)(*stacks.tids.get(&tstate)?);
+            let (b, a) = (before.get(&tid)?, after.get(&tid)?);
+            b.is_proof_against(a).then_some(Read::Frozen)
+        };
+        let kept = |gil: Option<RawGil>, thread: &RawThread| match &keeper {
+            Some(Keeper::Gil { before, .. }) => gil.is_some_and(|g| g.addr == before.addr),
+            Some(Keeper::Thread { tstate, .. }) => thread.tstate == *tstate,
+            None => false,
+        };
+
+        // Proven now, or proven before and kept from then, or as it was read, marked.
+        let mut reads = FxHashMap::default();
+        let mut merged = interpreters;
+        let mut locals = locals.unwrap_or_default();
+        for interp in &mut merged {
+            let gil = interp.gil;
+            for thread in &mut interp.threads {
+                let now = asleep(thread.tstate).or_else(|| held.filter(|_| kept(gil, thread)));
+                let read = match now {
+                    Some(read) => read,
+                    None => match stacks.proven(thread.tstate) {
+                        Some((old, read)) => {
+                            for f in &old.frames {
+                                if let Some(l) = stacks.locals.get(&f.addr) {
+                                    locals.insert(f.addr, l.clone());
+                                }
+                            }
+                            *thread = old.clone();
+                            read
+                        }
+                        None if previous.get(&thread.tstate) == Some(thread) => Read::Moving,
+                        None => Read::Torn,
+                    },
+                };
+                if matches!(read, Read::Moving | Read::Torn) {
+                    previous.insert(thread.tstate, thread.clone());
+                }
+                reads.insert(thread.tstate, read);
+            }
+        }
+        stacks.interpreters = merged;
+        stacks.reads = reads;
+        stacks.locals = locals;
+        stacks.problems = problems;
+        stacks.standings = before;
+    }
+
+    /// Whom to watch in this attempt: the GIL of the interpreter that is least proven, or, without a
+    /// GIL, one thread that runs and is not proven yet.
+    fn keeper(&self, stacks: &Stacks) -> Option<Keeper> {
+        let unproven = |i: &RawInterpreter| i.threads.iter().filter(|t| !is_exact(&stacks.reads, t)).count();
+        let interp = stacks.interpreters.iter().max_by_key(|i| unproven(i))?;
+        match interp.gil {
+            Some(gil) => {
+                let before = self.fresh_gil(gil.addr)?;
+                let holder = stacks.tids.get(&before.last_holder).copied();
+                if holder.is_none() && before.locked {
+                    // Held by a thread that we do not know yet: the next attempt will.
+                    return None;
+                }
+                Some(Keeper::Gil { before, holder })
+            }
+            None => {
+                // In turn, so that one that cannot be caught does not cost the others their chance.
+                let left: Vec<&RawThread> =
+                    interp.threads.iter().filter(|t| !is_exact(&stacks.reads, t)).collect();
+                let thread = left.get(stacks.attempts % left.len().max(1))?;
+                let tid = *stacks.tids.get(&thread.tstate)?;
+                Some(Keeper::Thread { tstate: thread.tstate, tid })
+            }
+        }
+    }
+
+    /// The GIL's words as they stand now, around the cache.
+    fn fresh_gil(&self, addr: Addr) -> Option<RawGil> {
+        let fresh = Fresh(self.memory);
+        threads::gil_at(&Heap::new(&fresh, &self.python.layout), addr)
+    }
+}
+
+impl Keeper {
+    fn tid(&self) -> Option<i32> {
+        match self {
+            Keeper::Gil { holder, .. } => *holder,
+            Keeper::Thread { tid, .. } => Some(*tid),
+        }
+    }
+}
+
+impl Stacks {
+    fn note(&mut self, problem: String) {
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+
+    /// The thread as an earlier attempt proved it.
+    fn proven(&self, tstate: Addr) -> Option<(&RawThread, Read)> {
+        let read = self.reads.get(&tstate).copied().filter(|r| r.is_exact())?;
+        let thread = self.interpreters.iter().flat_map(|i| &i.threads).find(|t| t.tstate == tstate)?;
+        Some((thread, read))
+    }
+}
+
+fn is_exact(reads: &FxHashMap<Addr, Read>, thread: &RawThread) -> bool {
+    reads.get(&thread.tstate).is_some_and(|r| r.is_exact())
+}
+
+pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {
+    let frames = interps.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
+    frames.filter_map(|f: &frames::RawFrame| Some((f.addr, locals::of_frame(heap, f, limits)?))).collect()
+}
+
+/// Memory around the cache.
+struct Fresh<'a>(&'a CachedMemory);
+
+impl crate::target::memory::Memory for Fresh<'_> {
+    fn read_into(&self, addr: Addr, buf: &mut [u8]) -> Result<(), crate::target::memory::Fault> {
+        self.0.fresh(addr, buf)
+    }
+}

@@ -1,0 +1,466 @@
+//! Reading values: types, strings, numbers, containers, attributes of instances.
+//!
+//! Everything here is total and bounded: a pointer may dangle, a length may lie, a list may be its
+//! own element. What does not check out is `None`.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use super::layout::{Frames, InstanceDict, IntForm, Layout, NONE, StrState};
+use crate::target::memory::{Addr, Memory};
+
+/// Longest string that is read whole; what is longer is cut.
+pub const MAX_TEXT: usize = 64 * 1024;
+/// Most entries of a container that are looked at.
+pub const MAX_ENTRIES: usize = 65_536;
+
+/// No machine that Linux runs on has user addresses above this.
+const USER_SPACE: Addr = 1 << 57;
+
+// Bits of `tp_flags` (Include/object.h).
+const MANAGED_DICT: u64 = 1 << 4;
+const INLINE_VALUES: u64 = 1 << 2;
+const HEAPTYPE: u64 = 1 << 9;
+const LONG: u64 = 1 << 24;
+const LIST: u64 = 1 << 25;
+const TUPLE: u64 = 1 << 26;
+const BYTES: u64 = 1 << 27;
+const UNICODE: u64 = 1 << 28;
+const DICT: u64 = 1 << 29;
+const EXCEPTION: u64 = 1 << 30;
+const TYPE: u64 = 1 << 31;
+
+/// What is known of a type object.
+#[derive(Debug)]
+pub struct TypeInfo {
+    pub addr: Addr,
+    /// `tp_name`: dotted for static types, the bare name for classes made by Python code.
+    pub name: String,
+    pub basicsize: u64,
+    pub itemsize: u64,
+    pub dictoffset: i64,
+    flags: u64,
+    pub base: Addr,
+}
+
+impl TypeInfo {
+    pub fn is_int(&self) -> bool {
+        self.flags & LONG != 0
+    }
+    pub fn is_list(&self) -> bool {
+        self.flags & LIST != 0
+    }
+    pub fn is_tuple(&self) -> bool {
+        self.flags & TUPLE != 0
+    }
+    pub fn is_bytes(&self) -> bool {
+        self.flags & BYTES != 0
+    }
+    pub fn is_str(&self) -> bool {
+        self.flags & UNICODE != 0
+    }
+    pub fn is_dict(&self) -> bool {
+        self.flags & DICT != 0
+    }
+    pub fn is_exception(&self) -> bool {
+        self.flags & EXCEPTION != 0
+    }
+    pub fn is_type(&self) -> bool {
+        self.flags & TYPE != 0
+    }
+    pub fn is_heap_type(&self) -> bool {
+        self.flags & HEAPTYPE != 0
+    }
+}
+
+/// The objects of one interpreter process.
+pub struct Heap<'a> {
+    pub mem: &'a dyn Memory,
+    pub layout: &'a Layout,
+    types: RefCell<FxHashMap<Addr, Option<Rc<TypeInfo>>>>,
+}
+
+impl<'a> Heap<'a> {
+    pub fn new(mem: &'a dyn Memory, layout: &'a Layout) -> Self {
+        Heap { mem, layout, types: RefCell::default() }
+    }
+
+    /// A pointer that is neither null nor misaligned, and to user space: offsets can be added to it.
+    pub fn ptr(&self, at: Addr) -> Option<Addr> {
+        self.mem.u64(at).ok().filter(|p| *p != 0 && p % 8 == 0 && *p < USER_SPACE)
+    }
+
+    pub fn type_of(&self, obj: Addr) -> Option<Rc<TypeInfo>> {
+        let ty = self.ptr(obj.checked_add(self.layout.object.ob_type)?)?;
+        self.type_at(ty)
+    }
+
+    /// Reads a type object, once.
+    pub fn type_at(&self, ty: Addr) -> Option<Rc<TypeInfo>> {
+        if let Some(known) = self.types.borrow().get(&ty) {
+            return known.clone();
+        }
+        let info = self.read_type(ty).map(Rc::new);
+        self.types.borrow_mut().insert(ty, info.clone());
+        info
+    }
+
+    fn read_type(&self, ty: Addr) -> Option<TypeInfo> {
+        let t = &self.layout.types;
+        let name = self.mem.c_string(self.mem.u64(ty.checked_add(t.name)?).ok()?, 256).ok()?;
+        let name = String::from_utf8(name).ok().filter(|n| !n.is_empty())?;
+        Some(TypeInfo {
+            addr: ty,
+            name,
+            basicsize: self.mem.u64(ty + t.basicsize).ok()?,
+            itemsize: self.mem.u64(ty + t.itemsize).ok()?,
+            dictoffset: self.mem.i64(ty + t.dictoffset).ok()?,
+            flags: self.mem.u64(ty + t.flags).ok()?,
+            base: self.mem.u64(ty + t.base).ok()?,
+        })
+    }
+
+    /// Whether the type or one of its bases (single inheritance of layout) has this `tp_name`.
+    pub fn is_a(&self, ty: &TypeInfo, name: &str) -> bool {
+        let mut base = ty.base;
+        if ty.name == name {
+            return true;
+        }
+        for _ in 0..64 {
+            let Some(t) = (base != 0).then(|| self.type_at(base)).flatten() else { return false };
+            if t.name == name {
+                return true;
+            }
+            base = t.base;
+        }
+        false
+    }
+
+    /// Number of items of a variable-size object.
+    pub fn size(&self, obj: Addr) -> Option<i64> {
+        self.mem.i64(obj.checked_add(self.layout.object.ob_size)?).ok()
+    }
+
+    /// Reads a `str`, cut after [`MAX_TEXT`] characters.
+    pub fn str(&self, obj: Addr) -> Option<String> {
+        self.str_cut(obj, MAX_TEXT).map(|(text, _)| text)
+    }
+
+    /// Reads at most `cap` characters; the second value is the true length.
+    pub fn str_cut(&self, obj: Addr, cap: usize) -> Option<(String, usize)> {
+        let u = &self.layout.unicode;
+        let length = self.mem.u64(obj.checked_add(u.length)?).ok()? as usize;
+        // A str cannot be longer than the address space.
+        if length > 1 << 46 {
+            return None;
+        }
+        let state = self.mem.u32(obj + u.state).ok()?;
+        let (kind, compact, ascii) = match self.layout.str_state {
+            StrState::Bits => (state >> 2 & 7, state >> 5 & 1, state >> 6 & 1),
+            StrState::BitsAfterInterned => (state >> 8 & 7, state >> 11 & 1, state >> 12 & 1),
+        };
+        let data = match (compact, ascii) {
+            (1, 1) => obj + u.ascii_data,
+            (1, _) => obj + u.compact_data,
+            _ => self.mem.u64(obj + u.compact_data).ok()?,
+        };
+        let n = length.min(cap);
+        let text = match kind {
+            1 if ascii == 1 => {
+                let bytes = self.mem.bytes(data, n).ok()?;
+                if !bytes.is_ascii() {
+                    return None;
+                }
+                String::from_utf8(bytes).ok()?
+            }
+            1 => self.mem.bytes(data, n).ok()?.into_iter().map(char::from).collect(),
+            2 => {
+                let bytes = self.mem.bytes(data, 2 * n).ok()?;
+                let units = bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]]) as u32);
+                units.map(to_char).collect()
+            }
+            4 => {
+                let bytes = self.mem.bytes(data, 4 * n).ok()?;
+                let units = bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+                units.map(to_char).collect()
+            }
+            _ => return None,
+        };
+        Some((text, length))
+    }
+
+    /// Like [`str`](Self::str), after checking that it is one.
+    pub fn checked_str(&self, obj: Addr) -> Option<String> {
+        self.type_of(obj).filter(|t| t.is_str()).and_then(|_| self.str(obj))
+    }
+
+    /// The contents of a `bytes`, at most `cap` of them, and the true length.
+    pub fn bytes(&self, obj: Addr, cap: usize) -> Option<(Vec<u8>, usize)> {
+        let size = usize::try_from(self.size(obj)?).ok()?;
+        let data = self.mem.bytes(obj + self.layout.bytes.data, size.min(cap)).ok()?;
+        Some((data, size))
+    }
+
+    /// Sign and 30-bit digits (least significant first), at most `cap` of them.
+    pub fn int_digits(&self, obj: Addr, cap: usize) -> Option<(bool, Vec<u32>)> {
+        let tag = self.mem.i64(obj.checked_add(self.layout.int.tag)?).ok()?;
+        let (negative, count) = match self.layout.int_form {
+            IntForm::SignedSize => (tag < 0, tag.unsigned_abs()),
+            IntForm::Tag => (tag & 3 == 2, (tag as u64) >> 3),
+        };
+        let count = usize::try_from(count).ok().filter(|n| *n <= cap)?;
+        let bytes = self.mem.bytes(obj + self.layout.int.digits, 4 * count).ok()?;
+        let digits = bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+        let digits: Vec<u32> = digits.collect();
+        digits.iter().all(|d| *d < 1 << 30).then_some((negative, digits))
+    }
+
+    /// An `int` that fits.
+    pub fn int(&self, obj: Addr) -> Option<i64> {
+        let (negative, digits) = self.int_digits(obj, 3)?;
+        let value = digits.iter().rev().fold(0i128, |v, d| v << 30 | *d as i128);
+        i64::try_from(if negative { -value } else { value }).ok()
+    }
+
+    pub fn float(&self, obj: Addr) -> Option<f64> {
+        self.mem.u64(obj.checked_add(self.layout.float.value)?).ok().map(f64::from_bits)
+    }
+
+    /// Items of a tuple or list, at most `cap`, and the true length.
+    pub fn items(&self, obj: Addr, ty: &TypeInfo, cap: usize) -> Option<(Vec<Addr>, usize)> {
+        let size = usize::try_from(self.size(obj)?).ok()?;
+        let at = if ty.is_tuple() {
+            obj + self.layout.tuple.items
+        } else {
+            match self.mem.u64(obj + self.layout.list.items).ok()? {
+                0 => return Some((Vec::new(), 0)),
+                p => p,
+            }
+        };
+        Some((self.words(at, size.min(cap))?, size))
+    }
+
+    /// The items of a tuple that is known to be one (`co_varnames` and the like).
+    pub fn tuple(&self, obj: Addr, cap: usize) -> Option<Vec<Addr>> {
+        let ty = self.type_of(obj).filter(|t| t.is_tuple())?;
+        self.items(obj, &ty, cap).map(|(items, _)| items)
+    }
+
+    pub fn words(&self, at: Addr, n: usize) -> Option<Vec<u64>> {
+        let bytes = self.mem.bytes(at, n.checked_mul(8)?).ok()?;
+        Some(bytes.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().expect("8 bytes"))).collect())
+    }
+
+    /// Elements of a set or frozenset, at most `cap`, and how many there are.
+    pub fn set(&self, obj: Addr, cap: usize) -> Option<(Vec<Addr>, usize)> {
+        let s = &self.layout.set;
+        let used = usize::try_from(self.mem.i64(obj.checked_add(s.used)?).ok()?).ok()?;
+        let mask = usize::try_from(self.mem.i64(obj + s.mask).ok()?).ok()?;
+        if used > mask.checked_add(1)? {
+            return None;
+        }
+        let slots = self.words(self.mem.u64(obj + s.table).ok()?, 2 * (mask + 1).min(MAX_ENTRIES))?;
+        // An entry is (key, hash); a deleted one holds the dummy with hash −1 (Objects/setobject.c).
+        let live = slots.chunks_exact(2).filter(|e| e[0] != 0 && e[1] != u64::MAX);
+        Some((live.map(|e| e[0]).take(cap).collect(), used))
+    }
+
+    /// Entries (key, value) of a dict in order of insertion, at most `cap`, and how many there are.
+    pub fn dict(&self, obj: Addr, cap: usize) -> Option<(Vec<(Addr, Addr)>, usize)> {
+        let d = &self.layout.dict;
+        let used = usize::try_from(self.mem.i64(obj.checked_add(d.used)?).ok()?).ok()?;
+        let keys = self.ptr(obj + d.keys)?;
+        let values = self.mem.u64(obj + d.values).ok()?;
+        let values = (values != 0).then(|| values + self.layout.dict_values.values);
+        Some((self.keys(keys, values, cap)?, used))
+    }
+
+    /// Entries of a keys object; with `values` its table is split: the values stand elsewhere.
+    fn keys(&self, keys: Addr, values: Option<Addr>, cap: usize) -> Option<Vec<(Addr, Addr)>> {
+        let k = &self.layout.dict_keys;
+        let n = usize::try_from(self.mem.i64(keys.checked_add(k.nentries)?).ok()?).ok()?;
+        let (index_bytes, hashes) = if k.kind == NONE {
+            let slots = self.mem.u64(keys + k.log2_size).ok()?;
+            let width = match slots {
+                ..=0xff => 1,
+                ..=0xffff => 2,
+                ..=0xffff_ffff => 4,
+                _ => 8,
+            };
+            (slots.checked_mul(width)?, true)
+        } else {
+            let log2 = self.mem.u8(keys + k.log2_index_bytes).ok()?;
+            let kind = self.mem.u8(keys + k.kind).ok()?;
+            if log2 > 40 || kind > 2 {
+                return None;
+            }
+            (1 << log2, kind == 0)
+        };
+        let entries = keys.checked_add(k.indices)?.checked_add(index_bytes)?;
+        let n = n.min(MAX_ENTRIES);
+        let width = if hashes { 3 } else { 2 };
+        let words = self.words(entries, n.checked_mul(width)?)?;
+        let values = match values {
+            Some(at) => Some(self.words(at, n)?),
+            None => None,
+        };
+        let pairs = words.chunks_exact(width).enumerate().map(|(i, e)| {
+            let (key, value) = (e[width - 2], e[width - 1]);
+            (key, values.as_ref().map_or(value, |v| v[i]))
+        });
+        Some(pairs.filter(|(k, v)| *k != 0 && *v != 0).take(cap).collect())
+    }
+
+    /// Looks up several string keys of a dict in one pass.
+    pub fn dict_get<const N: usize>(&self, dict: Addr, wanted: [&str; N]) -> [Option<Addr>; N] {
+        let mut found = [None; N];
+        let Some((entries, _)) = self.dict(dict, MAX_ENTRIES) else { return found };
+        self.find_keys(&entries, wanted, &mut found);
+        found
+    }
+
+    fn find_keys<const N: usize>(
+        &self,
+        entries: &[(Addr, Addr)],
+        wanted: [&str; N],
+        found: &mut [Option<Addr>; N],
+    ) {
+        let head = self.layout.unicode.compact_data as usize;
+        self.mem.prefetch(&entries.iter().map(|(k, _)| (*k, head + 32)).collect::<Vec<_>>());
+        for (key, value) in entries {
+            // The length decides for nearly all of them.
+            let Ok(length) = self.mem.u64(key + self.layout.unicode.length) else { continue };
+            if !wanted.iter().any(|w| w.len() as u64 == length) {
+                continue;
+            }
+            let Some(text) = self.str(*key) else { continue };
+            for (w, f) in wanted.iter().zip(found.iter_mut()) {
+                if *w == text {
+                    *f = Some(*value);
+                }
+            }
+        }
+    }
+
+    /// Attributes that an instance has of its own (not those of its class), in order.
+    pub fn attributes(&self, obj: Addr, cap: usize) -> Option<Vec<(Addr, Addr)>> {
+        let ty = self.type_of(obj)?;
+        match self.instance_dict(obj, &ty)? {
+            Attributes::Dict(dict) => self.dict(dict, cap).map(|(entries, _)| entries),
+            Attributes::Values(values) => {
+                let keys = self.ptr(ty.addr + self.layout.types.cached_keys)?;
+                self.keys(keys, Some(values), cap)
+            }
+            Attributes::None => Some(Vec::new()),
+        }
+    }
+
+    /// Looks up several attributes of an instance in one pass.
+    pub fn attrs<const N: usize>(&self, obj: Addr, wanted: [&str; N]) -> [Option<Addr>; N] {
+        let mut found = [None; N];
+        if let Some(entries) = self.attributes(obj, MAX_ENTRIES) {
+            self.find_keys(&entries, wanted, &mut found);
+        }
+        found
+    }
+
+    /// Where the attributes of `obj` are kept (Objects/dictobject.c, Objects/typeobject.c).
+    fn instance_dict(&self, obj: Addr, ty: &TypeInfo) -> Option<Attributes> {
+        let word = |back: u64| self.mem.u64(obj.checked_sub(back)?).ok();
+        if ty.flags & MANAGED_DICT != 0 {
+            // In front of the object, and behind the gc header where there is one.
+            let before = if self.layout.free_threaded { 8 } else { 24 };
+            match self.layout.instance_dict {
+                InstanceDict::Offset => {}
+                InstanceDict::TwoWords => {
+                    let values = word(32)?;
+                    return Some(match values {
+                        0 => Attributes::of_dict(word(24)?),
+                        v => Attributes::Values(v + self.layout.dict_values.values),
+                    });
+                }
+                InstanceDict::TaggedWord => {
+                    let w = word(24)?;
+                    return Some(match w & 1 {
+                        1 => Attributes::Values(w + 1 + self.layout.dict_values.values),
+                        _ => Attributes::of_dict(w),
+                    });
+                }
+                InstanceDict::Inline => {
+                    let dict = word(before)?;
+                    if dict != 0 || ty.flags & INLINE_VALUES == 0 {
+                        return Some(Attributes::of_dict(dict));
+                    }
+                    let values = obj.checked_add(ty.basicsize)?;
+                    // `valid` follows capacity, size and embedded, one byte each.
+                    return Some(match self.mem.u8(values + 3).ok()? {
+                        1 => Attributes::Values(values + self.layout.dict_values.values),
+                        _ => Attributes::None,
+                    });
+                }
+            }
+        }
+        let at = match ty.dictoffset {
+            0 => return Some(Attributes::None),
+            n if n > 0 => obj.checked_add(n as u64)?,
+            // Behind the items of a variable-size object; −1 stood for "managed" for a while.
+            -1 => return None,
+            n => {
+                let items = self.size(obj)?.unsigned_abs();
+                let size = items.checked_mul(ty.itemsize)?.checked_add(ty.basicsize)?;
+                obj.checked_add(size.checked_add(7)? & !7)?.checked_add_signed(n)?
+            }
+        };
+        Some(Attributes::of_dict(self.mem.u64(at).ok()?))
+    }
+
+    /// `__module__` and `__qualname__` of a type, joined; builtins without their module.
+    pub fn type_name(&self, ty: &TypeInfo) -> String {
+        // Types made by C code carry their module in `tp_name`.
+        if !ty.is_heap_type() || ty.name.contains('.') {
+            return ty.name.clone();
+        }
+        let at = |offset: u64| self.ptr(ty.addr + offset);
+        let qualname = at(self.layout.types.qualname).and_then(|q| self.checked_str(q));
+        let name = qualname.unwrap_or_else(|| ty.name.clone());
+        let module = at(self.layout.types.dict).and_then(|dict| self.dict_get(dict, ["__module__"])[0]);
+        match module.and_then(|m| self.checked_str(m)) {
+            Some(module) if module != "builtins" => format!("{module}.{name}"),
+            _ => name,
+        }
+    }
+
+    /// The `__dict__` of a module object.
+    pub fn module_dict(&self, module: Addr) -> Option<Addr> {
+        self.ptr(module.checked_add(self.layout.module.dict)?)
+    }
+
+    /// The value in a cell, if it is one and full.
+    pub fn cell(&self, cell: Addr) -> Option<Addr> {
+        self.ptr(cell.checked_add(self.layout.cell.value)?)
+    }
+
+    /// Frames are objects of their own (up to 3.10).
+    pub fn frames_are_objects(&self) -> bool {
+        matches!(self.layout.frames, Frames::Objects { .. })
+    }
+}
+
+enum Attributes {
+    Dict(Addr),
+    Values(Addr),
+    None,
+}
+
+impl Attributes {
+    fn of_dict(addr: Addr) -> Self {
+        if addr == 0 { Attributes::None } else { Attributes::Dict(addr) }
+    }
+}
+
+/// A code point that is no character (a surrogate kept by `surrogateescape`) is shown as U+FFFD.
+fn to_char(unit: u32) -> char {
+    char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)
+}

@@ -1,0 +1,122 @@
+//! The proof that threads stood still while their memory was read, without stopping them.
+//!
+//! Two proofs, both over what the scheduler itself counts:
+//! * a *sleeping* thread whose run time, run count and system call are the same before and after did
+//!   not run in between;
+//! * a *running* thread cannot run while we sit on its CPU ("the seat"): its run count and run time
+//!   are the same before and after, and its CPU was ours at both ends. Without the second half a
+//!   thread that runs on another CPU all the time slips through, since its times are brought up to
+//!   date only when it leaves the CPU.
+//!
+//! Where a GIL is in use only its holder can change a frame or an object, so one thread that stands
+//! still, with the GIL's own words unchanged, freezes the whole process.
+
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::parse::Doing;
+use super::probe::{Standing, ThreadProbe};
+
+/// Puts this thread on other CPUs; back to where it may run when dropped.
+#[derive(Default)]
+pub struct Seat {
+    home: Option<CpuSet>,
+    on: Option<usize>,
+    refused: bool,
+}
+
+impl Seat {
+    /// Moves to `cpu`, which takes effect at once. `false` if we may not go there.
+    pub fn take(&mut self, cpu: usize) -> bool {
+        if self.on == Some(cpu) {
+            return true;
+        }
+        if self.refused {
+            return false;
+        }
+        if self.home.is_none() {
+            self.home = sched_getaffinity(Pid::from_raw(0)).ok();
+        }
+        let mut only = CpuSet::new();
+        if self.home.is_none()
+            || only.set(cpu).is_err()
+            || sched_setaffinity(Pid::from_raw(0), &only).is_err()
+        {
+            // A cpuset that is not the target's: it will be the same next time.
+            self.refused = true;
+            return false;
+        }
+        self.on = Some(cpu);
+        true
+    }
+
+    /// Sleeps a moment on the seat: who wakes preempts who runs, and begins a fresh slice of time.
+    pub fn settle(&self) {
+        std::thread::sleep(Duration::from_micros(60));
+    }
+
+    pub fn leave(&mut self) {
+        self.on = None;
+        if let Some(home) = self.home.take()
+            && let Err(error) = sched_setaffinity(Pid::from_raw(0), &home)
+        {
+            log::warn!("cannot go back to the former CPUs: {error}");
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// How one thread was found at the start of a window.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    standing: Standing,
+    /// The CPU that we share with it, if it does not sleep.
+    cpu: Option<usize>,
+}
+
+/// What held a thread still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Still {
+    Asleep,
+    Seat,
+}
+
+/// Before the read. With `seat`, goes to the thread's CPU if the thread is not asleep.
+pub fn start(probe: &ThreadProbe, seat: Option<&mut Seat>) -> Option<Start> {
+    let standing = probe.standing().ok()?;
+    if matches!(standing.doing, Doing::Asleep(_)) {
+        return Some(Start { standing, cpu: None });
+    }
+    let seat = seat?;
+    let cpu = probe.cpu().ok()?;
+    if !seat.take(cpu) {
+        return None;
+    }
+    seat.settle();
+    // It may have moved or gone to sleep while we came.
+    let standing = probe.standing().ok()?;
+    if matches!(standing.doing, Doing::Asleep(_)) {
+        return Some(Start { standing, cpu: None });
+    }
+    let here = probe.cpu().ok()?;
+    (sched_getcpu().ok()? == here && here == cpu).then_some(Start { standing, cpu: Some(cpu) })
+}
+
+/// After the read: whether the thread stood still from `start` until now, and why.
+pub fn finish(probe: &ThreadProbe, start: &Start) -> Option<Still> {
+    let now = probe.standing().ok()?;
+    match start.cpu {
+        None => start.standing.is_proof_against(&now).then_some(Still::Asleep),
+        Some(cpu) => {
+            let same = (now.run_ns, now.runs) == (start.standing.run_ns, start.standing.runs);
+            (same && probe.cpu().ok()? == cpu && sched_getcpu().ok()? == cpu).then_some(Still::Seat)
+        }
+    }
+}

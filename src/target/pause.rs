@@ -1,0 +1,96 @@
+//! Stopping one running thread for a moment (`--pause`), with ptrace.
+//!
+//! PTRACE_SEIZE, so that whatever happens to us, even SIGKILL, the thread runs on: the kernel detaches
+//! it when its tracer is gone. Never SIGSTOP. A thread that blocks in a system call is not to be
+//! paused: the call would return early (a short `write`).
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// A thread that stands still until this is dropped.
+#[derive(Debug)]
+pub struct Pause {
+    tid: Pid,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PauseError {
+    #[error("thread {tid} could not be paused: {errno}{}", tracer(*tid))]
+    Refused { tid: i32, errno: Errno },
+    #[error("thread {tid} did not stop within {deadline:?}; it was let go")]
+    TooSlow { tid: i32, deadline: Duration },
+    #[error("thread {tid} ended while it was to be paused")]
+    Ended { tid: i32 },
+}
+
+/// Who traces it already, if anybody.
+fn tracer(tid: i32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    match status.lines().find_map(|l| l.strip_prefix("TracerPid:")).map(str::trim) {
+        None | Some("0") => String::new(),
+        Some(pid) => format!(" (traced by process {pid} already)"),
+    }
+}
+
+impl Pause {
+    /// Stops `tid`; gives up after `deadline`.
+    pub fn seize(tid: i32, deadline: Duration) -> Result<Pause, PauseError> {
+        let thread = Pid::from_raw(tid);
+        let refused = |errno| match errno {
+            Errno::ESRCH => PauseError::Ended { tid },
+            errno => PauseError::Refused { tid, errno },
+        };
+        ptrace::seize(thread, ptrace::Options::empty()).map_err(refused)?;
+        // From here on dropping it lets it go.
+        let pause = Pause { tid: thread };
+        ptrace::interrupt(thread).map_err(refused)?;
+        let until = Instant::now() + deadline;
+        loop {
+            match waitpid(thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) if Instant::now() < until => {
+                    // A thread in D state cannot stop before its I/O is done.
+                    std::thread::sleep(Duration::from_micros(20));
+                }
+                Ok(WaitStatus::StillAlive) => return Err(PauseError::TooSlow { tid, deadline }),
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {
+                    return Err(PauseError::Ended { tid });
+                }
+                Ok(WaitStatus::Stopped(_, signal)) => {
+                    // A signal that was on its way arrives: it must not be lost, and this is no place
+                    // to read from. Give it back and wait for our own stop.
+                    ptrace::cont(thread, signal).map_err(refused)?;
+                }
+                Ok(_) => return Ok(pause),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(refused(errno)),
+            }
+        }
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        if ptrace::detach(self.tid, None).is_err() {
+            // It has not stopped yet (it can only be let go when it has), or it is gone. When we end,
+            // the kernel lets it go in any case; until then wait a little for its stop.
+            for _ in 0..100 {
+                match waitpid(self.tid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_micros(100)),
+                    Ok(WaitStatus::Stopped(_, signal)) => {
+                        let _ = ptrace::detach(self.tid, signal);
+                        return;
+                    }
+                    Ok(WaitStatus::PtraceEvent(..)) => {
+                        let _ = ptrace::detach(self.tid, None);
+                        return;
+                    }
+                    _ => return,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! What the tests on live processes share: the interpreters of this machine, programs that run
+//! under them and are ended whatever happens, and hangscope itself.
+//!
+//! Nothing here depends on how fast the machine is: everything waits for a condition, and the one
+//! generous deadline only turns a hang into a failure that says what it waited for.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A failure in words; tests gather them over all interpreters.
+pub type Outcome<T = ()> = Result<T, String>;
+
+// ---------------------------------------------------------------- interpreters
+
+#[derive(Clone, Debug)]
+pub struct Interpreter {
+    /// `3.8`; `3.13.0` (pyenv's, for it differs from later ones); `3.11-system`; `3.15d`; `3.14t`.
+    pub label: String,
+    pub minor: u32,
+    /// What comes before the program's path.
+    pub command: Vec<OsString>,
+    /// The root directory it runs in, if not ours.
+    pub chroot: Option<PathBuf>,
+    pub debug: bool,
+    pub free_threaded: bool,
+}
+
+/// The root that holds Debian sid's interpreters.
+pub fn sid_root() -> PathBuf {
+    std::env::var_os("HANGSCOPE_SID").unwrap_or_else(|| "/opt/hangscope/sid".into()).into()
+}
+
+/// Every interpreter of this machine that the tests know of.
+///
+/// `HANGSCOPE_REQUIRE` (labels, comma-separated) makes a missing one a failure, see
+/// `required_interpreters_are_there`; `HANGSCOPE_ONLY` restricts all tests to some labels.
+pub fn interpreters() -> Vec<Interpreter> {
+    let mut found = pyenv();
+    let system = Path::new("/usr/bin/python3.11");
+    if system.exists() {
+        found.push(here("3.11-system", 11, system));
+    }
+    found.extend(in_sid());
+    if let Ok(only) = std::env::var("HANGSCOPE_ONLY") {
+        found.retain(|interpreter| only.split(',').any(|label| label == interpreter.label));
+    }
+    found
+}
+
+/// The labels that must be there and are not.
+pub fn missing_interpreters() -> Vec<String> {
+    let found = interpreters();
+    let required = std::env::var("HANGSCOPE_REQUIRE").unwrap_or_default();
+    required
+        .split(',')
+        .filter(|label| !label.is_empty() && !found.iter().any(|i| i.label == *label))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn here(label: &str, minor: u32, path: &Path) -> Interpreter {
+    Interpreter {
+        label: label.into(),
+        minor,
+        command: vec![path.into()],
+        chroot: None,
+        debug: false,
+        free_threaded: false,
+    }
+}
+
+/// pyenv's: `3.8` for the newest 3.8.x; from 3.13 on, where patch levels differ, the full version.
+fn pyenv() -> Vec<Interpreter> {
+    let root = match (std::env::var_os("PYENV_ROOT"), std::env::var_os("HOME")) {
+        (Some(root), _) => PathBuf::from(root),
+        (None, Some(home)) => Path::new(&home).join(".pyenv"),
+        (None, None) => return Vec::new(),
+    };
+    let mut versions: Vec<(u32, u32, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(root.join("versions")).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let numbers: Vec<u32> = name.split('.').map_while(|part| part.parse().ok()).collect();
+        let path = entry.path().join("bin/python3");
+        if let [3, minor, patch] = numbers[..]
+            && minor >= 8
+            && path.exists()
+        {
+            versions.push((minor, patch, path));
+        }
+    }
+    versions.sort();
+    let mut found: Vec<Interpreter> = Vec::new();
+    for (minor, patch, path) in versions {
+        let label = if minor < 13 { format!("3.{minor}") } else { format!("3.{minor}.{patch}") };
+        found.retain(|older| older.label != label);
+        found.push(here(&label, minor, &path));
+    }
+    found
+}
+
+/// Those in the sid root: releases, their debug twins, and free-threaded builds under `/opt/ft`.
+fn in_sid() -> Vec<Interpreter> {
+    let root = sid_root();
+    let chroot = ["/usr/sbin/chroot", "/usr/bin/chroot"].into_iter().find(|path| Path::new(path).exists());
+    let (Some(chroot), true) = (chroot, nix::unistd::geteuid().is_root()) else { return Vec::new() };
+    let mut found = Vec::new();
+    for minor in 13..=15 {
+        let builds = [
+            (format!("3.{minor}"), format!("/usr/bin/python3.{minor}")),
+            (format!("3.{minor}d"), format!("/usr/bin/python3.{minor}d")),
+            (format!("3.{minor}t"), format!("/opt/ft/3.{minor}t/bin/python3.{minor}t")),
+        ];
+        for (label, path) in builds {
+            if root.join(&path[1..]).exists() {
+                found.push(Interpreter {
+                    debug: label.ends_with('d'),
+                    free_threaded: label.ends_with('t'),
+                    label,
+                    minor,
+                    command: vec![chroot.into(), root.clone().into(), path.into()],
+                    chroot: Some(root.clone()),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// Runs a test under every interpreter that `wanted` accepts, and fails once, with all failures.
+pub fn each_interpreter(
+    name: &str,
+    wanted: impl Fn(&Interpreter) -> bool,
+    test: impl Fn(&Interpreter) -> Outcome,
+) {
+    let interpreters: Vec<Interpreter> = interpreters().into_iter().filter(wanted).collect();
+    assert!(!interpreters.is_empty(), "{name}: no interpreter found");
+    let mut failures = Vec::new();
+    for interpreter in &interpreters {
+        let outcome = catch_unwind(AssertUnwindSafe(|| test(interpreter)));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            Err(text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default())
+        });
+        if let Err(reason) = outcome {
+            failures.push((&interpreter.label, reason));
+        }
+    }
+    if failures.is_empty() {
+        return;
+    }
+    let labels: Vec<&str> = failures.iter().map(|(label, _)| label.as_str()).collect();
+    let mut text =
+        format!("{name}: failed under {} of {}: {}\n", labels.len(), interpreters.len(), labels.join(", "));
+    for (label, reason) in &failures {
+        text += &format!("\n──── {label}\n{}\n", shortened(name, label, reason));
+    }
+    panic!("{text}");
+}
+
+/// Long accounts go to a file, their beginning into the failure message.
+fn shortened(name: &str, label: &str, reason: &str) -> String {
+    const LINES: usize = 60;
+    if reason.lines().count() <= LINES {
+        return reason.into();
+    }
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{label}.txt"));
+    let written = fs::write(&file, reason).map_or_else(|e| e.to_string(), |()| file.display().to_string());
+    let head: Vec<&str> = reason.lines().take(LINES).collect();
+    format!("{}\n… the rest: {written}", head.join("\n"))
+}
+
+// ---------------------------------------------------------------- programs
+
+/// A program of `fixtures/programs` that runs; dropped, it is killed and waited for.
+pub struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    /// Where its text was copied to, if it runs in another root.
+    copied: Option<PathBuf>,
+    what: String,
+}
+
+impl Program {
+    pub fn start(interpreter: &Interpreter, name: &str, args: &[&str]) -> Outcome<Program> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs").join(name);
+        let mut copied = None;
+        let path = match &interpreter.chroot {
+            None => source,
+            Some(root) => {
+                let inside = Path::new("/tmp").join(unique_name()).join(name);
+                let outside = root.join(inside.strip_prefix("/").expect("absolute"));
+                let dir = outside.parent().expect("it has a directory").to_owned();
+                fs::create_dir(&dir)
+                    .and_then(|()| fs::copy(&source, &outside))
+                    .map_err(|e| format!("{}: {e}", outside.display()))?;
+                copied = Some(dir);
+                inside
+            }
+        };
+        let what = format!("{} {name} {}", interpreter.label, args.join(" "));
+        let mut command = Command::new(&interpreter.command[0]);
+        command.args(&interpreter.command[1..]).arg(path).args(args);
+        for (key, _) in std::env::vars_os() {
+            if key.to_string_lossy().starts_with("PYTHON") {
+                command.env_remove(key);
+            }
+        }
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| format!("{what}: {e}"))?;
+
+        let (sender, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let (mut pipe, kept) = (child.stderr.take().expect("piped"), Arc::clone(&stderr));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                kept.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        });
+        Ok(Program { stdin: child.stdin.take(), child, lines, stderr, copied, what })
+    }
+
+    /// Starts it and waits for its `READY {…}`.
+    pub fn ready(interpreter: &Interpreter, name: &str, args: &[&str]) -> Outcome<(Program, Value)> {
+        let program = Program::start(interpreter, name, args)?;
+        let truth = program.line("READY ")?;
+        Ok((program, truth))
+    }
+
+    /// Starts it, waits for its `READY {…}` and until its main thread is blocked in reading.
+    pub fn settled(interpreter: &Interpreter, name: &str, args: &[&str]) -> Outcome<(Program, Value)> {
+        let (program, truth) = Program::ready(interpreter, name, args)?;
+        program.until("its main thread to read its standard input", || {
+            Ok(system_call(program.pid(), program.pid()).is_some_and(|call| call.is_read_of_stdin()))
+        })?;
+        Ok((program, truth))
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().try_into().expect("a pid fits")
+    }
+
+    /// The JSON after `prefix` on the next line that begins so.
+    pub fn line(&self, prefix: &str) -> Outcome<Value> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let line = match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => return Err(self.failed(&format!("no {prefix:?} in time"))),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(self.failed(&format!("ended before its {prefix:?}")));
+                }
+            };
+            if let Some(json) = line.strip_prefix(prefix) {
+                return serde_json::from_str(json).map_err(|e| self.failed(&format!("{prefix:?}: {e}")));
+            }
+        }
+    }
+
+    pub fn send(&mut self, text: &str) -> Outcome {
+        let stdin = self.stdin.as_mut().expect("open until dropped");
+        stdin.write_all(text.as_bytes()).map_err(|e| self.failed(&e.to_string()))
+    }
+
+    /// Waits until `condition` holds.
+    pub fn until(&self, what: &str, mut condition: impl FnMut() -> Outcome<bool>) -> Outcome {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if condition()? {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(self.failed(&format!("waited in vain for {what}")));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// A failure message with what the program has said on its standard error.
+    pub fn failed(&self, reason: &str) -> String {
+        let stderr = self.stderr.lock().unwrap();
+        format!("{}: {reason}\nits standard error: {}", self.what, String::from_utf8_lossy(&stderr))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(dir) = &self.copied {
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+}
+
+fn unique_name() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("hangscope-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+// ---------------------------------------------------------------- what /proc says
+
+pub fn tids(pid: i32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The state letter of a thread.
+pub fn state(pid: i32, tid: i32) -> Option<char> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Who traces it; 0 if nobody does.
+pub fn tracer(pid: i32, tid: i32) -> Option<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()
+}
+
+/// Time on a CPU, time waiting for one, and how often it ran: unchanged while it sleeps.
+pub fn schedstat(pid: i32, tid: i32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()
+}
+
+/// CPU time of all threads, nanoseconds.
+pub fn cpu_time(pid: i32) -> u64 {
+    let of = |tid| schedstat(pid, tid)?.split(' ').next()?.parse::<u64>().ok();
+    tids(pid).into_iter().filter_map(of).sum()
+}
+
+pub struct SystemCall {
+    pub number: i64,
+    pub first: u64,
+}
+
+impl SystemCall {
+    pub fn is_read_of_stdin(&self) -> bool {
+        self.number == nix::libc::SYS_read && self.first == 0
+    }
+    pub fn is_sleep(&self) -> bool {
+        [nix::libc::SYS_nanosleep, nix::libc::SYS_clock_nanosleep].contains(&self.number)
+    }
+}
+
+/// The system call a thread is blocked in; `None` while it runs.
+pub fn system_call(pid: i32, tid: i32) -> Option<SystemCall> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let mut words = text.split_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let first = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    Some(SystemCall { number, first })
+}
+
+// ---------------------------------------------------------------- hangscope
+
+pub const HANGSCOPE: &str = env!("CARGO_BIN_EXE_hangscope");
+
+/// Runs hangscope to its end.
+pub fn hangscope(args: &[&str]) -> Output {
+    let mut command = assert_cmd::Command::new(HANGSCOPE);
+    command.args(args).env("NO_COLOR", "1").timeout(DEADLINE);
+    command.output().unwrap_or_else(|e| panic!("hangscope {}: {e}", args.join(" ")))
+}
+
+/// `hangscope dump --json` of one process: the whole report.
+pub fn dump_json(pid: i32, extra: &[&str]) -> Outcome<Value> {
+    let pid = pid.to_string();
+    let mut args = vec!["dump", "--pid", &pid, "--json"];
+    args.extend(extra);
+    let output = hangscope(&args);
+    let said = || format!("hangscope {}\nits standard error: {}", args.join(" "), lossy(&output.stderr));
+    if !output.status.success() {
+        return Err(format!("{} from {}", output.status, said()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| format!("no JSON ({e}) from {}", said()))
+}
+
+/// The part of a report that is about this process.
+pub fn process(report: &Value, pid: i32) -> Outcome<&Value> {
+    let processes = list(report, "processes");
+    processes
+        .iter()
+        .find(|process| process["pid"] == pid)
+        .ok_or_else(|| format!("pid {pid} is not in {report}"))
+}
+
+/// A list of the report; empty if it is not there.
+pub fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+pub fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
