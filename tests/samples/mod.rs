@@ -317,7 +317,9 @@ fn locals() -> Snapshot {
     let mut sleep = wait("sleep", 0, serde_json::json!({ "seconds": 30.0 }));
     (sleep.ends_in, sleep.deadline) = (Some(18.0), Some("at".into()));
     main.waits_on = Some(sleep);
-    snapshot(vec![process(4242, "python run.py", vec![main])])
+    let mut process = process(4242, "python /srv/news/run.py", vec![main]);
+    process.cwd = Some("/".into());
+    snapshot(vec![process])
 }
 
 fn recursion() -> Snapshot {

@@ -79,6 +79,12 @@ pub(super) fn file<'a>(frame: &'a Frame, process: Option<&Process>, options: &Te
             return Cow::Borrowed(&file[at + root.len()..]);
         }
     }
+    // The program itself stands in the command with its whole path.
+    if frame.module.as_deref() == Some("__main__")
+        && process.is_some_and(|process| process.command.iter().any(|word| word == file))
+    {
+        return Cow::Borrowed(file.rsplit('/').next().unwrap_or(file));
+    }
     let cwd = process.and_then(|process| process.cwd.as_deref()).filter(|cwd| *cwd != "/");
     let below = cwd.and_then(|cwd| file.strip_prefix(cwd)?.strip_prefix('/'));
     Cow::Borrowed(below.unwrap_or(file))
