@@ -1,6 +1,7 @@
 //! `hangscope schema`: the JSON schema of the report, for those who generate readers from it.
 
 use crate::render::report::Report;
+use schemars::generate::SchemaSettings;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -11,7 +12,9 @@ pub fn run() -> anyhow::Result<ExitCode> {
 }
 
 fn write(out: &mut dyn Write) -> io::Result<()> {
-    let schema = schemars::schema_for!(Report);
+    // What is written, not what would be accepted: a `null` is never left out.
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let schema = settings.into_generator().into_root_schema_for::<Report>();
     serde_json::to_writer_pretty(&mut *out, &schema)?;
     writeln!(out)
 }
@@ -31,5 +34,7 @@ mod tests {
         }
         let process = &schema["$defs"]["ReportProcess"]["properties"];
         assert!(process["pid"].is_object() && process["findings"].is_object());
+        let required = schema["$defs"]["ReportProcess"]["required"].as_array().unwrap();
+        assert!(required.contains(&"parent".into()) && required.contains(&"findings".into()));
     }
 }

@@ -18,13 +18,13 @@ impl fmt::Display for Duration {
             return write!(f, "{:.0} us", seconds * 1e6);
         }
         if seconds < 0.009_95 {
-            return write!(f, "{:.1} ms", seconds * 1e3);
+            return tenths(f, seconds * 1e3, "ms");
         }
         if seconds < 0.1 {
             return write!(f, "{:.0} ms", seconds * 1e3);
         }
         if seconds < 9.95 {
-            return write!(f, "{seconds:.1} s");
+            return tenths(f, seconds, "s");
         }
         let whole = seconds.round() as u64;
         let pair = |f: &mut fmt::Formatter<'_>, of: u64, unit: &str, rest: u64, small: &str| match rest {
@@ -41,6 +41,15 @@ impl fmt::Display for Duration {
     }
 }
 
+/// `0.8 s`, and `3 s` rather than `3.0 s`.
+fn tenths(f: &mut fmt::Formatter<'_>, number: f64, unit: &str) -> fmt::Result {
+    let tenths = (number * 10.0).round() as u64;
+    match tenths % 10 {
+        0 => write!(f, "{} {unit}", tenths / 10),
+        rest => write!(f, "{}.{rest} {unit}", tenths / 10),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +62,8 @@ mod tests {
         assert_eq!(said(0.0012), "1.2 ms");
         assert_eq!(said(0.0312), "31 ms");
         assert_eq!(said(0.84), "0.8 s");
+        assert_eq!(said(0.004), "4 ms");
+        assert_eq!(said(2.98), "3 s");
         assert_eq!(said(9.96), "10 s");
         assert_eq!(said(47.2), "47 s");
         assert_eq!(said(119.4), "119 s");

@@ -1,9 +1,10 @@
 //! One buffer with styles. All text for the terminal goes through `Page::put`, which cleans it, so
 //! that nothing from a target gets there raw; escape sequences are the palette's alone.
 
-use super::clean::clean;
+use super::clean::{clean, is_plain};
 use super::style::{ASCII, Ink, Marks, Palette, UNICODE};
 use super::width::{cut_end, cut_path, width, wrap};
+use std::fmt::Write;
 
 /// Columns for running text where there is no terminal: it is read by people all the same.
 const PROSE: usize = 80;
@@ -61,12 +62,60 @@ impl Page {
 
     /// How wide this will be once cleaned.
     pub fn measure(&self, text: &str) -> usize {
-        width(&clean(text, self.unicode))
+        if is_plain(text) { text.len() } else { width(&clean(text, self.unicode)) }
+    }
+
+    /// Cleaned and cut to this many columns.
+    pub fn shorten(&self, text: &str, max: usize) -> String {
+        cut_end(&clean(text, self.unicode), max, self.marks.ellipsis).into_owned()
+    }
+
+    /// As `shorten`, but without the first directories rather than the end.
+    pub fn shorten_path(&self, path: &str, max: usize) -> String {
+        cut_path(&clean(path, self.unicode), max, self.marks.ellipsis).into_owned()
+    }
+
+    /// Cleaned and in lines that fit between this column and the terminal's edge.
+    pub fn wrap(&self, text: &str, column: usize) -> Vec<String> {
+        let room = self.room().saturating_sub(column);
+        wrap(&clean(text, self.unicode), room, room).into_iter().map(str::to_owned).collect()
     }
 
     pub fn put(&mut self, ink: Ink, text: &str) {
-        let cleaned = clean(text, self.unicode);
-        self.put_clean(ink, &cleaned);
+        self.begin(ink);
+        self.add(text);
+        self.end(ink);
+    }
+
+    /// Switches the ink on for what is added until `end`. Puts in the same ink need it only once.
+    pub fn begin(&mut self, ink: Ink) {
+        self.buffer.push_str(self.palette.on(ink));
+    }
+
+    pub fn end(&mut self, ink: Ink) {
+        if !self.palette.on(ink).is_empty() {
+            self.buffer.push_str(Palette::OFF);
+        }
+    }
+
+    /// Adds text in the ink that is on.
+    pub fn add(&mut self, text: &str) {
+        if is_plain(text) {
+            self.buffer.push_str(text);
+            self.column += text.len();
+        } else {
+            let cleaned = clean(text, self.unicode);
+            self.buffer.push_str(&cleaned);
+            self.column += width(&cleaned);
+        }
+    }
+
+    /// Adds `:` and a number in the ink that is on.
+    pub fn add_line_number(&mut self, line: u32) {
+        // Writing to a String cannot fail.
+        let start = self.buffer.len();
+        let _ = write!(self.buffer, ":{line}");
+        self.column += self.buffer.len() - start;
     }
 
     /// As `put`, but cut to this many columns.
@@ -75,22 +124,14 @@ impl Page {
         self.put_clean(ink, &cut_end(&cleaned, max, self.marks.ellipsis));
     }
 
-    /// As `put`, but without the first directories where that is too long.
-    pub fn put_path(&mut self, ink: Ink, path: &str, max: usize) {
-        let cleaned = clean(path, self.unicode);
-        self.put_clean(ink, &cut_path(&cleaned, max, self.marks.ellipsis));
-    }
-
+    /// As `put`, for text that is clean.
     fn put_clean(&mut self, ink: Ink, text: &str) {
-        let on = self.palette.on(ink);
-        if on.is_empty() || text.is_empty() {
+        if !text.is_empty() {
+            self.begin(ink);
             self.buffer.push_str(text);
-        } else {
-            self.buffer.push_str(on);
-            self.buffer.push_str(text);
-            self.buffer.push_str(Palette::OFF);
+            self.column += width(text);
+            self.end(ink);
         }
-        self.column += width(text);
     }
 
     pub fn pad_to(&mut self, column: usize) {
@@ -126,9 +167,9 @@ impl Page {
 
     fn wrapped(&mut self, ink: Ink, indent: usize, text: &str, edge: usize) {
         let cleaned = clean(text, self.unicode);
-        let first = edge.saturating_sub(self.column.max(indent));
-        for line in wrap(&cleaned, first, edge.saturating_sub(indent)) {
-            self.pad_to(indent);
+        let first = edge.saturating_sub(self.column);
+        for (at, line) in wrap(&cleaned, first, edge.saturating_sub(indent)).into_iter().enumerate() {
+            self.pad_to(if at == 0 { 0 } else { indent });
             self.put_clean(ink, line);
             self.end_line();
         }

@@ -59,6 +59,7 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn wide_characters_take_two_columns() {
@@ -76,6 +77,18 @@ mod tests {
         assert_eq!(cut_path("app/api/routes/stream.py", 20, "…"), "…/routes/stream.py");
         assert_eq!(cut_path("app/api/routes/stream.py", 3, "…"), "…/stream.py");
         assert_eq!(cut_path("stream.py", 3, "…"), "stream.py");
+    }
+
+    proptest! {
+        #[test]
+        fn wrapping_loses_nothing(text in "[a-zä名 ]{0,60}", first in 0..30_usize, rest in 0..30_usize) {
+            let lines = wrap(&text, first, rest);
+            prop_assert_eq!(lines.join(" "), text.as_str());
+            for (at, line) in lines.iter().enumerate() {
+                let room = if at == 0 { first } else { rest };
+                prop_assert!(width(line) <= room || !line.trim().contains(' '));
+            }
+        }
     }
 
     #[test]

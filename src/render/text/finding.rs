@@ -6,15 +6,15 @@ use crate::diagnose::{Cause, Finding, Severity};
 use crate::render::duration::Duration;
 use crate::render::page::Page;
 use crate::render::style::Ink;
-use crate::snapshot::{Certainty, Process};
+use crate::snapshot::{Certainty, Frame, Process};
 
 /// Where the text of a labelled line begins.
 const LABELLED: usize = 9;
 /// Longer names are cut; the stack below has them whole.
 const LONGEST_NAME: usize = 32;
 const LONGEST_FUNCTION: usize = 32;
-/// With less room the columns of a chain are put below each other.
-const NARROW: usize = 72;
+/// With less room on the right the sides of a chain are put below each other.
+const LEAST_RIGHT: usize = 44;
 /// Deeper chains are not indented further.
 const DEEPEST: usize = 5;
 
@@ -73,10 +73,17 @@ fn verdict(page: &mut Page, finding: &Finding) {
 fn title(finding: &Finding) -> String {
     let rule = finding.rule.as_str();
     if let Some(cycle) = finding.cycle.as_ref().filter(|cycle| cycle.len() > 1) {
-        let what = if rule == "await-cycle" { "TASKS" } else { "THREADS" };
-        let processes = cycle.iter().filter_map(|&at| finding.cause.get(at)?.pid).collect::<Vec<_>>();
-        let across = processes.windows(2).any(|pair| pair[0] != pair[1]);
-        return format!("DEADLOCK OF {} {}", cycle.len(), if across { "ACROSS PROCESSES" } else { what });
+        let links = || cycle.iter().filter_map(|&at| finding.cause.get(at));
+        let mut pids = links().filter_map(|cause| cause.pid);
+        let pid = pids.next();
+        let what = if pids.any(|other| Some(other) != pid) {
+            "ACROSS PROCESSES"
+        } else if links().all(|cause| cause.task.is_some()) {
+            "TASKS"
+        } else {
+            "THREADS"
+        };
+        return format!("DEADLOCK OF {} {what}", cycle.len());
     }
     match rule {
         "lock-cycle" | "await-cycle" => "DEADLOCK".to_owned(),
@@ -90,131 +97,142 @@ fn title(finding: &Finding) -> String {
     }
 }
 
-/// What one link of the chain has to show: on the left who, on the right where and on what.
+/// A piece of text and the column where it begins.
+type Piece = (usize, Ink, String);
+
+/// One link of the chain: on the left who, on the right where and on what.
 struct Link {
+    indent: usize,
     tree: &'static str,
     /// What stands in the tree's place on further lines.
     below: &'static str,
-    indent: usize,
-    name: String,
+    /// The name, and how many are alike.
+    left: Vec<(Ink, String)>,
 }
 
-fn chain(page: &mut Page, finding: &Finding, process: Option<&Process>, options: &TextOptions) {
-    let cycle = finding.cycle.as_deref().unwrap_or(&[]);
-    let links: Vec<Link> =
-        (0..finding.cause.len()).map(|at| link(page, finding, process, cycle, at)).collect();
-    let name_end =
-        |link: &Link| 2 + link.indent + 2 * usize::from(!link.tree.is_empty()) + page.measure(&link.name);
-    let stacked = page.width().is_some_and(|width| width < NARROW);
-    let where_ = match stacked {
-        true => 6,
-        false => links.iter().map(name_end).max().unwrap_or(0).min(LONGEST_NAME + 2 + 2 * DEEPEST) + 2,
-    };
-    let functions = finding.cause.iter().filter_map(|cause| cause.frame.as_ref());
-    let functions = functions.map(|frame| page.measure(stack::function(frame)));
-    let file = where_ + functions.filter(|&width| width <= LONGEST_FUNCTION).max().unwrap_or(0) + 2;
+impl Link {
+    fn start(&self) -> usize {
+        2 + self.indent
+    }
 
-    for (cause, link) in finding.cause.iter().zip(&links) {
-        let mut left = Left { link, alike: alike(cause), lines: 0, where_ };
-        left.start(page);
-        if stacked {
-            page.end_line();
-        }
-        let mut written = stacked;
-        if let Some(frame) = &cause.frame {
-            if stacked {
-                left.start(page);
+    fn text_start(&self, page: &Page) -> usize {
+        self.start() + page.measure(self.tree)
+    }
+
+    fn end(&self, page: &Page) -> usize {
+        self.text_start(page) + self.left.iter().map(|(_, text)| page.measure(text)).max().unwrap_or(0)
+    }
+
+    /// Writes the left and the right side next to each other or, stacked, below each other.
+    fn write(&self, page: &mut Page, right: &[Vec<Piece>], stacked: bool) {
+        let right_from = if stacked { self.left.len() } else { 0 };
+        for at in 0..self.left.len().max(right_from + right.len()) {
+            page.pad_to(self.start());
+            let is_cycle = self.below.trim_end() != "";
+            let ink = if is_cycle { Ink::Critical } else { Ink::Faint };
+            page.put(ink, if at == 0 { self.tree } else { self.below.trim_end() });
+            if let Some((ink, text)) = self.left.get(at) {
+                page.pad_to(self.text_start(page));
+                page.put(*ink, text);
             }
-            let (function, place) =
-                if frame.user { (Ink::User, Ink::UserPlace) } else { (Ink::Plain, Ink::Faint) };
-            page.put(function, stack::function(frame));
-            page.pad_to(if stacked { page.column() + 2 } else { file.max(page.column() + 2) });
-            let line =
-                frame.line.filter(|_| options.lineno).map(|line| format!(":{line}")).unwrap_or_default();
-            let path = stack::file(frame, process, options);
-            let full = page.column() + page.measure(&path) + line.len();
-            if full > page.room() && page.column() > where_ + 2 {
-                page.end_line();
-                left.start(page);
-                page.pad_to(where_ + 2);
+            for (column, ink, text) in
+                at.checked_sub(right_from).and_then(|at| right.get(at)).into_iter().flatten()
+            {
+                page.pad_to(*column);
+                page.put(*ink, text);
             }
-            let room = page.room().saturating_sub(page.column() + line.len());
-            page.put_path(place, &path, room);
-            page.put(place, &line);
-            page.end_line();
-            written = true;
-            if let Some(source) = frame.source.as_deref().filter(|source| !source.is_empty()) {
-                left.start(page);
-                page.pad_to(where_ + 2);
-                let room = page.room().saturating_sub(page.column());
-                page.put_cut(Ink::Plain, source, room);
-                page.end_line();
-            }
-        }
-        if let Some(note) = note(page, cause) {
-            if written {
-                left.start(page);
-                page.pad_to(where_ + if cause.frame.is_some() { 2 } else { 0 });
-            }
-            page.fact(Ink::Wait, where_ + 2, &note);
-            written = true;
-        }
-        if !written {
-            page.end_line();
-        }
-        if left.alike.is_some() {
-            left.start(page);
             page.end_line();
         }
     }
-    if let Some(first) = cycle.first().and_then(|&at| links.get(at)).filter(|_| cycle.len() > 1) {
-        let (last, arrow) = (page.marks.cycle_last, page.marks.arrow);
+}
+
+fn chain(page: &mut Page, finding: &Finding, process: Option<&Process>, options: &TextOptions) {
+    let cycle = finding.cycle.as_deref().filter(|cycle| cycle.len() > 1).unwrap_or(&[]);
+    let links: Vec<Link> =
+        (0..finding.cause.len()).map(|at| link(page, finding, process, cycle, at)).collect();
+    let beside = links.iter().map(|link| link.end(page) + 2).max().unwrap_or(0);
+    let stacked = page.room() < beside.saturating_add(LEAST_RIGHT);
+    let start = if stacked { 6 } else { beside };
+    let frames = finding.cause.iter().filter_map(|cause| cause.frame.as_ref());
+    let widths = frames.map(|frame| page.measure(stack::function(frame)));
+    let widest = widths.filter(|&width| width <= LONGEST_FUNCTION).max().unwrap_or(0);
+
+    for (at, (cause, link)) in finding.cause.iter().zip(&links).enumerate() {
+        let mut right = Vec::new();
+        if let Some(frame) = &cause.frame {
+            place(page, frame, process, (start, start + widest + 2), options, &mut right);
+        }
+        // That the first waits for the second is what the summary says.
+        let said = at == 0 && links.len() > 1 && cycle.is_empty();
+        let note = match &cause.wait {
+            _ if !cause.summary.is_empty() => Some(cause.summary.clone()),
+            Some(wait) if !said => Some(wait::in_chain(wait, page.marks.arrow)),
+            _ => None,
+        };
+        let column = if cause.frame.is_some() { start + 2 } else { start };
+        for line in note.iter().flat_map(|note| page.wrap(note, column)) {
+            right.push(vec![(column, Ink::Wait, line)]);
+        }
+        link.write(page, &right, stacked);
+        if cycle.contains(&at) {
+            let side = page.marks.cycle_side.trim_end();
+            page.pad_to(2);
+            page.put(Ink::Critical, side);
+            page.end_line();
+        }
+    }
+    if let Some(first) = cycle.first().and_then(|&at| finding.cause.get(at)) {
+        let last = page.marks.cycle_last;
         page.pad_to(2);
         page.put(Ink::Critical, last);
-        page.put(Ink::Critical, &format!(" {arrow} {}", first.name));
+        page.put(Ink::Faint, " back to ");
+        page.put(Ink::Strong, &name(first, process));
         page.end_line();
     }
 }
 
-/// The left side of a link's lines: its name, then how many are alike, then only the tree.
-struct Left<'a> {
-    link: &'a Link,
-    alike: Option<String>,
-    lines: usize,
-    where_: usize,
-}
-
-impl Left<'_> {
-    fn start(&mut self, page: &mut Page) {
-        let tree = if self.lines == 0 { self.link.tree } else { self.link.below };
-        page.pad_to(2 + self.link.indent);
-        page.put(if self.link.indent == 0 { Ink::Critical } else { Ink::Faint }, tree);
-        if self.lines == 0 {
-            page.put_cut(Ink::Strong, &self.link.name, LONGEST_NAME);
-        } else if let Some(alike) = self.alike.take() {
-            page.put(Ink::Faint, &alike);
-        }
-        self.lines += 1;
-        // What is too wide for its column takes the line for itself.
-        if page.column() + 2 > self.where_ && self.lines > 1 && page.column() > 2 + self.link.indent + 2 {
-            page.end_line();
-        }
-        page.pad_to(self.where_);
+/// The frame and its source line, the file below the function where there is no room beside it.
+fn place(
+    page: &Page,
+    frame: &Frame,
+    process: Option<&Process>,
+    (start, file_start): (usize, usize),
+    options: &TextOptions,
+    lines: &mut Vec<Vec<Piece>>,
+) {
+    let (ink, place) = if frame.user { (Ink::User, Ink::UserPlace) } else { (Ink::Plain, Ink::Faint) };
+    let function = stack::function(frame);
+    let number = frame.line.filter(|_| options.lineno).map(|line| format!(":{line}")).unwrap_or_default();
+    let file = stack::file(frame, process, options);
+    let mut column = file_start.max(start + page.measure(function) + 2);
+    let mut line = vec![(start, ink, function.to_owned())];
+    if column + page.measure(&file) + number.len() > page.room() {
+        lines.push(std::mem::take(&mut line));
+        column = start + 2;
+    }
+    let room = page.room().saturating_sub(column + number.len());
+    line.push((column, place, page.shorten_path(&file, room) + &number));
+    lines.push(line);
+    if let Some(source) = frame.source.as_deref().filter(|source| !source.is_empty()) {
+        let room = page.room().saturating_sub(start + 2);
+        lines.push(vec![(start + 2, Ink::Plain, page.shorten(source, room))]);
     }
 }
 
 fn link(page: &Page, finding: &Finding, process: Option<&Process>, cycle: &[usize], at: usize) -> Link {
     let marks = page.marks;
     let cause = &finding.cause[at];
-    let name = name(cause, process);
-    if cycle.len() > 1 && cycle.contains(&at) {
-        let tree = if cycle.first() == Some(&at) { marks.cycle_first } else { marks.cycle_next };
-        return Link { tree, below: marks.cycle_side, indent: 0, name };
+    let (indent, tree, below) = match at {
+        _ if cycle.first() == Some(&at) => (0, marks.cycle_first, marks.cycle_side),
+        _ if cycle.contains(&at) => (0, marks.cycle_next, marks.cycle_side),
+        0 => (0, "", ""),
+        _ => (2 * (at - 1).min(DEEPEST), marks.branch, ""),
+    };
+    let mut left = vec![(Ink::Strong, page.shorten(&name(cause, process), LONGEST_NAME))];
+    if cause.alike > 0 {
+        left.push((Ink::Faint, format!("(and {} more like it)", cause.alike)));
     }
-    match at {
-        0 => Link { tree: "", below: "", indent: 0, name },
-        _ => Link { tree: marks.branch, below: "  ", indent: 2 * (at - 1).min(DEEPEST), name },
-    }
+    Link { indent, tree, below, left }
 }
 
 /// The thread, the task or the process; with the pid where that is not the process at hand.
@@ -231,18 +249,6 @@ fn name(cause: &Cause, process: Option<&Process>) -> String {
         (Some(who), _) => who,
         (None, Some(pid)) => format!("pid {pid}"),
         (None, None) => "outside".to_owned(),
-    }
-}
-
-fn alike(cause: &Cause) -> Option<String> {
-    (cause.alike > 0).then(|| format!("(and {} more like it)", cause.alike))
-}
-
-fn note(page: &Page, cause: &Cause) -> Option<String> {
-    match &cause.wait {
-        _ if !cause.summary.is_empty() => Some(cause.summary.clone()),
-        Some(wait) => Some(wait::note(wait, page.marks.arrow)),
-        None => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Threads that stand at the same place for the same reason are shown once: two hundred idle
 //! workers are one fact.
 
-use super::{TextOptions, count};
+use super::{TextOptions, count, recursion};
 use crate::render::duration::Duration;
 use crate::snapshot::{Thread, Wait};
 use std::collections::HashMap;
@@ -67,11 +67,10 @@ fn kind_of(wait: &Option<Wait>) -> Option<(&str, Option<&str>, Option<usize>)> {
 
 fn fingerprint(thread: &Thread) -> u64 {
     let mut hasher = DefaultHasher::new();
-    thread.frames.len().hash(&mut hasher);
-    for frame in &thread.frames {
-        frame.function.hash(&mut hasher);
-        frame.line.hash(&mut hasher);
-    }
+    let stack = thread.frames.iter().fold(thread.frames.len() as u64, |sum, frame| {
+        sum.rotate_left(5) ^ recursion::key(frame) ^ u64::from(frame.line.unwrap_or(0))
+    });
+    stack.hash(&mut hasher);
     system_call(thread).hash(&mut hasher);
     kind_of(&thread.waits_on).hash(&mut hasher);
     hasher.finish()

@@ -10,6 +10,9 @@ use crate::render::style::Ink;
 use crate::snapshot::{Activity, Process, Read, Thread};
 use std::fmt::Write;
 
+/// Of a terminal, at most.
+const COMMAND_LINES: usize = 3;
+
 pub(super) fn write(page: &mut Page, reported: &ReportProcess, report: &Report, options: &TextOptions) {
     let process = &reported.process;
     page.gap();
@@ -58,7 +61,12 @@ fn header(page: &mut Page, process: &Process) {
     let separator = page.marks.separator;
     page.put(Ink::Faint, separator);
     match (process.command.is_empty(), &process.executable) {
-        (false, _) => page.fact(Ink::Strong, 2, &command_line(&process.command)),
+        (false, _) => {
+            // A whole program may stand behind `-c`.
+            let most = page.room().saturating_mul(COMMAND_LINES).saturating_sub(page.column());
+            let command = page.shorten(&command_line(&process.command), most);
+            page.fact(Ink::Strong, 2, &command);
+        }
         (true, Some(executable)) => page.fact(Ink::Strong, 2, executable),
         (true, None) => page.fact(Ink::Faint, 2, "command not known"),
     }
@@ -179,7 +187,7 @@ fn without_python(page: &mut Page, native: &[&Thread]) {
         })
         .collect();
     let text = format!("{} without Python: {}", count(native.len(), "thread", "threads"), list.join(", "));
-    page.fact(Ink::Faint, 4, &text);
+    page.fact(Ink::Faint, 2, &text);
 }
 
 /// How exact all of this is.

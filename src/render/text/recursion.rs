@@ -1,7 +1,6 @@
 //! Finds recursion in a stack: the same few functions calling each other over and over.
 
 use crate::snapshot::Frame;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 /// Functions that call each other in a circle, at most.
@@ -22,25 +21,38 @@ pub(super) fn repeats(frames: &[Frame]) -> Vec<Repeat> {
     if frames.len() < FEWEST + 3 {
         return Vec::new();
     }
+    let keys: Vec<u64> = frames.iter().map(key).collect();
     // The line is no part of it: a function may call itself from several.
-    let keys: Vec<u64> = frames
-        .iter()
-        .map(|frame| {
-            let mut hasher = DefaultHasher::new();
-            (&frame.function, &frame.file, frame.kind as u8).hash(&mut hasher);
-            hasher.finish()
-        })
-        .collect();
-    in_keys(&keys)
+    in_keys(&keys, |a, b| {
+        let (a, b) = (&frames[a], &frames[b]);
+        a.function == b.function && a.file == b.file && a.qualname == b.qualname && a.kind == b.kind
+    })
 }
 
-fn in_keys(keys: &[u64]) -> Vec<Repeat> {
+/// A number that functions of different names hardly ever share: a cheap hash, to be confirmed.
+pub(super) fn key(frame: &Frame) -> u64 {
+    let name = frame.function.as_bytes();
+    let ends = |bytes: [u8; 8]| u64::from_le_bytes(bytes);
+    let (first, last) = match (name.first_chunk(), name.last_chunk()) {
+        (Some(first), Some(last)) => (ends(*first), ends(*last)),
+        _ => {
+            let mut padded = [0; 8];
+            padded[..name.len()].copy_from_slice(name);
+            (ends(padded), 0)
+        }
+    };
+    let file = frame.file.as_ref().map_or(0, |file| file.len() as u64);
+    (first ^ last.rotate_left(29) ^ file.rotate_left(53)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ name.len() as u64
+}
+
+fn in_keys(keys: &[u64], are_same: impl Fn(usize, usize) -> bool) -> Vec<Repeat> {
     let mut found = Vec::new();
     let mut at = 0;
     'stack: while at < keys.len() {
         for cycle in 1..=LONGEST_CYCLE {
-            let same =
-                keys[at..].iter().zip(keys.get(at + cycle..).unwrap_or(&[])).take_while(|(a, b)| a == b);
+            let same = (at..keys.len().saturating_sub(cycle))
+                .take_while(|&at| keys[at] == keys[at + cycle] && are_same(at, at + cycle));
             let rounds = (same.count() + cycle) / cycle;
             let hidden = rounds.saturating_sub(3) * cycle;
             if hidden >= FEWEST {
@@ -58,6 +70,10 @@ fn in_keys(keys: &[u64]) -> Vec<Repeat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn in_keys(keys: &[u64]) -> Vec<Repeat> {
+        super::in_keys(keys, |_, _| true)
+    }
 
     #[test]
     fn a_function_that_calls_itself() {

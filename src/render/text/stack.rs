@@ -12,12 +12,12 @@ const INDENT: usize = 4;
 const LONGEST_ALIGNED: usize = 36;
 const LONGEST_NAME: usize = 20;
 
-/// Writes the frames; `note` stands below the frame with that index.
+/// Writes the frames; the notes stand below the frame with that index.
 pub(super) fn write(
     page: &mut Page,
     process: &Process,
     frames: &[Frame],
-    note: Option<(usize, &str)>,
+    notes: Option<(usize, &[String])>,
     options: &TextOptions,
 ) {
     let repeats = if options.full_stacks { Vec::new() } else { recursion::repeats(frames) };
@@ -35,13 +35,15 @@ pub(super) fn write(
         if innermost_user == Some(at) {
             source(page, frame);
         }
-        if let Some((_, text)) = note.filter(|(index, _)| *index == at) {
+        if let Some((_, lines)) = notes.filter(|(index, _)| *index == at) {
             let mark = page.marks.note;
             page.pad_to(INDENT + 2);
             page.put(Ink::Wait, mark);
-            page.put(Ink::Wait, " ");
-            let indent = page.column();
-            page.fact(Ink::Wait, indent, text);
+            let indent = page.column() + 1;
+            for line in lines {
+                page.pad_to(indent);
+                page.fact(Ink::Wait, indent, line);
+            }
         }
         locals(page, frame);
         at += 1;
@@ -77,6 +79,12 @@ pub(super) fn file<'a>(frame: &'a Frame, process: Option<&Process>, options: &Te
             return Cow::Borrowed(&file[at + root.len()..]);
         }
     }
+    // The program itself stands in the command with its whole path.
+    if frame.module.as_deref() == Some("__main__")
+        && process.is_some_and(|process| process.command.iter().any(|word| word == file))
+    {
+        return Cow::Borrowed(file.rsplit('/').next().unwrap_or(file));
+    }
     let cwd = process.and_then(|process| process.cwd.as_deref()).filter(|cwd| *cwd != "/");
     let below = cwd.and_then(|cwd| file.strip_prefix(cwd)?.strip_prefix('/'));
     Cow::Borrowed(below.unwrap_or(file))
@@ -85,17 +93,15 @@ pub(super) fn file<'a>(frame: &'a Frame, process: Option<&Process>, options: &Te
 /// The last components of the path that are the module's name, if they are.
 fn below_import_root<'a>(file: &'a str, module: &str) -> Option<&'a str> {
     let stem = file.strip_suffix(".py").or_else(|| file.strip_suffix(".pyc"))?;
-    let (stem, extra) = match stem.strip_suffix("/__init__") {
-        Some(package) if !module.ends_with("__init__") => (package, 1),
-        _ => (stem, 0),
+    let stem = match stem.strip_suffix("/__init__") {
+        Some(package) if !module.ends_with("__init__") => package,
+        _ => stem,
     };
-    let mut components = stem.rsplit('/');
-    if !module.rsplit('.').all(|part| components.next() == Some(part)) {
-        return None;
-    }
-    let depth = module.split('.').count() + extra;
-    let start = file.rmatch_indices('/').nth(depth - 1).map_or(0, |(at, _)| at + 1);
-    Some(&file[start..])
+    let start = stem.len().checked_sub(module.len())?;
+    let tail = stem.as_bytes()[start..].iter();
+    let same = tail.zip(module.as_bytes()).all(|(a, b)| a == b || (*a, *b) == (b'/', b'.'));
+    let whole = start == 0 || stem.as_bytes()[start - 1] == b'/';
+    if same && whole && !module.is_empty() { file.get(start..) } else { None }
 }
 
 /// Where files begin, if there is room to align them.
@@ -104,7 +110,7 @@ fn column(page: &Page, frames: &[Frame]) -> usize {
         return 0;
     }
     let widths = frames.iter().map(|frame| page.measure(function(frame)));
-    widths.filter(|&width| width <= LONGEST_ALIGNED).max().map_or(0, |width| INDENT + width + 1)
+    widths.filter(|&width| width <= LONGEST_ALIGNED).max().map_or(0, |width| INDENT + width + 2)
 }
 
 fn line(page: &mut Page, process: &Process, frame: &Frame, column: usize, options: &TextOptions) {
@@ -115,27 +121,45 @@ fn line(page: &mut Page, process: &Process, frame: &Frame, column: usize, option
         page.put(Ink::User, mark);
     }
     page.pad_to(INDENT);
-    page.put(name, function(frame));
-    page.pad_to(column.max(page.column() + 1));
+    page.begin(name);
+    page.add(function(frame));
+    // Most frames are in one ink: it is switched once for all of the line.
+    if name != place {
+        page.end(name);
+        page.begin(place);
+    }
     let file = file(frame, Some(process), options);
-    location(page, place, &file, frame.line.filter(|_| options.lineno), INDENT + 4);
+    let column = column.max(page.column() + 1);
+    location(page, &file, frame.line.filter(|_| options.lineno), column);
+    page.end(place);
     page.end_line();
 }
 
 /// `(file:line)`, on a line of its own if it does not fit on this one.
-fn location(page: &mut Page, ink: Ink, file: &str, line: Option<u32>, indent: usize) {
-    let line = line.map(|line| format!(":{line}")).unwrap_or_default();
-    let around = 2 + line.len();
-    let least = file.rsplit('/').next().map_or(0, |name| page.measure(name)) + 2;
-    if page.column() > indent && page.column() + least.min(page.measure(file)) + around > page.room() {
-        page.end_line();
-        page.pad_to(indent);
+fn location(page: &mut Page, file: &str, line: Option<u32>, column: usize) {
+    let around = 2 + line.map_or(0, |line| 2 + line.checked_ilog10().unwrap_or(0) as usize);
+    if column + page.measure(file) + around <= page.room() {
+        page.pad_to(column);
+        page.add("(");
+        page.add(file);
+    } else {
+        // The name with the ellipsis and a slash is the least that a path can be cut to.
+        let least = file.rsplit('/').next().map_or(0, |name| page.measure(name) + 2);
+        if column + least.min(page.measure(file)) + around > page.room() {
+            page.end_line();
+            page.pad_to(INDENT + 4);
+        } else {
+            page.pad_to(column);
+        }
+        let room = page.room().saturating_sub(page.column() + around);
+        let path = page.shorten_path(file, room);
+        page.add("(");
+        page.add(&path);
     }
-    let room = page.room().saturating_sub(page.column() + around);
-    page.put(ink, "(");
-    page.put_path(ink, file, room);
-    page.put(ink, &line);
-    page.put(ink, ")");
+    if let Some(line) = line {
+        page.add_line_number(line);
+    }
+    page.add(")");
 }
 
 fn source(page: &mut Page, frame: &Frame) {
@@ -200,6 +224,8 @@ mod tests {
         assert_eq!(below("stream.py", "app.stream"), None);
         assert_eq!(below("/srv/main.py", "__main__"), None);
         assert_eq!(below("/srv/main.py", ""), None);
+        assert_eq!(below("/srv/myapp.py", "app"), None);
+        assert_eq!(below("/srv/größe/ß.py", "größe.ß"), Some("größe/ß.py"));
         assert_eq!(below("<frozen importlib._bootstrap>", "importlib._bootstrap"), None);
     }
 }

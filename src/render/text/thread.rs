@@ -10,9 +10,14 @@ use crate::snapshot::{
     Activity, Certainty, EventLoop, Lock, Precision, Process, Read, Request, Thread, ThreadOs, Wait,
 };
 
+use std::collections::HashSet;
+
 /// Threads with longer names do not push the others' states to the right.
 const LONGEST_ALIGNED: usize = 46;
-const INDENT: usize = 4;
+/// Lines that belong to the header.
+const INDENT: usize = 2;
+/// What threads that are alike wait for.
+const MOST_EXAMPLES: usize = 6;
 
 /// What the header lines of a process have in common.
 pub(super) struct Table {
@@ -44,67 +49,78 @@ pub(super) fn write(
     header(page, process, thread, table);
     if !group.others.is_empty() {
         let text = more_like_it(group, page.marks.ellipsis);
-        page.pad_to(INDENT);
-        page.fact(Ink::Strong, INDENT, &text);
+        below(page, Ink::Strong, &text);
     }
     if let Some(request) = &thread.request {
-        page.pad_to(INDENT);
-        page.fact(Ink::Info, INDENT, &format!("serves {}", request_line(request)));
+        below(page, Ink::Info, &format!("serves {}", request_line(request)));
     }
     if !thread.holds.is_empty() {
         let locks = thread.holds.iter().map(lock).collect::<Vec<_>>().join(", ");
-        page.pad_to(INDENT);
-        page.fact(Ink::Wait, INDENT, &format!("holds {locks}"));
+        below(page, Ink::Wait, &format!("holds {locks}"));
     }
 
-    let note = thread.waits_on.as_ref().map(|wait| wait_note(page, wait, group));
+    let notes = wait_notes(page, group);
     let at = thread.waits_on.as_ref().and_then(|wait| wait.frame);
     let on_frame = at.filter(|&at| stack::shows(&thread.frames, at, options));
-    if let (Some(note), None) = (&note, on_frame) {
-        page.pad_to(INDENT);
-        page.fact(Ink::Wait, INDENT, note);
+    if on_frame.is_none() {
+        for note in &notes {
+            below(page, Ink::Wait, note);
+        }
     }
-    stack::write(page, process, &thread.frames, on_frame.zip(note.as_deref()), options);
+    stack::write(page, process, &thread.frames, on_frame.map(|at| (at, notes.as_slice())), options);
     if !thread.frames.is_empty() && !thread.complete {
         let text = format!("{} the stack goes on, but could not be read", page.marks.ellipsis);
-        page.pad_to(INDENT);
-        page.fact(Ink::Warning, INDENT, &text);
+        page.pad_to(4);
+        page.fact(Ink::Warning, 4, &text);
     }
     for problem in &thread.problems {
         let text = format!("{} {problem}", page.marks.warning);
-        page.pad_to(INDENT);
-        page.fact(Ink::Warning, INDENT + 2, &text);
+        below(page, Ink::Warning, &text);
     }
 }
 
-/// What the first waits for, and the others where that differs.
-fn wait_note(page: &Page, wait: &Wait, group: &Group<'_>) -> String {
+/// A line that belongs to the header, left of the frames.
+fn below(page: &mut Page, ink: Ink, text: &str) {
+    page.pad_to(INDENT);
+    page.fact(ink, INDENT + 2, text);
+}
+
+/// What the thread waits for and, where that differs, what those that are alike wait for.
+fn wait_notes(page: &Page, group: &Group<'_>) -> Vec<String> {
     let arrow = page.marks.arrow;
+    let Some(wait) = &group.first.waits_on else { return Vec::new() };
     let timeless =
         |wait: &Wait| wait::note(&Wait { blocked_for: None, ends_in: None, ..wait.clone() }, arrow);
-    let mut text = wait::note(wait, arrow);
-    let mut known = vec![timeless(wait)];
-    for other in group.others.iter().filter_map(|thread| thread.waits_on.as_ref()) {
-        let note = timeless(other);
-        if !known.contains(&note) {
-            known.push(note);
+    let mut notes = vec![wait::note(wait, arrow)];
+    let mut known = HashSet::from([timeless(wait)]);
+    let mut others = Vec::new();
+    for thread in &group.others {
+        if let Some(wait) = thread.waits_on.as_ref().filter(|wait| known.insert(timeless(wait))) {
+            others.push(format!("{}: {}", short_title(thread), wait::note(wait, arrow)));
         }
     }
-    // On a terminal three examples do.
-    let shown = if page.width().is_some() { 4 } else { usize::MAX };
-    let others = known.iter().skip(1).take(shown - 1).cloned().collect::<Vec<_>>();
-    if !others.is_empty() {
-        text += &format!("; of the others: {}", others.join("; "));
-        if known.len() > shown {
-            text += &format!("; and {} more", known.len() - shown);
-        }
+    // On a terminal examples do.
+    let shown = if page.width().is_some() { MOST_EXAMPLES } else { usize::MAX };
+    let more = others.len().saturating_sub(shown);
+    notes.extend(others.into_iter().take(shown));
+    if more > 0 {
+        notes.push(format!("and {more} more"));
     }
-    text
+    notes
+}
+
+fn short_title(thread: &Thread) -> String {
+    match (&thread.name, thread.tid) {
+        (Some(name), _) => name.clone(),
+        (None, Some(tid)) => tid.to_string(),
+        (None, None) => "another".to_owned(),
+    }
 }
 
 /// `Thread 4242 "MainThread"`.
 fn title(thread: &Thread) -> String {
-    let name = thread.name.as_ref().map(|name| format!(" \"{name}\"")).unwrap_or_default();
+    let name =
+        thread.name.as_ref().map(|name| format!(" \"{}\"", name.replace('"', "\\\""))).unwrap_or_default();
     match (thread.tid, thread.ident) {
         (Some(tid), _) => format!("Thread {tid}{name}"),
         (None, Some(ident)) => format!("Thread ident {ident:#x}{name}"),
@@ -152,9 +168,8 @@ fn facts(process: &Process, thread: &Thread) -> Vec<(Ink, String)> {
         _ if thread.frames.is_empty() => {}
         Read::Frozen | Read::Seat | Read::Paused => {}
         Read::Moving => items.push((Ink::Faint, "on the move: read twice the same while it ran".to_owned())),
-        Read::Torn => {
-            items.push((Ink::Warning, "torn: it ran while it was read, frames may not fit".to_owned()))
-        }
+        Read::Torn => items
+            .push((Ink::Warning, "torn: it ran while it was read, frames may not fit together".to_owned())),
     }
     items
 }
@@ -182,8 +197,8 @@ fn state(process: &Process, thread: &Thread) -> (Ink, String) {
                 .filter(|one| Some(one.id) == thread.interpreter)
                 .find_map(|one| one.gil.as_ref());
             let holder = gil.and_then(|gil| gil.holder).filter(|&holder| Some(holder) != thread.tid);
-            let holder = holder.map(|tid| format!(" that {tid} holds")).unwrap_or_default();
-            (Ink::Wait, format!("waits for the GIL{holder}{}", since(os)))
+            let holder = holder.map(|tid| format!(", held by {tid}")).unwrap_or_default();
+            (Ink::Wait, format!("waits{} for the GIL{holder}", since(os)))
         }
         Activity::Idle => (Ink::Faint, format!("idle{}{}", since(os), place(os))),
         Activity::Unknown => match os.state {

@@ -6,23 +6,30 @@ use serde_json::Value;
 
 /// `waits to put into queue jobs (1 of 1 items), no deadline, 47 s`.
 pub(super) fn note(wait: &Wait, arrow: &str) -> String {
+    line(wait, arrow, wait.deadline.as_deref() == Some("none"))
+}
+
+/// As `note`, but for a chain of causes, which says at its end that there is no deadline.
+pub(super) fn in_chain(wait: &Wait, arrow: &str) -> String {
+    line(wait, arrow, wait.deadline.as_deref() == Some("none") && wait.kind == "socket")
+}
+
+fn line(wait: &Wait, arrow: &str, endless: bool) -> String {
     let mut text = on_what(wait, arrow);
     let on = actors(&wait.on);
-    if !on.is_empty() {
-        let how = match wait.kind.as_str() {
-            "lock" | "gil" => "held by",
-            // They are named already.
-            "thread" | "task" => "",
-            _ => "needs",
-        };
-        if !how.is_empty() {
-            text += &format!(", {how} {on}");
-        }
+    match wait.kind.as_str() {
+        _ if on.is_empty() => {}
+        // They are named already.
+        "thread" | "task" | "process" => {}
+        "lock" | "gil" | "file" => text += &format!(", held by {on}"),
+        _ => text += &format!(", needs {on}"),
     }
-    text += &match (wait.deadline.as_deref(), wait.ends_in) {
-        (_, Some(ends_in)) => format!(", ends in {} at the latest", Duration(ends_in)),
-        (Some("none"), None) => no_deadline(wait).to_owned(),
-        _ => String::new(),
+    text += &match (wait.ends_in, wait.kind.as_str()) {
+        (Some(ends_in), _) => format!(", ends in {} at the latest", Duration(ends_in)),
+        (None, "socket") if endless => ", no timeout".to_owned(),
+        (None, "poll" | "cpu" | "gil") => String::new(),
+        (None, _) if endless => ", no deadline".to_owned(),
+        (None, _) => String::new(),
     };
     if let Some(blocked_for) = wait.blocked_for {
         text += &format!(", {}", Duration(blocked_for));
@@ -31,14 +38,6 @@ pub(super) fn note(wait: &Wait, arrow: &str) -> String {
         text += " (likely)";
     }
     text
-}
-
-fn no_deadline(wait: &Wait) -> &'static str {
-    match wait.kind.as_str() {
-        "socket" => ", no timeout",
-        "poll" | "cpu" | "gil" => "",
-        _ => ", no deadline",
-    }
 }
 
 /// Who must act, in words: `"Thread-2", task 0x7f…`.
@@ -90,7 +89,8 @@ fn on_what(wait: &Wait, arrow: &str) -> String {
         "socket" => socket(wait, arrow),
         "pipe" => format!("waits on pipe{name}"),
         "file" => match word(detail, "path") {
-            Some(path) => format!("waits for file {path}"),
+            Some(path) if wait.on.is_empty() => format!("waits for file {path}"),
+            Some(path) => format!("waits for the lock on {path}"),
             None => format!("waits for file{name}"),
         },
         "sleep" => match detail.get("seconds").and_then(Value::as_f64) {
