@@ -97,12 +97,18 @@ fn mask_pairs(input: &str) -> String {
     let mut out = String::with_capacity(input.len());
     let mut word_start = 0;
     let mut skip_until = 0;
+    let mut quoted = "";
     for (i, c) in input.char_indices() {
         if i < skip_until {
             continue;
         }
         if !(c.is_alphanumeric() || matches!(c, '_' | '-')) {
-            let name = &input[word_start..i];
+            let mut name = &input[word_start..i];
+            if name.is_empty() && input[..i].ends_with(['"', '\'']) {
+                // The name stands in quotes: 'token': …
+                name = quoted;
+            }
+            quoted = name;
             word_start = i + c.len_utf8();
             if matches!(c, '=' | ':') && is_secret(name) {
                 let value = &input[word_start..];

@@ -284,9 +284,9 @@ impl<'a> Heap<'a> {
         let (index_bytes, hashes) = if k.kind == NONE {
             let slots = self.mem.u64(keys + k.log2_size).ok()?;
             let width = match slots {
-                ..=0xff => 1,
-                ..=0xffff => 2,
-                ..=0xffff_ffff => 4,
+                0..=0xff => 1,
+                0x100..=0xffff => 2,
+                0x1_0000..=0xffff_ffff => 4,
                 _ => 8,
             };
             (slots.checked_mul(width)?, true)
