@@ -158,10 +158,8 @@ mod tests {
         assert_eq!(text("postgresql://me:s3c@db:5432/app?sslpassword=x"), "postgresql://***@db:5432/app?***");
         assert_eq!(text("redis://:p/w@h/0 and http://h/p"), "redis://***@h/0 and http://h/p");
         assert_eq!(text("host=db password=geheim user=me"), "host=db password=*** user=me");
-        assert_eq!(
-            text("{'token': 'a b c', 'n': 1}"),
-            "{'token': 'a b c', 'n': 1}".replace("'a b c'", "'a b c'")
-        );
+        assert_eq!(text("{'token': 'a b c', 'n': 1}"), "{'token': '***', 'n': 1}");
+        assert_eq!(text("{\"api_key\": \"k\", \"n\": 1}"), "{\"api_key\": \"***\", \"n\": 1}");
         assert_eq!(text("Authorization: Bearer"), "Authorization: ***");
     }
 

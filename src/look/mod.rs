@@ -7,12 +7,11 @@ pub mod window;
 use std::time::Instant;
 
 use crate::python::reprs::Limits;
-use crate::python::{NotFound, Python, tids};
+use crate::python::{NotFound, Python};
 use crate::snapshot::Process;
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
 use crate::target::files::ProcDir;
-use crate::target::live::LiveMemory;
 use crate::target::maps::{self, Mapping};
 use crate::target::probe::ThreadProbe;
 use crate::target::sources::{self, Sources};
@@ -93,14 +92,11 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     let standings = probes.iter().filter_map(|p| Some((p, *stacks.standings.get(&p.tid)?)));
     facts.threads = threads::thread_facts_of(pid, standings, None);
     let mut sources = Sources::live(pid, facts.cwd.clone());
-    let (reads, window_threads) = (stacks.reads.clone(), stacks.interpreters.clone());
     let heap = python.heap(&memory);
-    let process = process::of_stacks(&facts, &python, &heap, stacks, &mut sources, options);
+    let process = process::of_stacks(&facts, &python, &heap, &stacks, &mut sources, options);
     let (calls, bytes) = memory.cost();
     log::debug!("{pid}: done after {:?}; {calls} reads of memory, {} KiB", began.elapsed(), bytes / 1024);
-    let captured = options
-        .save
-        .then(|| CapturedProcess::new(&facts, &python, reads, &window_threads, &memory, &process));
+    let captured = options.save.then(|| CapturedProcess::new(&facts, &python, &stacks, &memory, &process));
     Ok(Looked { process, error: None, captured })
 }
 
@@ -114,7 +110,7 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
     let heap = python.heap(&memory);
     let stacks = Stacks::of_capture(captured, &python, &heap, options.limits());
     let mut sources = Sources::Captured(captured.sources.clone());
-    Ok(process::of_stacks(&captured.facts, &python, &heap, stacks, &mut sources, options))
+    Ok(process::of_stacks(&captured.facts, &python, &heap, &stacks, &mut sources, options))
 }
 
 /// Finds the interpreter of a live process; tells why where there is none.
@@ -127,9 +123,7 @@ fn attach(
         return Err(access::missing(pid));
     }
     let maps = maps::read(pid).map_err(|e| access::explain(pid, errno(&e)))?;
-    if let Some(first) = maps.iter().find(|m| m.readable && !m.path.starts_with("[v")) {
-        LiveMemory::new(pid).check(first.start).map_err(|e| access::explain(pid, e))?;
-    }
+    access::check(pid)?;
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
     found.map_err(|NotFound { tried }| AccessError::NotPython {
@@ -179,13 +173,11 @@ impl Stacks {
             }
         }
         let locals = limits.map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
-        let tasks: Vec<i32> = captured.facts.threads.iter().map(|t| t.ns_tid).collect();
-        let tids = tids::of_threads(heap, interpreters.iter().flat_map(|i| &i.threads), &tasks);
         Stacks {
             interpreters,
             reads: captured.reads.iter().map(|(a, r)| (a.0, *r)).collect(),
             locals,
-            tids,
+            tids: captured.tids.iter().map(|(a, t)| (a.0, *t)).collect(),
             problems,
             ..Stacks::default()
         }

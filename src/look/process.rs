@@ -104,7 +104,7 @@ pub fn of_stacks(
     facts: &ProcessFacts,
     python: &Python,
     heap: &Heap,
-    mut stacks: Stacks,
+    stacks: &Stacks,
     sources: &mut Sources,
     options: &super::Options,
 ) -> Process {
@@ -115,7 +115,7 @@ pub fn of_stacks(
         free_threaded: python.layout.free_threaded,
         debug: python.sys.abiflags.as_deref().map(|f| f.contains('d')),
     });
-    process.problems.append(&mut stacks.problems);
+    process.problems.extend(stacks.problems.iter().cloned());
 
     let mut codes = Codes::default();
     let all_frames = || stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
@@ -146,8 +146,8 @@ pub fn of_stacks(
 
     let mut threads: Vec<Thread> = Vec::new();
     let mut seen: Vec<i32> = Vec::new();
-    for interp in &mut stacks.interpreters {
-        process.problems.append(&mut interp.problems);
+    for interp in &stacks.interpreters {
+        process.problems.extend(interp.problems.iter().cloned());
         let names = names::of_interpreter(heap, interp.addr);
         let gil_view = GilView::of(heap, interp, &by_tid, &stacks.tids);
         for raw in &interp.threads {

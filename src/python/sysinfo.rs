@@ -62,12 +62,9 @@ pub fn read(heap: &Heap, runtime: Addr) -> Result<SysInfo, String> {
             .unwrap_or_else(|| "the runtime has no interpreter (yet, or any more)".into())
     })?;
     let dict = heap
-        .ptr(main + heap.layout.interp.modules)
+        .ptr(main + heap.layout.interp.sysdict)
         .filter(|d| heap.type_of(*d).is_some_and(|t| t.is_dict()))
-        .ok_or("sys.modules is not a dict there")?;
-    let [sys] = heap.dict_get(dict, ["sys"]);
-    let sys = sys.ok_or("sys.modules has no `sys`")?;
-    let dict = heap.module_dict(sys).ok_or("the module `sys` has no dict")?;
+        .ok_or("the dict of `sys` is none there")?;
     let [
         hexversion,
         implementation,
