@@ -61,7 +61,10 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     }
     let python = attach(pid, &facts, &memory);
     memory.end_attach();
-    log::debug!("{pid}: attached after {:?}", began.elapsed());
+    if let Ok(python) = &python {
+        let located = &python.located;
+        log::debug!("{pid}: attached after {:?}: {} in {}", began.elapsed(), located.how, located.image);
+    }
 
     let dir = ProcDir::process(pid).map_err(|_| access::missing(pid))?;
     let probes: Vec<ThreadProbe> =
