@@ -133,7 +133,8 @@ fn parse(table: &[u8]) -> Vec<Entry> {
             }
         }
     };
-    while let (Some(start), Some(length), Some(target), Some(tail)) = (number(), number(), number(), number()) {
+    while let (Some(start), Some(length), Some(target), Some(tail)) = (number(), number(), number(), number())
+    {
         entries.push(Entry {
             start: start * 2,
             end: (start + length) * 2,
@@ -192,7 +193,8 @@ fn is_exit_name(name: &str) -> bool {
 /// How far the value stack of a frame may reach, as slots: for searches that prove what they find.
 pub fn stack_slots(heap: &Heap, frame: &FrameScene) -> Vec<Addr> {
     let c = &heap.layout.code;
-    let size = heap.mem.i32(frame.raw.code + c.stacksize).ok().filter(|s| (0..=4096).contains(s)).unwrap_or(0);
+    let size =
+        heap.mem.i32(frame.raw.code + c.stacksize).ok().filter(|s| (0..=4096).contains(s)).unwrap_or(0);
     let start = match heap.layout.frames {
         Frames::Objects { .. } => heap.ptr(frame.raw.addr + heap.layout.frame.value_stack),
         Frames::Interpreter { .. } => {

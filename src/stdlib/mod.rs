@@ -30,8 +30,6 @@ pub struct Scene<'a> {
     pub heap: &'a Heap<'a>,
     pub python: &'a Python,
     pub threads: Vec<ThreadScene<'a>>,
-    /// CLOCK_MONOTONIC of the look, seconds: the clock that event loops use.
-    pub monotonic: Option<f64>,
     pub pid: i32,
 }
 
@@ -87,10 +85,12 @@ pub fn visible<'a>(heap: &Heap, codes: &Codes, frames: &'a [RawFrame]) -> Vec<Fr
 }
 
 impl<'a> Scene<'a> {
-    /// `tid` and `syscall` answer by thread state.
+    /// `tid` answers by thread state, `syscall` by tid.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         heap: &'a Heap<'a>,
         python: &'a Python,
+        pid: i32,
         codes: &Codes,
         interpreters: &'a [RawInterpreter],
         names: &FxHashMap<Addr, FxHashMap<u64, ThreadName>>,
@@ -111,7 +111,7 @@ impl<'a> Scene<'a> {
                 });
             }
         }
-        Scene { heap, python, threads, monotonic: None, pid: 0 }
+        Scene { heap, python, pid, threads }
     }
 
     /// The value of a variable of a frame; cells are looked into.
