@@ -6,11 +6,23 @@
 
 /// Live exit slots: which context managers a frame is inside of.
 pub mod exits;
+/// `concurrent.futures`.
+pub mod futures;
+/// `importlib`.
+pub mod importlib;
 /// Locks, by the futex that a thread sleeps on and by the frames that are inside of them.
 pub mod locks;
+/// `multiprocessing`.
+pub mod multiprocessing;
+/// `queue`.
+pub mod queue;
+/// `threading`: conditions, events, semaphores, barriers, joins.
+pub mod threading;
 
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
+use locks::Reach;
 use rustc_hash::FxHashMap;
 
 use crate::python::Python;
@@ -31,6 +43,8 @@ pub struct Scene<'a> {
     pub python: &'a Python,
     pub threads: Vec<ThreadScene<'a>>,
     pub pid: i32,
+    reach: OnceCell<Reach>,
+    names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
 }
 
 pub struct ThreadScene<'a> {
@@ -70,7 +84,13 @@ pub struct Seen {
 /// Reads what each thread waits on and holds.
 pub fn read(scene: &Scene) -> Seen {
     let mut seen = Seen::default();
+    // From the mechanism to the call that the application made: later rooms know better.
     locks::read(scene, &mut seen);
+    threading::read(scene, &mut seen);
+    queue::read(scene, &mut seen);
+    futures::read(scene, &mut seen);
+    multiprocessing::read(scene, &mut seen);
+    importlib::read(scene, &mut seen);
     seen
 }
 
@@ -111,7 +131,7 @@ impl<'a> Scene<'a> {
                 });
             }
         }
-        Scene { heap, python, pid, threads }
+        Scene { heap, python, threads, pid, reach: OnceCell::new(), names: RefCell::default() }
     }
 
     /// The value of a variable of a frame; cells are looked into.
@@ -136,6 +156,21 @@ impl<'a> Scene<'a> {
 
     fn variables(&self, frame: &FrameScene) -> Option<Variables> {
         locals::variables(self.heap, frame.raw.code)
+    }
+
+    /// Who else can reach an object, by (thread, frame).
+    pub fn reach(&self) -> &Reach {
+        self.reach.get_or_init(|| locks::reach(self))
+    }
+
+    /// `co_names` of a code object.
+    pub fn names(&self, code: Addr) -> Rc<Vec<String>> {
+        let mut known = self.names.borrow_mut();
+        Rc::clone(
+            known
+                .entry(code)
+                .or_insert_with(|| Rc::new(locks::names_of(self.heap, code).unwrap_or_default())),
+        )
     }
 
     /// The first argument, which methods call `self`.
