@@ -31,7 +31,7 @@ pub struct LockObject {
     pub object: Addr,
     pub kind: Kind,
     /// What a waiter's futex or parked address is equal to.
-    key: Addr,
+    pub key: Addr,
     pub locked: bool,
     /// `threading.get_ident()` of an RLock's owner, while it is held.
     pub owner: Option<u64>,
