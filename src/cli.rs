@@ -151,6 +151,7 @@ impl Dump {
             show_secrets: self.show_secrets,
             apps: self.app.clone(),
             pause: self.pause,
+            no_findings: self.no_findings,
             save: self.save.is_some(),
         }
     }

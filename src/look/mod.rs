@@ -10,6 +10,7 @@ use crate::python::reprs::Limits;
 use crate::python::{NotFound, Python};
 use crate::snapshot::Process;
 use crate::target::access::{self, AccessError};
+use crate::target::blocked::monotonic;
 use crate::target::cached::CachedMemory;
 use crate::target::files::ProcDir;
 use crate::target::maps::{self, Mapping};
@@ -28,6 +29,8 @@ pub struct Options {
     /// Installed packages that count as the application.
     pub apps: Vec<String>,
     pub pause: bool,
+    /// Only stacks: neither waits nor findings.
+    pub no_findings: bool,
     /// Keep what was read, for a capture.
     pub save: bool,
 }
@@ -80,7 +83,8 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         }
     };
     let tasks: Vec<i32> = probes.iter().map(|p| namespace.inside(p.tid)).collect();
-    let stacks = Window {
+    let mut stacks = Window {
+        pid,
         python: &python,
         memory: &memory,
         probes: &probes,
@@ -88,15 +92,17 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         tasks: &tasks,
         locals: options.limits(),
         pause: options.pause,
+        waits: !options.no_findings,
     }
     .read();
+    facts.monotonic = Some(monotonic().as_secs_f64());
     log::debug!("{pid}: stacks after {:?}, {} attempts", began.elapsed(), stacks.attempts);
 
     let standings = probes.iter().filter_map(|p| Some((p, *stacks.standings.get(&p.tid)?)));
     facts.threads = threads::thread_facts_of(pid, standings, None);
     let mut sources = Sources::live(pid, facts.cwd.clone());
     let heap = python.heap(&memory);
-    let process = process::of_stacks(&facts, &python, &heap, &stacks, &mut sources, options);
+    let process = process::of_stacks(&facts, &python, &heap, &mut stacks, &mut sources, options);
     let (calls, bytes) = memory.cost();
     log::debug!("{pid}: done after {:?}; {calls} reads of memory, {} KiB", began.elapsed(), bytes / 1024);
     let captured = options.save.then(|| CapturedProcess::new(&facts, &python, &stacks, &memory, &process));
@@ -111,9 +117,9 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
     };
     let python = Python::understand(&memory, located)?;
     let heap = python.heap(&memory);
-    let stacks = Stacks::of_capture(captured, &python, &heap, options.limits());
+    let mut stacks = Stacks::of_capture(captured, &python, &heap, options);
     let mut sources = Sources::Captured(captured.sources.clone());
-    Ok(process::of_stacks(&captured.facts, &python, &heap, &stacks, &mut sources, options))
+    Ok(process::of_stacks(&captured.facts, &python, &heap, &mut stacks, &mut sources, options))
 }
 
 /// Finds the interpreter of a live process; tells why where there is none.
@@ -167,7 +173,7 @@ impl Stacks {
         captured: &CapturedProcess,
         python: &Python,
         heap: &crate::python::objects::Heap,
-        limits: Option<Limits>,
+        options: &Options,
     ) -> Stacks {
         let (mut interpreters, problems) = crate::python::threads::read(heap, python.runtime);
         for thread in interpreters.iter_mut().flat_map(|i| &mut i.threads) {
@@ -175,14 +181,34 @@ impl Stacks {
                 *thread = kept.clone();
             }
         }
-        let locals = limits.map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
-        Stacks {
-            interpreters,
+        let locals =
+            options.limits().map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
+        let mut stacks = Stacks {
             reads: captured.reads.iter().map(|(a, r)| (a.0, *r)).collect(),
             locals,
             tids: captured.tids.iter().map(|(a, t)| (a.0, *t)).collect(),
             problems,
             ..Stacks::default()
+        };
+        if !options.no_findings {
+            let facts = &captured.facts;
+            let tid = |tstate| {
+                let inside = stacks.tids.get(&tstate)?;
+                Some(facts.threads.iter().find(|t| t.ns_tid == *inside)?.tid)
+            };
+            let call = |tid| facts.threads.iter().find(|t| t.tid == tid)?.syscall;
+            stacks.seen = window::read_waits(
+                heap,
+                python,
+                facts.pid,
+                &mut stacks.codes,
+                &mut stacks.names,
+                &interpreters,
+                &tid,
+                &call,
+            );
         }
+        stacks.interpreters = interpreters;
+        stacks
     }
 }
