@@ -27,6 +27,9 @@ pub struct Located {
     pub hexversion: Option<u32>,
     /// The minor version that the name of the image speaks of.
     pub named_minor: Option<u32>,
+    /// Where `_asyncio` says how its tasks are laid out (3.14 on).
+    #[serde(default)]
+    pub asyncio: Option<Addr>,
 }
 
 /// One image: the mappings of one file.
@@ -106,6 +109,7 @@ fn by_dynamic_symbol(
         how: "dynamic symbol".into(),
         hexversion,
         named_minor: named_minor(image.name),
+        asyncio: None,
     })
 }
 
@@ -133,6 +137,7 @@ fn by_file(image: &Image, open: OpenImage, tried: &std::cell::RefCell<Vec<String
         how: how.into(),
         hexversion: None,
         named_minor: named_minor(image.name),
+        asyncio: None,
     })
 }
 
@@ -155,6 +160,7 @@ fn by_scan(
         how: "scan".into(),
         hexversion: None,
         named_minor: minor,
+        asyncio: None,
     };
     for (start, size) in &mapped.data {
         let size = (*size).min(MAX_SCAN);

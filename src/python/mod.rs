@@ -1,6 +1,7 @@
 //! What the bytes of a CPython process mean.
 
 pub mod app;
+pub mod asyncio;
 pub mod code;
 pub mod frames;
 pub mod layout;
@@ -67,7 +68,13 @@ impl Python {
         let mut refused = Vec::new();
         for located in locate::candidates(mem, maps, executable, open, &tried) {
             match Python::understand(mem, &located) {
-                Ok(python) => return Ok(python),
+                Ok(mut python) => {
+                    if python.layout.task.node != layout::NONE {
+                        python.located.asyncio = asyncio::locate(maps, &python.located.image, open);
+                        python.overlay_asyncio(mem);
+                    }
+                    return Ok(python);
+                }
                 // Of thousands of scanned places only the first few reasons tell anything.
                 Err(why) if refused.len() < 8 => refused
                     .push(format!("{}: {} at {:#x}: {why}", located.image, located.how, located.runtime)),
@@ -91,7 +98,10 @@ impl Python {
                         sys.hexversion
                     ));
                 }
-                Ok(Python { runtime, layout, sys, located: located.clone(), table: TableKey::DebugOffsets })
+                let table = TableKey::DebugOffsets;
+                let mut python = Python { runtime, layout, sys, located: located.clone(), table };
+                python.overlay_asyncio(mem);
+                Ok(python)
             }
             Err(offsets::OffsetsError::NoCookie) => Python::from_tables(mem, located),
             Err(e) => Err(e.to_string()),
@@ -127,6 +137,13 @@ impl Python {
             }
         }
         Err(why)
+    }
+
+    fn overlay_asyncio(&mut self, mem: &dyn Memory) {
+        if let Some(at) = self.located.asyncio {
+            let done = asyncio::overlay(mem, at, &mut self.layout);
+            log::debug!(".AsyncioDebug at {at:#x}: {}", if done.is_some() { "used" } else { "not usable" });
+        }
     }
 
     pub fn heap<'a>(&'a self, mem: &'a dyn Memory) -> Heap<'a> {

@@ -4,6 +4,8 @@
 //! All of it is read inside the frozen window, through the same memory as the frames, so that what is
 //! said of two threads is of one moment. It is total: what does not check out is not said.
 
+/// Event loops and tasks of asyncio.
+pub mod asyncio;
 /// Live exit slots: which context managers a frame is inside of.
 pub mod exits;
 /// Locks, by the futex that a thread sleeps on and by the frames that are inside of them.
@@ -31,6 +33,8 @@ pub struct Scene<'a> {
     pub python: &'a Python,
     pub threads: Vec<ThreadScene<'a>>,
     pub pid: i32,
+    /// CLOCK_MONOTONIC of this moment, seconds: event loops and timeouts count by it.
+    pub monotonic: Option<f64>,
 }
 
 pub struct ThreadScene<'a> {
@@ -63,14 +67,18 @@ pub struct Seen {
     pub requests: FxHashMap<Addr, Request>,
     /// The task that a thread's event loop runs just now.
     pub current: FxHashMap<Addr, Addr>,
+    /// Without their frames, which whoever resolves lines adds.
     pub tasks: Vec<Task>,
+    /// Innermost first, by task.
+    pub task_frames: FxHashMap<Addr, Vec<RawFrame>>,
     pub problems: Vec<String>,
 }
 
 /// Reads what each thread waits on and holds.
-pub fn read(scene: &Scene) -> Seen {
+pub fn read(scene: &Scene, codes: &mut Codes) -> Seen {
     let mut seen = Seen::default();
     locks::read(scene, &mut seen);
+    asyncio::read(scene, codes, &mut seen);
     seen
 }
 
@@ -96,6 +104,7 @@ impl<'a> Scene<'a> {
         names: &FxHashMap<Addr, FxHashMap<u64, ThreadName>>,
         tid: &dyn Fn(Addr) -> Option<i32>,
         syscall: &dyn Fn(i32) -> Option<RawSyscall>,
+        monotonic: Option<f64>,
     ) -> Self {
         let mut threads = Vec::new();
         for interp in interpreters {
@@ -111,7 +120,7 @@ impl<'a> Scene<'a> {
                 });
             }
         }
-        Scene { heap, python, pid, threads }
+        Scene { heap, python, pid, monotonic, threads }
     }
 
     /// The value of a variable of a frame; cells are looked into.
