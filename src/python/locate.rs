@@ -29,6 +29,9 @@ pub struct Located {
     pub hash_secret: Option<Addr>,
     /// The minor version that the name of the image speaks of.
     pub named_minor: Option<u32>,
+    /// Where `_asyncio` says how its tasks are laid out (3.14 on).
+    #[serde(default)]
+    pub asyncio: Option<Addr>,
 }
 
 /// One image: the mappings of one file.
@@ -102,6 +105,7 @@ fn by_dynamic_symbol(mem: &dyn Memory, image: &Image, tried: &RefCell<Tried>) ->
         hexversion,
         hash_secret: mapped.symbol("_Py_HashSecret"),
         named_minor: named_minor(image.name),
+        asyncio: None,
     })
 }
 
@@ -130,6 +134,7 @@ fn by_file(image: &Image, open: OpenImage, tried: &RefCell<Tried>) -> Option<Loc
         hexversion: None,
         hash_secret: file.symbol("_Py_HashSecret").map(|s| image.first.start.wrapping_add(s)),
         named_minor: named_minor(image.name),
+        asyncio: None,
     })
 }
 
@@ -148,6 +153,7 @@ fn by_scan(mem: &dyn Memory, maps: &[Mapping], image: &Image, tried: &RefCell<Tr
         hexversion: None,
         hash_secret: None,
         named_minor: minor,
+        asyncio: None,
     };
     for (start, size) in &mapped.data {
         let size = (*size).min(MAX_SCAN);

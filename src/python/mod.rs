@@ -1,6 +1,7 @@
 //! What the bytes of a CPython process mean.
 
 pub mod app;
+pub mod asyncio;
 pub mod code;
 pub mod frames;
 pub mod hash;
@@ -91,7 +92,13 @@ impl Python {
         let tried = RefCell::new(Tried::default());
         for located in locate::candidates(mem, maps, executable, open, &tried) {
             match Python::understand(mem, &located) {
-                Ok(python) => return Ok(python),
+                Ok(mut python) => {
+                    if python.layout.task.node != layout::NONE {
+                        python.located.asyncio = asyncio::locate(maps, &python.located.image, open);
+                        python.overlay_asyncio(mem);
+                    }
+                    return Ok(python);
+                }
                 Err(why) => tried.borrow_mut().note(&located.image, format!("{}: {why}", located.how)),
             }
         }
@@ -110,7 +117,9 @@ impl Python {
                         sys.hexversion
                     ));
                 }
-                Ok(Python { runtime, layout, sys, hash, located: located.clone() })
+                let mut python = Python { runtime, layout, sys, hash, located: located.clone() };
+                python.overlay_asyncio(mem);
+                Ok(python)
             }
             Err(offsets::OffsetsError::NoCookie) => Python::from_tables(mem, located),
             Err(e) => Err(e.to_string()),
@@ -145,6 +154,13 @@ impl Python {
             }
         }
         Err(why)
+    }
+
+    fn overlay_asyncio(&mut self, mem: &dyn Memory) {
+        if let Some(at) = self.located.asyncio {
+            let done = asyncio::overlay(mem, at, &mut self.layout);
+            log::debug!(".AsyncioDebug at {at:#x}: {}", if done.is_some() { "used" } else { "not usable" });
+        }
     }
 
     pub fn heap<'a>(&'a self, mem: &'a dyn Memory) -> Heap<'a> {
