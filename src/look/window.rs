@@ -16,7 +16,9 @@ use crate::python::reprs::Limits;
 use crate::python::threads::{self, RawGil, RawInterpreter, RawThread};
 use crate::python::{Python, frames, locals, tids};
 use crate::snapshot::{Local, Read};
+use crate::stdlib::os::Now;
 use crate::stdlib::{self, Scene, Seen};
+use crate::target::blocked::monotonic;
 use crate::target::cached::CachedMemory;
 use crate::target::facts::RawSyscall;
 use crate::target::frozen::{self, Seat, Start, Still};
@@ -192,6 +194,7 @@ impl Window<'_> {
                 &interpreters,
                 &tid,
                 &call,
+                now(),
             );
         }
 
@@ -328,6 +331,12 @@ fn is_exact(reads: &FxHashMap<Addr, Read>, thread: &RawThread) -> bool {
     reads.get(&thread.tstate).is_some_and(|r| r.is_exact())
 }
 
+/// The clocks that timeouts count by.
+pub fn now() -> Now {
+    let realtime = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok();
+    Now { monotonic: Some(monotonic().as_secs_f64()), realtime: realtime.map(|r| r.as_secs_f64()) }
+}
+
 /// Everything that `stdlib` makes of the threads at this moment.
 #[allow(clippy::too_many_arguments)]
 pub fn read_waits(
@@ -339,10 +348,11 @@ pub fn read_waits(
     interpreters: &[RawInterpreter],
     tid: &dyn Fn(Addr) -> Option<i32>,
     syscall: &dyn Fn(i32) -> Option<RawSyscall>,
+    now: Now,
 ) -> Seen {
     codes.load(heap, interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).map(|f| f.code));
     *names = interpreters.iter().map(|i| (i.addr, names::of_interpreter(heap, i.addr))).collect();
-    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall);
+    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall, now);
     stdlib::read(&scene)
 }
 

@@ -8,6 +8,10 @@
 pub mod exits;
 /// Locks, by the futex that a thread sleeps on and by the frames that are inside of them.
 pub mod locks;
+/// What the system calls alone tell.
+pub mod os;
+/// Requests being served.
+pub mod web;
 
 use std::rc::Rc;
 
@@ -31,6 +35,8 @@ pub struct Scene<'a> {
     pub python: &'a Python,
     pub threads: Vec<ThreadScene<'a>>,
     pub pid: i32,
+    /// The clocks at this moment.
+    pub now: os::Now,
 }
 
 pub struct ThreadScene<'a> {
@@ -64,6 +70,10 @@ pub struct Seen {
     /// The task that a thread's event loop runs just now.
     pub current: FxHashMap<Addr, Addr>,
     pub tasks: Vec<Task>,
+    /// What the system call works on, of threads whose wait is told by nothing else.
+    pub os: FxHashMap<Addr, os::OsWait>,
+    /// Until when threads sleep by their system call; waits that have no deadline of their own get it.
+    pub deadlines: FxHashMap<Addr, os::Deadline>,
     pub problems: Vec<String>,
 }
 
@@ -71,6 +81,9 @@ pub struct Seen {
 pub fn read(scene: &Scene) -> Seen {
     let mut seen = Seen::default();
     locks::read(scene, &mut seen);
+    web::read(scene, &mut seen);
+    // Last: what the others have said stands.
+    os::read(scene, &mut seen);
     seen
 }
 
@@ -96,6 +109,7 @@ impl<'a> Scene<'a> {
         names: &FxHashMap<Addr, FxHashMap<u64, ThreadName>>,
         tid: &dyn Fn(Addr) -> Option<i32>,
         syscall: &dyn Fn(i32) -> Option<RawSyscall>,
+        now: os::Now,
     ) -> Self {
         let mut threads = Vec::new();
         for interp in interpreters {
@@ -111,7 +125,7 @@ impl<'a> Scene<'a> {
                 });
             }
         }
-        Scene { heap, python, pid, threads }
+        Scene { heap, python, pid, threads, now }
     }
 
     /// The value of a variable of a frame; cells are looked into.

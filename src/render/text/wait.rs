@@ -145,7 +145,8 @@ fn queue(wait: &Wait, name: &str) -> String {
 /// `recv on fd 17 → 10.0.0.7:443, established`.
 fn socket(wait: &Wait, arrow: &str) -> String {
     let detail = &wait.detail;
-    let call = wait.call.as_deref().and_then(|call| call.rsplit('.').next()).unwrap_or("waits");
+    let of_call = || wait.call.as_deref().and_then(|call| call.rsplit('.').next());
+    let call = word(detail, "operation").or_else(of_call).unwrap_or("waits");
     let mut text = call.to_owned();
     if let Some(fd) = number(detail, "fd") {
         text += &format!(" on fd {fd}");

@@ -1,0 +1,88 @@
+//! What threads wait for by their system calls, and which request they serve, against programs that know.
+
+mod common;
+
+use serde_json::Value;
+
+use common::{Interpreter, Outcome, Program, dump_json, each_interpreter, list, process, text};
+
+fn all(_: &Interpreter) -> bool {
+    true
+}
+
+/// What is wrong with a thread's wait.
+fn judge(thread: &Value, expected: &Value) -> Vec<String> {
+    let wait = &thread["waits_on"];
+    let detail = &wait["detail"];
+    let mut wrong = Vec::new();
+    let mut is = |what: &str, found: &Value, wanted: &Value| {
+        if found != wanted {
+            wrong.push(format!("{what} is {found}, not {wanted}"));
+        }
+    };
+    for (key, wanted) in expected.as_object().into_iter().flatten() {
+        match key.as_str() {
+            "name" => {}
+            "kind" | "call" | "deadline" | "label" => is(key, &wait[key], wanted),
+            "activity" => is(key, &thread[key], wanted),
+            "pid" => is(key, &wait["on"][0]["pid"], wanted),
+            "peer_pid" => is(key, &detail["peer_process"]["pid"], wanted),
+            "call_ends" => {
+                let ends = text(wait, "call").ends_with(wanted.as_str().unwrap_or("?"));
+                is(key, &Value::Bool(ends), &Value::Bool(true));
+            }
+            "ends_below" => {
+                let left = wait["ends_in"].as_f64();
+                let good = left.is_some_and(|left| left > 0.0 && left < wanted.as_f64().unwrap_or(0.0));
+                is(&format!("ends_in {left:?} below {wanted}"), &Value::Bool(good), &Value::Bool(true));
+            }
+            "seconds" => {
+                let off = detail[key].as_f64().map(|s| (s - wanted.as_f64().unwrap_or(0.0)).abs());
+                is("seconds", &Value::Bool(off.is_some_and(|off| off < 1.0)), &Value::Bool(true));
+            }
+            _ => is(key, &detail[key], wanted),
+        }
+    }
+    if !expected["activity"].is_string() {
+        is("activity", &thread["activity"], &"waiting".into());
+    }
+    wrong
+}
+
+fn judge_all(report: &Value, pid: i32, truth: &Value) -> Outcome {
+    let process = process(report, pid)?;
+    let mut wrong = Vec::new();
+    for (tid, expected) in truth["waits"].as_object().into_iter().flatten() {
+        let Some(thread) = list(process, "threads").iter().find(|t| t["tid"].to_string() == *tid) else {
+            wrong.push(format!("{}: not there", expected["name"]));
+            continue;
+        };
+        let found = judge(thread, expected);
+        if !found.is_empty() {
+            wrong.push(format!(
+                "{}: {}\n    {} {}",
+                text(expected, "name"),
+                found.join("; "),
+                thread["waits_on"],
+                thread["os"]["syscall"]
+            ));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+#[test]
+fn waits_by_system_call_are_what_the_program_says() {
+    each_interpreter("waits_os", all, |interpreter| {
+        let (program, truth) = Program::settled(interpreter, "os_waits.py", &[])?;
+        let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let file = directory.path().join("waits.capture");
+        let file = file.to_str().expect("UTF-8");
+        let report = dump_json(program.pid(), &["--save", file])?;
+        judge_all(&report, program.pid(), &truth)?;
+        // The same from the capture.
+        let again = common::hangscope(&["dump", "--capture", file, "--json"]);
+        let again: Value = serde_json::from_slice(&again.stdout).map_err(|e| e.to_string())?;
+        judge_all(&again, program.pid(), &truth).map_err(|e| format!("from the capture: {e}"))
+    });
+}
