@@ -40,6 +40,7 @@ fn judge(thread: &Value, expected: &Value) -> Vec<String> {
                 let off = detail[key].as_f64().map(|s| (s - wanted.as_f64().unwrap_or(0.0)).abs());
                 is("seconds", &Value::Bool(off.is_some_and(|off| off < 1.0)), &Value::Bool(true));
             }
+            "timeout" => is(key, &detail[key].as_f64().into(), &wanted.as_f64().into()),
             _ => is(key, &detail[key], wanted),
         }
     }

@@ -11,7 +11,7 @@ use crate::snapshot::{Actor, Socket, Wait};
 use crate::stdlib::Seen;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
 use crate::target::facts::{FdFacts, FdKind, ProcessFacts, ThreadFacts};
-use crate::target::fds::{self, MAX_POLLED, Wanted};
+use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
 use crate::target::memory::Addr;
 
 /// How long the descriptors of other processes may be searched for the other ends.
@@ -20,11 +20,11 @@ const SEARCH: Duration = Duration::from_millis(30);
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
     let mut wanted: Vec<Wanted> = Vec::new();
-    let mut want = |fd: i32, other_end: bool, lock: bool| {
+    let mut want = |fd: i32, other_end: bool, lock: Option<LockCall>| {
         match wanted.iter_mut().find(|w| w.fd == fd) {
             Some(known) => {
                 known.other_end |= other_end;
-                known.lock |= lock;
+                known.lock = known.lock.or(lock);
             }
             None => wanted.push(Wanted { fd, other_end, lock }),
         }
@@ -32,11 +32,11 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
     for os in seen.os.values() {
         let search = !os.for_work;
         match &os.on {
-            On::Fd { fd, operation } => want(*fd, search && *operation != "sync", false),
-            On::Poll { fds } => fds.iter().take(MAX_POLLED).for_each(|(fd, _)| want(*fd, search, false)),
-            On::Epoll { fd } => want(*fd, search, false),
-            On::FileLock { fd } => want(*fd, false, true),
-            On::Pidfd { fd } => want(*fd, false, false),
+            On::Fd { fd, operation } => want(*fd, search && *operation != "sync", None),
+            On::Poll { fds } => fds.iter().take(MAX_POLLED).for_each(|(fd, _)| want(*fd, search, None)),
+            On::Epoll { fd } => want(*fd, search, None),
+            On::FileLock { fd, call } => want(*fd, false, Some(*call)),
+            On::Pidfd { fd } => want(*fd, false, None),
             On::Child { .. } => facts.inner_children = fds::inner_children(facts),
             On::Path { .. } | On::Sleep | On::Other => {}
         }
@@ -125,7 +125,7 @@ impl Join<'_> {
                     _ => self.several(wait, os, &watched),
                 }
             }
-            On::FileLock { fd } => {
+            On::FileLock { fd, .. } => {
                 let Some(facts) = self.fd(*fd) else { return };
                 let lock = facts.lock.as_ref();
                 let holder = lock.and_then(|l| l.holder.as_ref());

@@ -8,6 +8,7 @@ use super::{FrameScene, Scene, Seen, ThreadScene};
 use crate::python::paths::Paths;
 use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::target::facts::RawSyscall;
+use crate::target::fds::LockCall;
 use crate::target::memory::Addr;
 use crate::target::syscalls::{self, Arch, TimeClock, TimeShape, Timeout};
 
@@ -49,7 +50,7 @@ pub enum On {
     /// Several, with their `POLL…` bits.
     Poll { fds: Vec<(i32, u16)> },
     Epoll { fd: i32 },
-    FileLock { fd: i32 },
+    FileLock { fd: i32, call: LockCall },
     /// A child by the number that the target gives it; `None`: any.
     Child { pid: Option<i32> },
     Pidfd { fd: i32 },
@@ -188,9 +189,9 @@ impl Room<'_, '_> {
             }
             "openat" | "newfstatat" | "unlinkat" | "mkdirat" | "statx" => self.path(a[1], wait),
             "open" | "stat" | "lstat" | "unlink" | "mkdir" | "rmdir" | "rename" => self.path(a[0], wait),
-            "flock" => self.file_lock(int(0), wait),
+            "flock" => self.file_lock(int(0), LockCall::Flock, wait),
             // F_SETLKW, F_OFD_SETLKW
-            "fcntl" if matches!(int(1), 7 | 38) => self.file_lock(int(0), wait),
+            "fcntl" if matches!(int(1), 7 | 38) => self.file_lock(int(0), LockCall::Fcntl, wait),
             "wait4" => {
                 wait.kind = "process".into();
                 On::Child { pid: Some(int(0)).filter(|p| *p > 0) }
@@ -225,11 +226,11 @@ impl Room<'_, '_> {
         On::Sleep
     }
 
-    fn file_lock(&self, fd: i32, wait: &mut Wait) -> On {
+    fn file_lock(&self, fd: i32, call: LockCall, wait: &mut Wait) -> On {
         wait.kind = "file".into();
         wait.detail = json!({ "fd": fd });
         wait.deadline = Some("none".into());
-        On::FileLock { fd }
+        On::FileLock { fd, call }
     }
 
     fn path(&self, at: Addr, wait: &mut Wait) -> On {
@@ -367,7 +368,7 @@ impl Room<'_, '_> {
         }
         let call = match on {
             On::Sleep if matches!(name, "clock_nanosleep" | "nanosleep" | "select" | "pselect6") => "time.sleep",
-            On::FileLock { .. } if name == "flock" => "fcntl.flock",
+            On::FileLock { call: LockCall::Flock, .. } => "fcntl.flock",
             On::FileLock { .. } => "fcntl.lockf",
             On::Poll { .. } if matches!(name, "select" | "pselect6") => "select.select",
             On::Fd { fd, operation } if self.socket_timeout(*fd).is_some() => match *operation {

@@ -25,8 +25,15 @@ pub struct Wanted {
     pub fd: i32,
     /// Also who has the other end: a search over the descriptors of the machine.
     pub other_end: bool,
-    /// Also who has the file locked.
-    pub lock: bool,
+    /// Also who has the lock on the file that is waited for.
+    pub lock: Option<LockCall>,
+}
+
+/// The two kinds of locks that a file may have, independent of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockCall {
+    Flock,
+    Fcntl,
 }
 
 /// Looks at descriptors of a process, and at what polled sets watch. The search for other ends gives up
@@ -40,7 +47,7 @@ pub fn look(facts: &ProcessFacts, wanted: &[Wanted], until: Instant) -> Vec<FdFa
         let also = watched.into_iter().take(MAX_POLLED);
         let all: Vec<i32> = std::iter::once(wish.fd).chain(also).collect();
         for fd in &all[1..] {
-            add(&dir, facts, *fd, false, &mut found);
+            add(&dir, facts, *fd, None, &mut found);
         }
         if wish.other_end {
             search.extend(all);
@@ -53,13 +60,19 @@ pub fn look(facts: &ProcessFacts, wanted: &[Wanted], until: Instant) -> Vec<FdFa
 }
 
 /// Describes one descriptor, once; returns what it watches if it is an epoll set.
-fn add(dir: &ProcDir, facts: &ProcessFacts, fd: i32, lock: bool, found: &mut Vec<FdFacts>) -> Vec<i32> {
+fn add(
+    dir: &ProcDir,
+    facts: &ProcessFacts,
+    fd: i32,
+    lock: Option<LockCall>,
+    found: &mut Vec<FdFacts>,
+) -> Vec<i32> {
     let at = found.iter().position(|f| f.fd == fd).unwrap_or_else(|| {
         found.push(describe(dir, facts, fd));
         found.len() - 1
     });
-    if lock && found[at].lock.is_none() {
-        found[at].lock = lock_of(dir, facts, fd);
+    if let Some(call) = lock.filter(|_| found[at].lock.is_none()) {
+        found[at].lock = lock_of(dir, facts, fd, call);
     }
     found[at].watches.clone()
 }
@@ -80,6 +93,9 @@ fn describe(dir: &ProcDir, facts: &ProcessFacts, fd: i32) -> FdFacts {
         }
         _ => file_kind(dir, fd),
     };
+    if matches!(out.kind, FdKind::File | FdKind::Pipe) && link.starts_with('/') {
+        out.target = Some(seen_from_inside(dir, link.clone()));
+    }
     match out.kind {
         FdKind::Socket => {
             let known = facts.connections.iter().flatten().find(|s| s.fd == fd);
@@ -108,6 +124,15 @@ fn describe(dir: &ProcDir, facts: &ProcessFacts, fd: i32) -> FdFacts {
         _ => {}
     }
     out
+}
+
+/// The path as the process itself names it, below its own root.
+fn seen_from_inside(dir: &ProcDir, path: String) -> String {
+    let root = dir.link(c"root").unwrap_or_default();
+    match path.strip_prefix(root.trim_end_matches('/')) {
+        Some(inside) if root != "/" && inside.starts_with('/') => inside.to_owned(),
+        _ => path,
+    }
 }
 
 fn fdinfo(dir: &ProcDir, fd: i32) -> Vec<u8> {
@@ -152,6 +177,8 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
                 sockets.extend(net::socket_inode(&link).zip(one.socket.clone()));
             }
             FdKind::Pipe => {
+                // As we see it, like the links of all others.
+                let link = with_path(format_args!("fd/{}", one.fd), |path| dir.link(path)).unwrap_or(link);
                 let (we_read, we_write) = access(dir, one.fd).unwrap_or((true, true));
                 searches.push(Search { fd: one.fd, link, way: Way::Opposite { we_read, we_write } });
             }
@@ -262,15 +289,15 @@ fn holders(facts: &ProcessFacts, searches: &[Search], until: Instant) -> (HashMa
 
 /// Who has the lock that this process waits for. In `/proc/locks` the waiters follow their blocker under
 /// the same number, with an arrow (fs/locks.c, locks_show).
-fn lock_of(dir: &ProcDir, facts: &ProcessFacts, fd: i32) -> Option<FileLock> {
+fn lock_of(dir: &ProcDir, facts: &ProcessFacts, fd: i32, call: LockCall) -> Option<FileLock> {
     let inode = dir.stat(format!("fd/{fd}").as_str()).ok()?.st_ino;
     let text = std::fs::read("/proc/locks").ok()?;
-    let (kind, holder) = blocker(&text, facts.pid, inode)?;
+    let (kind, holder) = blocker(&text, facts.pid, inode, call)?;
     Some(FileLock { kind, holder: holder.map(|pid| PeerProcess { pid, command: command(pid) }) })
 }
 
 /// (kind, pid of the holder where the kernel knows one).
-fn blocker(text: &[u8], waiter: i32, inode: u64) -> Option<(String, Option<i32>)> {
+fn blocker(text: &[u8], waiter: i32, inode: u64, call: LockCall) -> Option<(String, Option<i32>)> {
     let mut blocker: Option<(String, Option<i32>)> = None;
     for line in text.split(|&b| b == b'\n') {
         let mut words = parse::words(line).skip(1).peekable();
@@ -281,6 +308,7 @@ fn blocker(text: &[u8], waiter: i32, inode: u64) -> Option<(String, Option<i32>)
             let kind = String::from_utf8_lossy(kind).to_lowercase();
             blocker = Some((kind, pid.filter(|p| *p > 0)));
         } else if pid == Some(waiter)
+            && (kind == b"FLOCK") == (call == LockCall::Flock)
             && place.rsplit(|&b| b == b':').next().and_then(parse::number) == Some(inode)
         {
             return blocker;
@@ -317,10 +345,10 @@ mod tests {
 
     #[test]
     fn who_has_the_lock() {
-        assert_eq!(blocker(LOCKS, 81, 12), Some(("flock".into(), Some(80))));
-        assert_eq!(blocker(LOCKS, 81, 13), Some(("ofdlck".into(), None)));
-        assert_eq!(blocker(LOCKS, 81, 11), None);
-        assert_eq!(blocker(LOCKS, 82, 12), None);
+        assert_eq!(blocker(LOCKS, 81, 12, LockCall::Flock), Some(("flock".into(), Some(80))));
+        assert_eq!(blocker(LOCKS, 81, 13, LockCall::Fcntl), Some(("ofdlck".into(), None)));
+        assert_eq!(blocker(LOCKS, 81, 11, LockCall::Fcntl), None);
+        assert_eq!(blocker(LOCKS, 81, 12, LockCall::Fcntl), None);
     }
 
     #[test]
@@ -329,7 +357,7 @@ mod tests {
         use std::os::fd::AsRawFd;
         let pid = std::process::id() as i32;
         let facts = ProcessFacts { pid, ns_pid: pid, ..ProcessFacts::default() };
-        let wanted = Wanted { fd: reader.as_raw_fd(), other_end: true, lock: false };
+        let wanted = Wanted { fd: reader.as_raw_fd(), other_end: true, lock: None };
         let far = Instant::now() + std::time::Duration::from_secs(5);
         let found = look(&facts, &[wanted], far);
         assert_eq!(found[0].kind, FdKind::Pipe);
@@ -343,7 +371,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_table_of_locks_is_read(bytes in prop::collection::vec(any::<u8>(), 0..200), pid: i32, inode: u64) {
-            let _ = blocker(&bytes, pid, inode);
+            let _ = blocker(&bytes, pid, inode, LockCall::Flock);
         }
     }
 }

@@ -20,7 +20,7 @@ fn line(wait: &Wait, arrow: &str, endless: bool) -> String {
     match wait.kind.as_str() {
         _ if on.is_empty() => {}
         // They are named already.
-        "thread" | "task" | "process" => {}
+        "thread" | "task" | "process" | "socket" => {}
         "lock" | "gil" | "file" => text += &format!(", held by {on}"),
         _ => text += &format!(", needs {on}"),
     }
