@@ -87,3 +87,86 @@ fn waits_by_system_call_are_what_the_program_says() {
         judge_all(&again, program.pid(), &truth).map_err(|e| format!("from the capture: {e}"))
     });
 }
+
+// ---------------------------------------------------------------- requests
+
+const FRAMEWORKS: [&str; 9] = [
+    "flask",
+    "django",
+    "asgi",
+    "starlette",
+    "fastapi",
+    "fastapi_sync",
+    "aiohttp",
+    "tornado",
+    "gunicorn",
+];
+
+fn request_is_true(interpreter: &Interpreter, kind: &str) -> Outcome {
+    let program = Program::start(interpreter, "web.py", &[kind])?;
+    let truth = program.line("READY ")?;
+    let tid = truth["tid"].as_i64().ok_or("no tid")?;
+    // gunicorn's request is served by a child.
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).map_err(|e| e.to_string())?;
+    let pid = status.lines().find_map(|l| l.strip_prefix("Tgid:")?.trim().parse().ok()).ok_or("no Tgid")?;
+    for (extra, path) in
+        [(&[][..], "/news/stream?***"), (&["--show-secrets"][..], "/news/stream?token=abc")]
+    {
+        let report = dump_json(pid, extra)?;
+        let threads = list(process(&report, pid)?, "threads");
+        let served: Vec<&Value> = threads.iter().filter(|t| !t["request"].is_null()).collect();
+        let [thread] = served[..] else {
+            return Err(format!("{kind}: {} threads serve a request: {threads:?}", served.len()));
+        };
+        let request = &thread["request"];
+        let found = (thread["tid"].as_i64(), text(request, "method"), text(request, "path"));
+        let framework = &request["framework"];
+        let aged = request["age"].as_f64().is_some_and(|age| age < 120.0);
+        if found != (Some(tid), "POST", path)
+            || *framework != truth["framework"]
+            || aged != truth["ages"].as_bool().unwrap_or(false)
+        {
+            return Err(format!("{kind}: {request} in thread {}, not {truth}", thread["tid"]));
+        }
+    }
+    Ok(())
+}
+
+/// Where it cannot be had, `None`, with a word printed.
+fn with_frameworks(interpreter: &Interpreter) -> Outcome<Option<Interpreter>> {
+    let venv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .with_file_name("venvs")
+        .join(format!("web-{}", interpreter.label));
+    let marker = venv.join("ready");
+    if !marker.exists() {
+        let packages = ["flask", "django", "uvicorn", "fastapi", "aiohttp", "tornado", "gunicorn"];
+        let run = |program: &std::ffi::OsStr, args: &[&str]| {
+            std::process::Command::new(program).args(args).output().is_ok_and(|o| o.status.success())
+        };
+        let path = venv.to_str().expect("UTF-8");
+        let pip = venv.join("bin/pip");
+        let install = [&["install", "-q"], &packages[..]].concat();
+        if !run(&interpreter.command[0], &["-m", "venv", path]) || !run(pip.as_os_str(), &install) {
+            eprintln!("{}: the web frameworks cannot be installed", interpreter.label);
+            return Ok(None);
+        }
+        std::fs::write(&marker, "").map_err(|e| e.to_string())?;
+    }
+    Ok(Some(Interpreter { command: vec![venv.join("bin/python").into()], ..interpreter.clone() }))
+}
+
+#[test]
+fn requests_of_the_standard_library_are_found() {
+    each_interpreter("requests", all, |interpreter| request_is_true(interpreter, "wsgiref"));
+}
+
+#[test]
+fn requests_of_frameworks_are_found() {
+    let some = |i: &Interpreter| ["3.9", "3.12"].contains(&i.label.as_str());
+    each_interpreter("frameworks", some, |interpreter| {
+        let Some(interpreter) = with_frameworks(interpreter)? else { return Ok(()) };
+        let wrong: Vec<String> =
+            FRAMEWORKS.iter().filter_map(|kind| request_is_true(&interpreter, kind).err()).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    });
+}

@@ -283,10 +283,41 @@ impl Room<'_, '_> {
             self.scene.now.realtime? - float(start?)?
         } else if frame.is("/aiohttp/web_protocol.py", &["_handle_request"]) {
             self.scene.now.monotonic? - float(self.scene.local(frame, "start_time")?)?
+        } else if frame.is("/gunicorn/workers/sync.py", &["handle_request"]) {
+            self.gunicorn_age(frame)?
         } else {
             return None;
         };
         Some(age).filter(|age| age.is_finite() && (0.0..1e9).contains(age))
+    }
+}
+
+impl Room<'_, '_> {
+    /// `request_start` is a local time, and the target's time zone is not known. But all zones differ by
+    /// quarters of an hour, and the arbiter kills a sync worker when its timeout is over.
+    fn gunicorn_age(&self, frame: &FrameScene) -> Option<f64> {
+        const QUARTER: f64 = 900.0;
+        let heap = self.scene.heap;
+        let [half] = heap.attrs(self.scene.receiver(frame)?, ["timeout"]);
+        let half = half?;
+        let half = match heap.type_of(half)?.name.as_str() {
+            "float" => heap.float(half)?,
+            "int" => heap.int(half)? as f64,
+            _ => return None,
+        };
+        if !(half > 0.0 && 2.0 * half < QUARTER) {
+            return None;
+        }
+        let start = self.scene.local(frame, "request_start")?;
+        if heap.type_of(start)?.name != "datetime.datetime" {
+            return None;
+        }
+        // A hash, a flag, then year (two bytes, high first), month, day, hour, minute, second and
+        // microseconds (three bytes) (Include/datetime.h). Of all of it, what is below a quarter counts.
+        let data = heap.mem.bytes(start + heap.layout.object.size + 9, 10).ok()?;
+        let micros = u32::from_be_bytes([0, data[7], data[8], data[9]]);
+        let since = f64::from(data[5]) * 60.0 + f64::from(data[6]) + f64::from(micros) / 1e6;
+        Some((self.scene.now.realtime? - since).rem_euclid(QUARTER))
     }
 }
 
