@@ -1,12 +1,7 @@
 //! The requests being served: by the frames of frameworks that hold one in a known variable, and by any
 //! variable `scope` or `environ` that is one by its own keys.
 
-use std::rc::Rc;
-
-use rustc_hash::FxHashMap;
-
 use super::{FrameScene, Scene, Seen};
-use crate::python::locals::{self, Variables};
 use crate::python::objects::TypeInfo;
 use crate::snapshot::Request;
 use crate::target::memory::Addr;
@@ -36,7 +31,7 @@ const FRAMEWORKS: [&str; 19] = [
 ];
 
 pub fn read(scene: &Scene, seen: &mut Seen) {
-    let mut room = Room { scene, codes: FxHashMap::default() };
+    let room = Room { scene };
     for thread in &scene.threads {
         if let Some(request) = room.of_frames(&thread.frames) {
             seen.requests.insert(thread.raw.tstate, request);
@@ -46,7 +41,7 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
 
 /// The request that these frames serve, innermost first; of a task too.
 pub fn request_of_frames(scene: &Scene, frames: &[FrameScene]) -> Option<Request> {
-    Room { scene, codes: FxHashMap::default() }.of_frames(frames)
+    Room { scene }.of_frames(frames)
 }
 
 /// The future that the task awaits which sent this function to a worker thread of AnyIO.
@@ -70,37 +65,31 @@ pub fn mask(seen: &mut Seen) {
 
 struct Room<'a, 's> {
     scene: &'a Scene<'s>,
-    /// Which variables of a code object have names that matter: (index in `NAMES`, slot).
-    codes: FxHashMap<Addr, Rc<Known>>,
-}
-
-struct Known {
-    variables: Option<Variables>,
-    slots: Vec<(usize, usize)>,
 }
 
 impl Room<'_, '_> {
-    fn of_frames(&mut self, frames: &[FrameScene]) -> Option<Request> {
+    fn of_frames(&self, frames: &[FrameScene]) -> Option<Request> {
         let mut request = frames.iter().find_map(|f| self.of_frame(f))?;
         request.framework = framework(frames).or(request.framework);
         request.age = frames.iter().find_map(|f| self.age(f));
         Some(request)
     }
 
-    fn of_frame(&mut self, frame: &FrameScene) -> Option<Request> {
+    fn of_frame(&self, frame: &FrameScene) -> Option<Request> {
         let file = frame.code.file.as_deref()?;
         let by_self = BY_SELF.iter().find(|(path, function, _)| frame.code.name == *function && file.contains(path));
         self.variables(frame, by_self.map(|b| b.2))
     }
 
-    fn variables(&mut self, frame: &FrameScene, of_self: Option<&str>) -> Option<Request> {
-        let known = self.known(frame);
-        let variables = known.variables.as_ref()?;
+    fn variables(&self, frame: &FrameScene, of_self: Option<&str>) -> Option<Request> {
+        let known = self.scene.variables(frame)?;
         let heap = self.scene.heap;
-        for (name, i) in &known.slots {
-            let at = frame.raw.addr + heap.layout.frame.locals + 8 * *i as u64;
-            let Some(obj) = heap.mem.u64(at).ok().and_then(|slot| variables.value(heap, *i, slot)) else { continue };
-            let found = match NAMES[*name] {
+        for name in NAMES {
+            let Some(i) = known.names.iter().position(|n| n == name) else { continue };
+            let at = frame.raw.addr + heap.layout.frame.locals + 8 * i as u64;
+            let slot = heap.mem.u64(at).ok();
+            let Some(obj) = slot.and_then(|slot| known.variables.value(heap, i, slot)) else { continue };
+            let found = match name {
                 "self" => of_self.and_then(|attribute| self.attribute(obj, attribute)),
                 "func" if frame.in_file("/anyio/_backends/_asyncio.py") => {
                     let args = self.scene.local(frame, "args");
@@ -114,27 +103,6 @@ impl Room<'_, '_> {
             }
         }
         None
-    }
-
-    fn known(&mut self, frame: &FrameScene) -> Rc<Known> {
-        let heap = self.scene.heap;
-        let read = || {
-            let variables = locals::variables(heap, frame.raw.code);
-            let mut slots = Vec::new();
-            for (i, name) in variables.iter().flat_map(|v| &v.names).enumerate() {
-                // The length decides for nearly all of them.
-                let length = heap.mem.u64(name + heap.layout.unicode.length).unwrap_or(0);
-                if NAMES.iter().any(|n| n.len() as u64 == length)
-                    && let Some(text) = heap.checked_str(*name)
-                    && let Some(which) = NAMES.iter().position(|n| *n == text)
-                {
-                    slots.push((which, i));
-                }
-            }
-            slots.sort_unstable();
-            Rc::new(Known { variables, slots })
-        };
-        Rc::clone(self.codes.entry(frame.raw.code).or_insert_with(read))
     }
 
     // ------------------------------------------------------------ objects
