@@ -6,6 +6,7 @@ use crate::render::text::TextOptions;
 use crate::render::{clean, style};
 use crate::target::find::FindError;
 
+pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod dump;
@@ -13,6 +14,8 @@ pub mod man;
 pub mod ps;
 pub mod schema;
 
+/// `check` found something critical.
+pub const CRITICAL: u8 = 1;
 /// Some target could not be read as asked.
 pub const UNREAD: u8 = 3;
 /// Wrong usage.
