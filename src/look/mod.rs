@@ -13,12 +13,16 @@ use crate::target::access::{self, AccessError};
 use crate::target::blocked::monotonic;
 use crate::target::cached::CachedMemory;
 use crate::target::files::ProcDir;
+use crate::target::find::{self, Looks};
 use crate::target::maps::{self, Mapping};
 use crate::target::probe::ThreadProbe;
 use crate::target::sources::{self, Sources};
 use crate::target::{proc, threads};
 use capture::CapturedProcess;
 use window::{Stacks, Window};
+
+/// A Python without an interpreter is taken to be starting for this long, seconds.
+const STARTING: f64 = 5.0;
 
 /// What a look shall bring. The default is the plain one: stacks, no locals, nothing stopped.
 #[derive(Clone, Debug, Default)]
@@ -129,16 +133,22 @@ fn attach(
     memory: &CachedMemory,
 ) -> Result<Python, AccessError> {
     if matches!(facts.state, Some('Z' | 'X')) {
-        return Err(access::missing(pid));
+        return Err(access::explain(pid, nix::errno::Errno::ESRCH));
     }
     let maps = maps::read(pid).map_err(|e| access::explain(pid, errno(&e)))?;
     access::check(pid)?;
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
-    found.map_err(|NotFound { tried }| AccessError::NotPython {
-        pid,
-        command: crate::mask::command(&facts.command).join(" "),
-        tried,
+    found.map_err(|NotFound { tried }| {
+        let young = facts.uptime.is_some_and(|up| up < STARTING);
+        // Where it stands by now: it may have ended meanwhile, or executed another program.
+        match access::check(pid) {
+            Err(error) => error,
+            Ok(()) if young && find::looks_like_python(pid) == Looks::Python => AccessError::Starting { pid },
+            Ok(()) => {
+                AccessError::NotPython { pid, command: crate::mask::command(&facts.command).join(" "), tried }
+            }
+        }
     })
 }
 

@@ -48,6 +48,41 @@ pub enum TableKey {
     Table(u32),
 }
 
+/// The steps that failed, and in which images: most fail for the same reason in all of them.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<(String, Vec<String>)>);
+
+impl Tried {
+    /// Of thousands of scanned places only the first few reasons tell anything.
+    const REASONS: usize = 16;
+    const IMAGES: usize = 3;
+
+    pub fn note(&mut self, image: &str, why: impl Into<String>) {
+        let why = why.into();
+        match self.0.iter().position(|(known, _)| *known == why) {
+            Some(at) => {
+                let images = &mut self.0[at].1;
+                if !images.iter().any(|known| known == image) {
+                    images.push(image.to_owned());
+                }
+            }
+            None if self.0.len() < Self::REASONS => self.0.push((why, vec![image.to_owned()])),
+            None => {}
+        }
+    }
+
+    fn lines(self) -> Vec<String> {
+        let line = |(why, images): (String, Vec<String>)| {
+            let shown = images.iter().take(Self::IMAGES).map(String::as_str).collect::<Vec<_>>().join(", ");
+            match images.len().saturating_sub(Self::IMAGES) {
+                0 => format!("{why}: {shown}"),
+                more => format!("{why}: {shown} and {more} more"),
+            }
+        };
+        self.0.into_iter().map(line).collect()
+    }
+}
+
 /// Every step that failed on the way to an interpreter.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("no Python interpreter was found in it")]
@@ -63,20 +98,14 @@ impl Python {
         executable: Option<&str>,
         open: OpenImage,
     ) -> Result<Python, NotFound> {
-        let tried = RefCell::new(Vec::new());
-        let mut refused = Vec::new();
+        let tried = RefCell::new(Tried::default());
         for located in locate::candidates(mem, maps, executable, open, &tried) {
             match Python::understand(mem, &located) {
                 Ok(python) => return Ok(python),
-                // Of thousands of scanned places only the first few reasons tell anything.
-                Err(why) if refused.len() < 8 => refused
-                    .push(format!("{}: {} at {:#x}: {why}", located.image, located.how, located.runtime)),
-                Err(_) => {}
+                Err(why) => tried.borrow_mut().note(&located.image, format!("{}: {why}", located.how)),
             }
         }
-        let mut tried = tried.into_inner();
-        tried.extend(refused);
-        Err(NotFound { tried })
+        Err(NotFound { tried: tried.into_inner().lines() })
     }
 
     /// Decodes the layout for a place and proves it by `sys.hexversion`.
