@@ -31,7 +31,7 @@ pub struct LockObject {
     pub object: Addr,
     pub kind: Kind,
     /// What a waiter's futex or parked address is equal to.
-    key: Addr,
+    pub key: Addr,
     pub locked: bool,
     /// `threading.get_ident()` of an RLock's owner, while it is held.
     pub owner: Option<u64>,
@@ -216,7 +216,7 @@ fn held_by(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
             locks.extend(of_manager(scene.heap, exit.manager, 0).into_iter().map(|l| (l, line)));
         }
         // A generator that is suspended inside of a `with` holds, too, as long as its frame keeps it.
-        for (_, obj) in scene.locals(frame) {
+        for obj in scene.values(frame) {
             if scene.heap.type_of(obj).is_some_and(|t| t.name == "generator") {
                 locks.extend(of_generator(scene.heap, obj, 0).into_iter().map(|l| (l, None)));
             }
@@ -517,7 +517,7 @@ pub fn reach(scene: &Scene) -> Reach {
                 continue;
             }
             let at = (t as u32, f as u32);
-            let mut values: Vec<Addr> = scene.locals(frame).into_iter().map(|(_, v)| v).collect();
+            let mut values = scene.values(frame);
             let key = (frame.raw.globals, frame.raw.code);
             values.extend_from_slice(globals.entry(key).or_insert_with(|| named_globals(scene, frame)));
             for value in values {

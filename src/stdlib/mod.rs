@@ -45,6 +45,13 @@ pub struct Scene<'a> {
     pub pid: i32,
     reach: OnceCell<Reach>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
+    variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
+}
+
+/// Variables of a code object, with their names read.
+struct Known {
+    names: Vec<String>,
+    variables: Variables,
 }
 
 pub struct ThreadScene<'a> {
@@ -131,31 +138,44 @@ impl<'a> Scene<'a> {
                 });
             }
         }
-        Scene { heap, python, threads, pid, reach: OnceCell::new(), names: RefCell::default() }
+        Scene { heap, python, threads, pid, reach: OnceCell::new(), names: RefCell::default(), variables: RefCell::default() }
     }
 
     /// The value of a variable of a frame; cells are looked into.
     pub fn local(&self, frame: &FrameScene, name: &str) -> Option<Addr> {
-        let variables = self.variables(frame)?;
-        let i = variables.names.iter().position(|n| self.heap.checked_str(*n).is_some_and(|n| n == name))?;
+        let known = self.variables(frame)?;
+        let i = known.names.iter().position(|n| n == name)?;
         let slot = self.heap.words(frame.raw.addr + self.heap.layout.frame.locals + 8 * i as u64, 1)?[0];
-        variables.value(self.heap, i, slot)
+        known.variables.value(self.heap, i, slot)
     }
 
     /// All variables of a frame that hold an object: (name, object).
     pub fn locals(&self, frame: &FrameScene) -> Vec<(String, Addr)> {
-        let Some(variables) = self.variables(frame) else { return Vec::new() };
+        let Some(known) = self.variables(frame) else { return Vec::new() };
         let at = frame.raw.addr + self.heap.layout.frame.locals;
-        let Some(slots) = self.heap.words(at, variables.names.len()) else { return Vec::new() };
-        let value = |(i, slot)| {
-            let obj = variables.value(self.heap, i, slot)?;
-            Some((self.heap.checked_str(variables.names[i])?, obj))
-        };
+        let Some(slots) = self.heap.words(at, known.names.len()) else { return Vec::new() };
+        let value = |(i, slot): (usize, u64)| Some((known.names[i].clone(), known.variables.value(self.heap, i, slot)?));
         slots.into_iter().enumerate().filter_map(value).collect()
     }
 
-    fn variables(&self, frame: &FrameScene) -> Option<Variables> {
-        locals::variables(self.heap, frame.raw.code)
+    /// The same without their names.
+    pub fn values(&self, frame: &FrameScene) -> Vec<Addr> {
+        let Some(known) = self.variables(frame) else { return Vec::new() };
+        let at = frame.raw.addr + self.heap.layout.frame.locals;
+        let Some(slots) = self.heap.words(at, known.names.len()) else { return Vec::new() };
+        let value = |(i, slot)| known.variables.value(self.heap, i, slot);
+        slots.into_iter().enumerate().filter_map(value).collect()
+    }
+
+    /// The slots of a frame's code, read once for each code object.
+    fn variables(&self, frame: &FrameScene) -> Option<Rc<Known>> {
+        let mut all = self.variables.borrow_mut();
+        let known = all.entry(frame.raw.code).or_insert_with(|| {
+            let variables = locals::variables(self.heap, frame.raw.code)?;
+            let name = |n: &Addr| self.heap.checked_str(*n).unwrap_or_default();
+            Some(Rc::new(Known { names: variables.names.iter().map(name).collect(), variables }))
+        });
+        known.clone()
     }
 
     /// Who else can reach an object, by (thread, frame).

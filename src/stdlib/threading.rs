@@ -57,6 +57,9 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
 }
 
 fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
+    if frame.code.name == "_shutdown" {
+        return Some(at_exit(scene, thread, index));
+    }
     let object = scene.receiver(frame)?;
     let heap = scene.heap;
     let ty = heap.type_of(object)?;
@@ -104,7 +107,6 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         "join" | "_wait_for_tstate_lock" | "_join_os_thread" if heap.is_a(&ty, "Thread") => {
             Some(join(scene, thread, index, object))
         }
-        "_shutdown" => None,
         _ => None,
     }
 }
@@ -125,6 +127,34 @@ fn join(scene: &Scene, thread: &ThreadScene, index: usize, object: Addr) -> Foun
         on,
         certainty: if target.is_some() { Certainty::Proved } else { Certainty::Likely },
         detail: json!({ "name": name, "alive": target.is_some() }),
+    }
+}
+
+/// The interpreter ends and waits for threads that are no daemons: all that are left, and first, where
+/// its lock proves it, the one that is joined just now.
+fn at_exit(scene: &Scene, thread: &ThreadScene, index: usize) -> Found {
+    let parked = locks::parked(scene, thread);
+    let is_joined = |t: &&ThreadScene| {
+        let own = t.known.as_ref().and_then(|k| scene.heap.attrs(k.object, ["_tstate_lock"])[0]);
+        let lock = own.and_then(|l| locks::lock(scene.heap, l));
+        parked.zip(lock).is_some_and(|(parked, lock)| parked.is_at(lock.key))
+    };
+    let left = |t: &&ThreadScene| {
+        t.raw.tstate != thread.raw.tstate && t.known.as_ref().is_some_and(|k| k.daemon == Some(false) && !k.main)
+    };
+    let joined = scene.threads.iter().find(is_joined);
+    let mut on: Vec<Actor> = joined.iter().map(|t| actor(scene, t)).collect();
+    let rest = scene.threads.iter().filter(left).filter(|t| joined.is_none_or(|j| j.raw.tstate != t.raw.tstate));
+    on.extend(rest.map(|t| actor(scene, t)));
+    Found {
+        kind: "thread",
+        call: "threading._shutdown".into(),
+        frame: index,
+        object: None,
+        label: Some("threads that are no daemons".into()),
+        certainty: if joined.is_some() || on.len() == 1 { Certainty::Proved } else { Certainty::Likely },
+        detail: json!({ "name": on.first().and_then(|a| a.thread.clone()), "alive": !on.is_empty(), "exit": true }),
+        on,
     }
 }
 

@@ -270,24 +270,40 @@ pub struct Program {
 
 impl Program {
     pub fn start(interpreter: &Interpreter, name: &str, args: &[&str]) -> Outcome<Program> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs").join(name);
+        Program::start_with(interpreter, name, args, &[])
+    }
+
+    /// Starts `fixtures/programs/NAME`, or `fixtures/NAME` if that has a directory, with these
+    /// variables. What lies beside it can be imported, in another root too.
+    pub fn start_with(
+        interpreter: &Interpreter,
+        name: &str,
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Outcome<Program> {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let source =
+            if name.contains('/') { fixtures.join(name) } else { fixtures.join("programs").join(name) };
         let mut copied = None;
         let path = match &interpreter.chroot {
             None => source,
             Some(root) => {
-                let inside = Path::new("/tmp").join(unique_name()).join(name);
+                let inside = Path::new("/tmp").join(unique_name());
                 let outside = root.join(inside.strip_prefix("/").expect("absolute"));
-                let dir = outside.parent().expect("it has a directory").to_owned();
-                fs::create_dir(&dir)
-                    .and_then(|()| fs::copy(&source, &outside))
+                copy_programs(source.parent().expect("it has a directory"), &outside)
                     .map_err(|e| format!("{}: {e}", outside.display()))?;
-                copied = Some(dir);
-                inside
+                copied = Some(outside);
+                inside.join(source.file_name().expect("it has a name"))
             }
         };
         let what = format!("{} {name} {}", interpreter.label, args.join(" "));
         let mut command = Command::new(&interpreter.command[0]);
-        command.args(&interpreter.command[1..]).arg(path).args(args);
+        command.args(&interpreter.command[1..]).arg(path).args(args).envs(variables.iter().copied());
+        Program::spawn(command, what, copied)
+    }
+
+    /// Starts any Python program; `copied` is a directory that goes with it.
+    pub fn spawn(mut command: Command, what: String, copied: Option<PathBuf>) -> Outcome<Program> {
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("PYTHON") {
                 command.env_remove(key);
@@ -336,6 +352,10 @@ impl Program {
 
     pub fn pid(&self) -> i32 {
         self.child.id().try_into().expect("a pid fits")
+    }
+
+    pub fn is_alive(&self) -> bool {
+        !matches!(state(self.pid(), self.pid()), None | Some('Z' | 'X'))
     }
 
     /// The JSON after `prefix` on the next line that begins so.
@@ -389,6 +409,18 @@ impl Drop for Program {
             let _ = fs::remove_dir_all(dir);
         }
     }
+}
+
+/// The Python files of one directory.
+fn copy_programs(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "py") {
+            fs::copy(&path, to.join(path.file_name().expect("it has a name")))?;
+        }
+    }
+    Ok(())
 }
 
 fn unique_name() -> String {

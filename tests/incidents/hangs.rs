@@ -1,0 +1,44 @@
+//! Small programs that hang, one cause each. Each says itself what is to be found: see `stuck.py`.
+
+use crate::common::{Interpreter, each_interpreter};
+use crate::judge::judge_all;
+use crate::venv;
+
+/// Default builds; the debug twins and the free-threaded ones add layouts, not kinds of hangs, and
+/// `deadlocks.rs` runs the former.
+fn releases(interpreter: &Interpreter) -> bool {
+    !interpreter.debug && !interpreter.free_threaded
+}
+
+fn every_program_of(file: &str) {
+    each_interpreter(file, releases, |interpreter| {
+        judge_all(interpreter, &format!("incidents/{file}.py"), |_| true, &[])
+    });
+}
+
+#[test]
+fn threads_that_hang() {
+    every_program_of("hangs");
+}
+
+#[test]
+fn what_blocks_an_event_loop() {
+    every_program_of("on_the_loop");
+}
+
+#[test]
+fn tasks_that_hang_on_a_loop_that_runs() {
+    every_program_of("in_asyncio");
+}
+
+#[test]
+fn hangs_between_processes() {
+    every_program_of("processes");
+}
+
+#[test]
+fn clients_of_pypi_on_an_event_loop() {
+    each_interpreter("loop_clients", venv::exists_for, |interpreter| {
+        judge_all(&venv::of(interpreter)?, "incidents/loop_clients.py", |_| true, &[])
+    });
+}

@@ -1,0 +1,78 @@
+//! Programs and servers without a fault, idle and busy: `check` says so, every time.
+
+use crate::common::{Interpreter, Outcome, Program, dump_json, each_interpreter, text};
+use crate::judge::{brief, check_says, findings};
+use crate::server::{Load, Server};
+use crate::venv;
+
+/// A false alarm may need a certain moment: so several looks.
+const LOOKS: usize = 5;
+
+fn nothing_critical(pid: i32) -> Outcome {
+    for _ in 0..LOOKS {
+        let report = dump_json(pid, &[])?;
+        let critical: Vec<String> = findings(&report)
+            .into_iter()
+            .filter(|finding| text(finding, "severity") == "critical")
+            .map(brief)
+            .collect();
+        if !critical.is_empty() {
+            return Err(critical.join("\n"));
+        }
+        check_says(&["--pid", &pid.to_string(), "--subprocesses"], 0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn programs() {
+    let releases = |interpreter: &Interpreter| !interpreter.debug && !interpreter.free_threaded;
+    each_interpreter("healthy", releases, |interpreter| {
+        let file = "incidents/healthy.py";
+        let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
+        let mut wrong = Vec::new();
+        for name in names.as_array().into_iter().flatten().filter_map(|name| name.as_str()) {
+            // One after the other: the busy ones would take the CPU from each other.
+            let (program, _) = Program::ready(interpreter, file, &[name])?;
+            if let Err(reason) = nothing_critical(program.pid()) {
+                wrong.push(format!("{name}: {reason}"));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    });
+}
+
+/// Idle, then under load, then idle again.
+fn server(name: &str, args: &[&str], paths: &'static [&'static str]) {
+    each_interpreter(name, venv::exists_for, |interpreter| {
+        let server = Server::start(interpreter, args, &[])?;
+        let pid = server.program.pid();
+        nothing_critical(pid).map_err(|reason| format!("idle: {reason}"))?;
+        let load = Load::start(server.port, paths);
+        server.program.until("some answers", || Ok(*load.answers.lock().unwrap() >= 20))?;
+        let before = *load.answers.lock().unwrap();
+        nothing_critical(pid).map_err(|reason| format!("under load: {reason}"))?;
+        server.program.until("more answers", || Ok(*load.answers.lock().unwrap() > before))?;
+        drop(load);
+        nothing_critical(pid).map_err(|reason| format!("after the load: {reason}"))
+    });
+}
+
+#[test]
+fn uvicorn() {
+    let args =
+        ["-m", "uvicorn", "--host=127.0.0.1", "--port={port}", "--log-level=warning", "web:fastapi_app"];
+    server("healthy-uvicorn", &args, &["/work", "/sync", "/health"]);
+}
+
+#[test]
+fn gunicorn() {
+    let args =
+        ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--workers=2", "--log-level=warning", "web:flask_app"];
+    server("healthy-gunicorn", &args, &["/work", "/health"]);
+}
+
+#[test]
+fn aiohttp() {
+    server("healthy-aiohttp", &["web.py", "{port}"], &["/work", "/health"]);
+}
