@@ -80,7 +80,7 @@ fn read(heap: &Heap, addr: Addr) -> Option<(RawFrame, Addr)> {
     let f = &heap.layout.frame;
     // One copy of the head: its fields are of one moment then.
     let mut head = [0u8; MAX_HEAD as usize + 8];
-    let len = (f.locals as usize).min(head.len());
+    let len = f.locals.min(MAX_HEAD) as usize;
     heap.mem.read_into(addr, &mut head[..len]).ok()?;
     let word = |at: u64| -> u64 {
         let at = at as usize;
