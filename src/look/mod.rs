@@ -99,7 +99,7 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         waits: !options.no_findings,
     }
     .read();
-    facts.monotonic = Some(monotonic().as_secs_f64());
+    facts.monotonic = stacks.monotonic.or_else(|| Some(monotonic().as_secs_f64()));
     log::debug!("{pid}: stacks after {:?}, {} attempts", began.elapsed(), stacks.attempts);
 
     let standings = probes.iter().filter_map(|p| Some((p, *stacks.standings.get(&p.tid)?)));
@@ -216,6 +216,7 @@ impl Stacks {
                 &interpreters,
                 &tid,
                 &call,
+                facts.monotonic,
             );
         }
         stacks.interpreters = interpreters;

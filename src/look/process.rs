@@ -119,7 +119,9 @@ pub fn of_stacks(
     process.problems.extend(stacks.problems.iter().cloned());
 
     let mut codes = std::mem::take(&mut stacks.codes);
-    let all_frames = || stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
+    let of_tasks = || stacks.seen.task_frames.values().flatten();
+    let all_frames =
+        || stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).chain(of_tasks());
     codes.load(heap, all_frames().map(|f| f.code));
     let mut modules = Modules::load(heap, all_frames().map(|f| f.globals));
 
@@ -139,6 +141,7 @@ pub fn of_stacks(
             .iter()
             .flat_map(|i| &i.threads)
             .flat_map(|t| &t.frames)
+            .chain(of_tasks())
             .any(|f| resolver.is_user(f))
         && let Some(package) = stacks.interpreters.last().and_then(|i| app::of_main(heap, i.addr))
     {
@@ -176,6 +179,11 @@ pub fn of_stacks(
     );
     process.threads = threads;
     process.tasks = stacks.seen.tasks.clone();
+    for task in &mut process.tasks {
+        let frames = stacks.seen.task_frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
+        let shown = stdlib::visible(heap, &codes, frames);
+        task.frames = shown.iter().map(|f| resolver.frame(f)).collect();
+    }
     process.problems.extend(stacks.seen.problems.iter().cloned());
     process
 }

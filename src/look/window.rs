@@ -17,6 +17,7 @@ use crate::python::threads::{self, RawGil, RawInterpreter, RawThread};
 use crate::python::{Python, frames, locals, tids};
 use crate::snapshot::{Local, Read};
 use crate::stdlib::{self, Scene, Seen};
+use crate::target::blocked::monotonic;
 use crate::target::cached::CachedMemory;
 use crate::target::facts::RawSyscall;
 use crate::target::frozen::{self, Seat, Start, Still};
@@ -52,6 +53,8 @@ pub struct Stacks {
     pub seen: Seen,
     /// Where each task stood during the accepted attempt.
     pub standings: FxHashMap<i32, Standing>,
+    /// CLOCK_MONOTONIC when `seen` was read, seconds.
+    pub monotonic: Option<f64>,
     pub problems: Vec<String>,
     pub attempts: usize,
 }
@@ -183,6 +186,8 @@ impl Window<'_> {
             let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
             let call = |tid| before.get(&tid)?.doing.syscall();
             let names = &mut stacks.names;
+            let now = monotonic().as_secs_f64();
+            stacks.monotonic = Some(now);
             stacks.seen = read_waits(
                 &heap,
                 self.python,
@@ -192,6 +197,7 @@ impl Window<'_> {
                 &interpreters,
                 &tid,
                 &call,
+                Some(now),
             );
         }
 
@@ -339,11 +345,12 @@ pub fn read_waits(
     interpreters: &[RawInterpreter],
     tid: &dyn Fn(Addr) -> Option<i32>,
     syscall: &dyn Fn(i32) -> Option<RawSyscall>,
+    monotonic: Option<f64>,
 ) -> Seen {
     codes.load(heap, interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).map(|f| f.code));
     *names = interpreters.iter().map(|i| (i.addr, names::of_interpreter(heap, i.addr))).collect();
-    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall);
-    stdlib::read(&scene)
+    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall, monotonic);
+    stdlib::read(&scene, codes)
 }
 
 pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {

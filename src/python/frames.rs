@@ -73,6 +73,11 @@ pub fn walk(heap: &Heap, thread: &mut RawThread) {
     thread.complete = true;
 }
 
+/// One frame, wherever it belongs to: of a suspended coroutine, too.
+pub fn at(heap: &Heap, addr: Addr) -> Option<RawFrame> {
+    read(heap, addr).map(|(frame, _)| frame)
+}
+
 fn read(heap: &Heap, addr: Addr) -> Option<(RawFrame, Addr)> {
     if addr >= USER_SPACE {
         return None;

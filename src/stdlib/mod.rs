@@ -4,6 +4,8 @@
 //! All of it is read inside the frozen window, through the same memory as the frames, so that what is
 //! said of two threads is of one moment. It is total: what does not check out is not said.
 
+/// Event loops and tasks of asyncio.
+pub mod asyncio;
 /// Live exit slots: which context managers a frame is inside of.
 pub mod exits;
 /// `concurrent.futures`.
@@ -43,6 +45,8 @@ pub struct Scene<'a> {
     pub python: &'a Python,
     pub threads: Vec<ThreadScene<'a>>,
     pub pid: i32,
+    /// CLOCK_MONOTONIC of this moment, seconds: event loops and timeouts count by it.
+    pub monotonic: Option<f64>,
     reach: OnceCell<Reach>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
     variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
@@ -84,12 +88,15 @@ pub struct Seen {
     pub requests: FxHashMap<Addr, Request>,
     /// The task that a thread's event loop runs just now.
     pub current: FxHashMap<Addr, Addr>,
+    /// Without their frames, which whoever resolves lines adds.
     pub tasks: Vec<Task>,
+    /// Innermost first, by task.
+    pub task_frames: FxHashMap<Addr, Vec<RawFrame>>,
     pub problems: Vec<String>,
 }
 
 /// Reads what each thread waits on and holds.
-pub fn read(scene: &Scene) -> Seen {
+pub fn read(scene: &Scene, codes: &mut Codes) -> Seen {
     let mut seen = Seen::default();
     // From the mechanism to the call that the application made: later rooms know better.
     locks::read(scene, &mut seen);
@@ -98,6 +105,7 @@ pub fn read(scene: &Scene) -> Seen {
     futures::read(scene, &mut seen);
     multiprocessing::read(scene, &mut seen);
     importlib::read(scene, &mut seen);
+    asyncio::read(scene, codes, &mut seen);
     seen
 }
 
@@ -123,6 +131,7 @@ impl<'a> Scene<'a> {
         names: &FxHashMap<Addr, FxHashMap<u64, ThreadName>>,
         tid: &dyn Fn(Addr) -> Option<i32>,
         syscall: &dyn Fn(i32) -> Option<RawSyscall>,
+        monotonic: Option<f64>,
     ) -> Self {
         let mut threads = Vec::new();
         for interp in interpreters {
@@ -138,7 +147,16 @@ impl<'a> Scene<'a> {
                 });
             }
         }
-        Scene { heap, python, threads, pid, reach: OnceCell::new(), names: RefCell::default(), variables: RefCell::default() }
+        Scene {
+            heap,
+            python,
+            threads,
+            pid,
+            monotonic,
+            reach: OnceCell::new(),
+            names: RefCell::default(),
+            variables: RefCell::default(),
+        }
     }
 
     /// The value of a variable of a frame; cells are looked into.
@@ -154,7 +172,9 @@ impl<'a> Scene<'a> {
         let Some(known) = self.variables(frame) else { return Vec::new() };
         let at = frame.raw.addr + self.heap.layout.frame.locals;
         let Some(slots) = self.heap.words(at, known.names.len()) else { return Vec::new() };
-        let value = |(i, slot): (usize, u64)| Some((known.names[i].clone(), known.variables.value(self.heap, i, slot)?));
+        let value = |(i, slot): (usize, u64)| {
+            Some((known.names[i].clone(), known.variables.value(self.heap, i, slot)?))
+        };
         slots.into_iter().enumerate().filter_map(value).collect()
     }
 
