@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod process;
+pub mod waits;
 pub mod window;
 
 use std::time::Instant;
@@ -9,8 +10,8 @@ use std::time::Instant;
 use crate::python::reprs::Limits;
 use crate::python::{NotFound, Python};
 use crate::snapshot::Process;
+use crate::stdlib::os::Now;
 use crate::target::access::{self, AccessError};
-use crate::target::blocked::monotonic;
 use crate::target::cached::CachedMemory;
 use crate::target::files::ProcDir;
 use crate::target::find::{self, Looks};
@@ -99,11 +100,14 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         waits: !options.no_findings,
     }
     .read();
-    facts.monotonic = stacks.monotonic.or_else(|| Some(monotonic().as_secs_f64()));
+    let now = if stacks.now.monotonic.is_some() { stacks.now } else { window::now() };
+    (facts.monotonic, facts.realtime) = (now.monotonic, now.realtime);
     log::debug!("{pid}: stacks after {:?}, {} attempts", began.elapsed(), stacks.attempts);
 
     let standings = probes.iter().filter_map(|p| Some((p, *stacks.standings.get(&p.tid)?)));
     facts.threads = threads::thread_facts_of(pid, standings, None);
+    waits::look(&stacks.seen, &mut facts);
+    log::debug!("{pid}: descriptors after {:?}", began.elapsed());
     let mut sources = Sources::live(pid, facts.cwd.clone());
     let heap = python.heap(&memory);
     let process = process::of_stacks(&facts, &python, &heap, &mut stacks, &mut sources, options);
@@ -216,7 +220,7 @@ impl Stacks {
                 &interpreters,
                 &tid,
                 &call,
-                facts.monotonic,
+                Now { monotonic: facts.monotonic, realtime: facts.realtime },
             );
         }
         stacks.interpreters = interpreters;

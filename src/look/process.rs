@@ -11,8 +11,8 @@ use crate::python::objects::Heap;
 use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
 use crate::python::{Python, app};
-use crate::snapshot::{self, Activity, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread};
-use crate::stdlib::{self, FrameScene, Seen};
+use crate::snapshot::{self, Activity, Actor, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread};
+use crate::stdlib::{self, FrameScene, Seen, web};
 use crate::target::facts::{ProcessFacts, ThreadFacts};
 use crate::target::memory::Addr;
 use crate::target::sources::Sources;
@@ -117,6 +117,10 @@ pub fn of_stacks(
         debug: python.sys.abiflags.as_deref().map(|f| f.contains('d')),
     });
     process.problems.extend(stacks.problems.iter().cloned());
+    super::waits::settle(&mut stacks.seen, facts, &stacks.tids, options.show_secrets);
+    if !options.show_secrets {
+        web::mask(&mut stacks.seen);
+    }
 
     let mut codes = std::mem::take(&mut stacks.codes);
     let of_tasks = || stacks.seen.task_frames.values().flatten();
@@ -162,6 +166,9 @@ pub fn of_stacks(
             let name = names.get(&raw.ident);
             let mut thread = thread(facts, interp, raw, facts_of, name, read, &gil_view, &mut resolver);
             add_seen(&mut thread, raw.tstate, &stacks.seen);
+            if !options.no_findings {
+                settle_activity(&mut thread, raw.tstate, &stacks.seen, gil_view.gil.as_ref(), facts);
+            }
             threads.push(thread);
         }
         process.interpreters.push(Interpreter {
@@ -199,6 +206,49 @@ fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen) {
     thread.event_loop = seen.loops.get(&tstate).cloned();
     thread.request = seen.requests.get(&tstate).cloned();
     thread.task = seen.current.get(&tstate).map(|t| snapshot::Address(*t));
+}
+
+/// With its wait known, what the thread is about is known better than by the name of its call.
+fn settle_activity(thread: &mut Thread, tstate: Addr, seen: &Seen, gil: Option<&Gil>, facts: &ProcessFacts) {
+    match thread.activity {
+        Activity::WaitingForGil if seen.os.contains_key(&tstate) => {
+            let wait = thread.waits_on.as_mut().filter(|w| w.kind == "unknown");
+            let holder = gil.and_then(|g| g.holder);
+            if let Some(wait) = wait {
+                wait.kind = "gil".into();
+                wait.label = None;
+                (wait.call, wait.frame) = (None, None);
+                // Its timeout is only that of asking again.
+                (wait.deadline, wait.ends_in) = (None, None);
+                wait.on = holder
+                    .map(|tid| Actor { pid: Some(facts.pid), tid: Some(tid), thread: None, task: None })
+                    .into_iter()
+                    .collect();
+            }
+        }
+        Activity::Idle | Activity::Waiting if thread.waits_on.is_some() => {
+            let for_work = seen.os.get(&tstate).is_some_and(|os| os.for_work);
+            let idle = for_work || is_idle(thread);
+            thread.activity = if idle { Activity::Idle } else { Activity::Waiting };
+        }
+        _ => {}
+    }
+}
+
+/// Whether it waits for work to come in: a consumer of an empty queue or a pool worker, outside of any
+/// request and any event loop.
+fn is_idle(thread: &Thread) -> bool {
+    let Some(wait) = &thread.waits_on else { return false };
+    let is_busy =
+        thread.request.is_some() || thread.event_loop.as_ref().is_some_and(|l| l.state == "blocked");
+    match wait.kind.as_str() {
+        "queue" => {
+            let size = wait.detail.get("size").and_then(serde_json::Value::as_i64);
+            wait.detail["operation"] == "get" && size.unwrap_or(0) == 0 && !is_busy
+        }
+        "poll" => thread.event_loop.as_ref().is_some_and(|l| l.state == "polling"),
+        _ => false,
+    }
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -16,6 +16,7 @@ use crate::python::reprs::Limits;
 use crate::python::threads::{self, RawGil, RawInterpreter, RawThread};
 use crate::python::{Python, frames, locals, tids};
 use crate::snapshot::{Local, Read};
+use crate::stdlib::os::Now;
 use crate::stdlib::{self, Scene, Seen};
 use crate::target::blocked::monotonic;
 use crate::target::cached::CachedMemory;
@@ -53,8 +54,8 @@ pub struct Stacks {
     pub seen: Seen,
     /// Where each task stood during the accepted attempt.
     pub standings: FxHashMap<i32, Standing>,
-    /// CLOCK_MONOTONIC when `seen` was read, seconds.
-    pub monotonic: Option<f64>,
+    /// The clocks when `seen` was read.
+    pub now: Now,
     pub problems: Vec<String>,
     pub attempts: usize,
 }
@@ -186,8 +187,8 @@ impl Window<'_> {
             let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
             let call = |tid| before.get(&tid)?.doing.syscall();
             let names = &mut stacks.names;
-            let now = monotonic().as_secs_f64();
-            stacks.monotonic = Some(now);
+            let moment = now();
+            stacks.now = moment;
             stacks.seen = read_waits(
                 &heap,
                 self.python,
@@ -197,7 +198,7 @@ impl Window<'_> {
                 &interpreters,
                 &tid,
                 &call,
-                Some(now),
+                moment,
             );
         }
 
@@ -334,6 +335,12 @@ fn is_exact(reads: &FxHashMap<Addr, Read>, thread: &RawThread) -> bool {
     reads.get(&thread.tstate).is_some_and(|r| r.is_exact())
 }
 
+/// The clocks that timeouts count by.
+pub fn now() -> Now {
+    let realtime = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok();
+    Now { monotonic: Some(monotonic().as_secs_f64()), realtime: realtime.map(|r| r.as_secs_f64()) }
+}
+
 /// Everything that `stdlib` makes of the threads at this moment.
 #[allow(clippy::too_many_arguments)]
 pub fn read_waits(
@@ -345,11 +352,11 @@ pub fn read_waits(
     interpreters: &[RawInterpreter],
     tid: &dyn Fn(Addr) -> Option<i32>,
     syscall: &dyn Fn(i32) -> Option<RawSyscall>,
-    monotonic: Option<f64>,
+    now: Now,
 ) -> Seen {
     codes.load(heap, interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).map(|f| f.code));
     *names = interpreters.iter().map(|i| (i.addr, names::of_interpreter(heap, i.addr))).collect();
-    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall, monotonic);
+    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall, now);
     stdlib::read(&scene, codes)
 }
 

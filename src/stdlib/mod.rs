@@ -16,10 +16,14 @@ pub mod importlib;
 pub mod locks;
 /// `multiprocessing`.
 pub mod multiprocessing;
+/// What the system calls alone tell.
+pub mod os;
 /// `queue`.
 pub mod queue;
 /// `threading`: conditions, events, semaphores, barriers, joins.
 pub mod threading;
+/// Requests being served.
+pub mod web;
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -45,8 +49,8 @@ pub struct Scene<'a> {
     pub python: &'a Python,
     pub threads: Vec<ThreadScene<'a>>,
     pub pid: i32,
-    /// CLOCK_MONOTONIC of this moment, seconds: event loops and timeouts count by it.
-    pub monotonic: Option<f64>,
+    /// The clocks at this moment.
+    pub now: os::Now,
     reach: OnceCell<Reach>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
     variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
@@ -92,6 +96,10 @@ pub struct Seen {
     pub tasks: Vec<Task>,
     /// Innermost first, by task.
     pub task_frames: FxHashMap<Addr, Vec<RawFrame>>,
+    /// What the system call works on, of threads whose wait is told by nothing else.
+    pub os: FxHashMap<Addr, os::OsWait>,
+    /// Until when threads sleep by their system call; waits that have no deadline of their own get it.
+    pub deadlines: FxHashMap<Addr, os::Deadline>,
     pub problems: Vec<String>,
 }
 
@@ -106,6 +114,9 @@ pub fn read(scene: &Scene, codes: &mut Codes) -> Seen {
     multiprocessing::read(scene, &mut seen);
     importlib::read(scene, &mut seen);
     asyncio::read(scene, codes, &mut seen);
+    web::read(scene, &mut seen);
+    // Last: what the others have said stands.
+    os::read(scene, &mut seen);
     seen
 }
 
@@ -131,7 +142,7 @@ impl<'a> Scene<'a> {
         names: &FxHashMap<Addr, FxHashMap<u64, ThreadName>>,
         tid: &dyn Fn(Addr) -> Option<i32>,
         syscall: &dyn Fn(i32) -> Option<RawSyscall>,
-        monotonic: Option<f64>,
+        now: os::Now,
     ) -> Self {
         let mut threads = Vec::new();
         for interp in interpreters {
@@ -152,7 +163,7 @@ impl<'a> Scene<'a> {
             python,
             threads,
             pid,
-            monotonic,
+            now,
             reach: OnceCell::new(),
             names: RefCell::default(),
             variables: RefCell::default(),

@@ -28,6 +28,10 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const HEADER: usize = 16;
 const IPPROTO_TCP: u8 = 6;
+const NLM_F_REQUEST: u16 = 1;
+// include/uapi/linux/unix_diag.h
+const UDIAG_SHOW_PEER: u32 = 4;
+const UNIX_DIAG_PEER: u16 = 2;
 
 /// A question to one network namespace.
 #[derive(Debug)]
@@ -80,15 +84,37 @@ impl Diag {
         Ok(found)
     }
 
-    fn dump(&self, kind: u16, question: &[u8]) -> io::Result<Vec<Row>> {
+    /// The inode of the Unix socket that this one is connected to.
+    pub fn unix_peer(&self, inode: u64) -> io::Result<Option<u64>> {
+        // struct unix_diag_req
+        let mut question = [0; 24];
+        question[0] = nix::libc::AF_UNIX as u8;
+        question[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+        let Ok(inode) = u32::try_from(inode) else { return Ok(None) };
+        question[8..12].copy_from_slice(&inode.to_ne_bytes());
+        question[12..16].copy_from_slice(&UDIAG_SHOW_PEER.to_ne_bytes());
+        // No cookie.
+        question[16..24].fill(0xff);
+        self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, &question)?;
+        let mut buffer = [0; 1024];
+        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        Ok(unix_peer(&buffer[..length]))
+    }
+
+    fn ask(&self, kind: u16, flags: u16, question: &[u8]) -> io::Result<()> {
         let mut request = Vec::with_capacity(HEADER + question.len());
         request.extend(((HEADER + question.len()) as u32).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
-        request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+        request.extend(flags.to_ne_bytes());
         // Sequence number and port: the kernel fills in what it needs.
         request.extend([0; 8]);
         request.extend(question);
         sendto(self.socket.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        Ok(())
+    }
+
+    fn dump(&self, kind: u16, question: &[u8]) -> io::Result<Vec<Row>> {
+        self.ask(kind, NLM_F_REQUEST_DUMP, question)?;
 
         let mut rows = Vec::new();
         let mut buffer = vec![0; 32 * 1024];
@@ -148,6 +174,21 @@ fn row(body: &[u8]) -> Option<Row> {
         send_queue: u32_at(body, 60),
         ..Row::inet(inode, family, local, peer, state)
     })
+}
+
+/// The attribute UNIX_DIAG_PEER behind a struct unix_diag_msg.
+fn unix_peer(bytes: &[u8]) -> Option<u64> {
+    if u16_at(bytes, 4)? != SOCK_DIAG_BY_FAMILY {
+        return None;
+    }
+    let mut rest = bytes.get(HEADER + 16..u32_at(bytes, 0)? as usize)?;
+    loop {
+        let (length, kind) = (usize::from(u16_at(rest, 0)?), u16_at(rest, 2)?);
+        if kind == UNIX_DIAG_PEER {
+            return u32_at(rest, 4).filter(|inode| *inode != 0).map(u64::from);
+        }
+        rest = rest.get(length.max(4).next_multiple_of(4)..)?;
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Child, Listener, Socket, ThreadOs};
+use crate::snapshot::{self, Listener, PeerProcess, Socket, ThreadOs};
 
 /// Facts of one process from `/proc/PID`. `None` means "could not be learned".
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,16 +25,87 @@ pub struct ProcessFacts {
     pub uptime: Option<f64>,
     /// CLOCK_MONOTONIC when the threads were looked at, seconds: what event loops and timeouts count by.
     pub monotonic: Option<f64>,
+    /// CLOCK_REALTIME at the same moment, seconds.
+    #[serde(default)]
+    pub realtime: Option<f64>,
     pub rss: Option<u64>,
     pub open_fds: Option<u64>,
     pub fd_limit: Option<u64>,
     pub listens: Option<Vec<Listener>>,
     pub connections: Option<Vec<Socket>>,
-    pub children: Option<Vec<Child>>,
+    pub children: Option<Vec<snapshot::Child>>,
     /// All tasks of the process, main thread first.
     pub threads: Vec<ThreadFacts>,
+    /// Descriptors that threads sleep on.
+    #[serde(default)]
+    pub fds: Vec<FdFacts>,
+    /// The children as the process itself numbers them, where that differs.
+    #[serde(default)]
+    pub inner_children: Vec<Child>,
     /// What could not be read, in words, one entry each.
     pub problems: Vec<String>,
+}
+
+/// What a descriptor leads to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FdFacts {
+    pub fd: i32,
+    /// `socket:[123]`, `pipe:[45]`, a path.
+    pub target: Option<String>,
+    pub kind: FdKind,
+    pub socket: Option<Socket>,
+    /// A socket that accepts connections.
+    #[serde(default)]
+    pub listening: bool,
+    /// Of an epoll set: the descriptors in it.
+    #[serde(default)]
+    pub watches: Vec<i32>,
+    /// Of a pidfd: whose it is.
+    #[serde(default)]
+    pub pid: Option<i32>,
+    /// Who has the other end; `None`: not searched for.
+    #[serde(default)]
+    pub ends: Option<Vec<End>>,
+    /// That search ended before everybody was asked.
+    #[serde(default)]
+    pub cut_short: bool,
+    #[serde(default)]
+    pub lock: Option<FileLock>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FdKind {
+    Socket,
+    Pipe,
+    Tty,
+    Epoll,
+    Pidfd,
+    File,
+    #[default]
+    Other,
+}
+
+/// Somebody who has the other end of a pipe, socket or terminal open.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct End {
+    pub pid: i32,
+    pub command: Vec<String>,
+}
+
+/// A lock on a file that somebody else has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FileLock {
+    /// `flock`, `posix`, `ofdlck`, as the kernel calls it.
+    pub kind: String,
+    pub holder: Option<PeerProcess>,
+}
+
+/// A child in both numberings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Child {
+    pub pid: i32,
+    pub inside: i32,
 }
 
 /// Facts of one task from `/proc/PID/task/TID`.

@@ -66,6 +66,11 @@ impl ProcDir {
             .unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
     }
 
+    /// `stat` of a link itself.
+    pub fn lstat(&self, name: &CStr) -> io::Result<FileStat> {
+        Ok(nix::sys::stat::fstatat(self.fd.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+    }
+
     /// `stat` of what a name leads to, links followed.
     pub fn stat<P: nix::NixPath + ?Sized>(&self, name: &P) -> io::Result<FileStat> {
         Ok(nix::sys::stat::fstatat(self.fd.as_fd(), name, AtFlags::empty())?)

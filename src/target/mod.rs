@@ -10,6 +10,8 @@ pub mod cached;
 mod diag;
 /// What the OS says, as plain data.
 pub mod facts;
+/// What descriptors lead to that threads sleep on.
+pub mod fds;
 /// Small files of `/proc`, read fast.
 pub mod files;
 /// From what users name to pids.

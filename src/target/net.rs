@@ -168,18 +168,81 @@ fn join(fds: &[(i32, u64)], rows: &HashMap<u64, Row>) -> Sockets {
                     known.queued = known.queued.max(row.recv_queue);
                 }
             }
-            _ => found.connections.push(Socket {
-                fd: *fd,
-                family: row.map(|row| row.family.name().to_owned()),
-                local: row.and_then(|row| row.local.clone()),
-                peer: row.and_then(|row| row.peer.clone()),
-                tcp_state: row.and_then(|row| row.state.tcp_name()).map(str::to_owned),
-                recv_queue: row.and_then(|row| row.recv_queue),
-                send_queue: row.and_then(|row| row.send_queue),
-                timeout: None,
-                peer_process: None,
-            }),
+            _ => found.connections.push(socket(*fd, row)),
         }
+    }
+    found
+}
+
+/// A socket of which nothing is known but what the row says.
+pub fn socket(fd: i32, row: Option<&Row>) -> Socket {
+    Socket {
+        fd,
+        family: row.map(|row| row.family.name().to_owned()),
+        local: row.and_then(|row| row.local.clone()),
+        peer: row.and_then(|row| row.peer.clone()),
+        tcp_state: row.and_then(|row| row.state.tcp_name()).map(str::to_owned),
+        recv_queue: row.and_then(|row| row.recv_queue),
+        send_queue: row.and_then(|row| row.send_queue),
+        timeout: None,
+        peer_process: None,
+    }
+}
+
+/// One socket of the namespace that this process lives in.
+pub fn row_of(dir: &ProcDir, inode: u64) -> Option<Row> {
+    rows(dir, |other| other == inode, 1).remove(&inode)
+}
+
+/// The other end of a connection within this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherEnd {
+    pub inode: u64,
+    /// Of a Unix socket that has one.
+    pub path: Option<String>,
+}
+
+/// The other ends of these sockets, by descriptor, as far as they are in the same network namespace. A
+/// connection that nobody has accepted yet has no socket: then its listener stands for it.
+pub fn other_ends(dir: &ProcDir, sockets: &[(u64, Socket)]) -> Vec<(i32, OtherEnd)> {
+    let is = |socket: &Socket, family: &str| socket.family.as_deref().is_some_and(|f| f.starts_with(family));
+    let mut found = Vec::new();
+    let Some(diag) = (!sockets.is_empty()).then(|| diag(dir)).flatten() else {
+        return found;
+    };
+    if sockets.iter().any(|(_, s)| is(s, "tcp") && s.peer.is_some()) {
+        let rows = diag.tcp(diag::CONNECTED).unwrap_or_default();
+        let mut left: Vec<&Socket> = Vec::new();
+        for (_, socket) in sockets.iter().filter(|(_, s)| is(s, "tcp") && s.peer.is_some()) {
+            match rows.iter().find(|r| r.local == socket.peer && r.peer == socket.local) {
+                Some(row) => found.push((socket.fd, OtherEnd { inode: row.inode, path: None })),
+                None => left.push(socket),
+            }
+        }
+        let listeners =
+            if left.is_empty() { Vec::new() } else { diag.tcp(diag::LISTENING).unwrap_or_default() };
+        for socket in left {
+            let at = |text: &Option<String>| text.as_ref()?.parse::<SocketAddr>().ok();
+            let (Some(local), Some(peer)) = (at(&socket.local), at(&socket.peer)) else { continue };
+            if !peer.ip().is_loopback() && peer.ip() != local.ip() {
+                continue;
+            }
+            let listens = |row: &&Row| {
+                let here = at(&row.local);
+                here.is_some_and(|l| {
+                    l.port() == peer.port() && (l.ip() == peer.ip() || l.ip().is_unspecified())
+                })
+            };
+            let row = listeners.iter().find(listens);
+            found.extend(row.map(|row| (socket.fd, OtherEnd { inode: row.inode, path: None })));
+        }
+    }
+    let mut names: Option<Vec<Row>> = None;
+    for (inode, socket) in sockets.iter().filter(|(_, s)| is(s, "unix")) {
+        let Ok(Some(peer)) = diag.unix_peer(*inode) else { continue };
+        let names = names.get_or_insert_with(|| table(dir, Family::Unix));
+        let path = names.iter().find(|row| row.inode == peer).and_then(|row| row.local.clone());
+        found.push((socket.fd, OtherEnd { inode: peer, path }));
     }
     found
 }

@@ -20,7 +20,7 @@ fn line(wait: &Wait, arrow: &str, endless: bool) -> String {
     match wait.kind.as_str() {
         _ if on.is_empty() => {}
         // They are named already.
-        "thread" | "task" | "process" => {}
+        "thread" | "task" | "process" | "socket" => {}
         "lock" | "gil" | "file" => text += &format!(", held by {on}"),
         _ => text += &format!(", needs {on}"),
     }
@@ -145,7 +145,8 @@ fn queue(wait: &Wait, name: &str) -> String {
 /// `recv on fd 17 → 10.0.0.7:443, established`.
 fn socket(wait: &Wait, arrow: &str) -> String {
     let detail = &wait.detail;
-    let call = wait.call.as_deref().and_then(|call| call.rsplit('.').next()).unwrap_or("waits");
+    let of_call = || wait.call.as_deref().and_then(|call| call.rsplit('.').next());
+    let call = word(detail, "operation").or_else(of_call).unwrap_or("waits");
     let mut text = call.to_owned();
     if let Some(fd) = number(detail, "fd") {
         text += &format!(" on fd {fd}");

@@ -74,7 +74,7 @@ fn of_asyncio(scene: &Scene, thread: &ThreadScene, object: Addr, has_task: bool)
     let age = || {
         let end_time = scene.local(&thread.frames[once?], "end_time")?;
         heap.type_of(end_time).filter(|t| t.name == "float")?;
-        let age = scene.monotonic? - heap.float(end_time)?;
+        let age = scene.now.monotonic? - heap.float(end_time)?;
         age.is_finite().then_some(age.max(0.0))
     };
     EventLoop {
@@ -82,7 +82,7 @@ fn of_asyncio(scene: &Scene, thread: &ThreadScene, object: Addr, has_task: bool)
         state: state(scene, thread, polls).to_owned(),
         iteration_age: if polls { None } else { age() },
         ready: ready.and_then(|r| futures::deque_len(heap, r)),
-        overdue: scheduled.and_then(|s| overdue(heap, s, scene.monotonic?)),
+        overdue: scheduled.and_then(|s| overdue(heap, s, scene.now.monotonic?)),
     }
 }
 

@@ -22,7 +22,7 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         .unwrap_or_else(|| Wait { detail: json!({ "state": "pending" }), ..new("future", Some(future)) });
     if let Some(deadline) = deadline(scene, &task.frames)
         && wait.ends_in.is_none()
-        && let Some(now) = scene.monotonic
+        && let Some(now) = scene.now.monotonic
     {
         wait.deadline = Some("at".to_owned());
         wait.ends_in = Some((deadline - now).max(0.0));
@@ -106,7 +106,7 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
         ("tasks.py", "sleep") => {
             let seconds = scene.local(frame, "delay").and_then(|d| seconds(heap, d));
             let when = scene.local(frame, "h").and_then(|h| when(heap, h));
-            let ends_in = when.zip(scene.monotonic).map(|(when, now)| (when - now).max(0.0));
+            let ends_in = when.zip(scene.now.monotonic).map(|(when, now)| (when - now).max(0.0));
             let detail = json!({ "seconds": seconds });
             Wait { deadline: Some("at".to_owned()), ends_in, detail, ..with("sleep", "sleep", None) }
         }

@@ -1,0 +1,293 @@
+//! What the descriptors of the waits lead to, and until when each wait lasts: joins what was read in the
+//! window with what `/proc` said after it. Pure, so that a capture goes the same way.
+
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+
+use crate::mask;
+use crate::snapshot::{Actor, Socket, Wait};
+use crate::stdlib::Seen;
+use crate::stdlib::os::{self, Deadline, On, OsWait};
+use crate::target::facts::{FdFacts, FdKind, ProcessFacts, ThreadFacts};
+use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
+use crate::target::memory::Addr;
+
+/// How long the descriptors of other processes may be searched for the other ends.
+const SEARCH: Duration = Duration::from_millis(30);
+
+/// Asks `/proc` for what the waits are about.
+pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let mut want =
+        |fd: i32, other_end: bool, lock: Option<LockCall>| match wanted.iter_mut().find(|w| w.fd == fd) {
+            Some(known) => {
+                known.other_end |= other_end;
+                known.lock = known.lock.or(lock);
+            }
+            None => wanted.push(Wanted { fd, other_end, lock }),
+        };
+    for os in seen.os.values() {
+        let search = !os.for_work;
+        match &os.on {
+            On::Fd { fd, operation } => want(*fd, search && *operation != "sync", None),
+            On::Poll { fds } => fds.iter().take(MAX_POLLED).for_each(|(fd, _)| want(*fd, search, None)),
+            On::Epoll { fd } => want(*fd, search, None),
+            On::FileLock { fd, call } => want(*fd, false, Some(*call)),
+            On::Pidfd { fd } => want(*fd, false, None),
+            On::Child { .. } => facts.inner_children = fds::inner_children(facts),
+            On::Path { .. } | On::Sleep | On::Other => {}
+        }
+    }
+    wanted.sort_unstable_by_key(|w| w.fd);
+    if !wanted.is_empty() {
+        facts.fds = fds::look(facts, &wanted, Instant::now() + SEARCH);
+    }
+}
+
+/// Completes the waits.
+pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>, show_secrets: bool) {
+    let join = Join { facts, show_secrets };
+    let by_tid: FxHashMap<i32, &ThreadFacts> = facts.threads.iter().map(|t| (t.ns_tid, t)).collect();
+    for (tstate, wait) in &mut seen.waits {
+        let thread = tids.get(tstate).and_then(|tid| by_tid.get(tid)).copied();
+        let blocked_for = thread.and_then(|t| t.os.blocked_for);
+        if let Some(os) = seen.os.get_mut(tstate) {
+            join.complete(wait, os, thread);
+        }
+        if let Some(deadline) = seen.deadlines.get(tstate) {
+            set_deadline(wait, *deadline, blocked_for);
+        }
+    }
+}
+
+/// Rooms that know better have said so.
+fn set_deadline(wait: &mut Wait, deadline: Deadline, blocked_for: Option<f64>) {
+    if wait.deadline.is_none() && wait.ends_in.is_none() {
+        let (word, left) = match deadline {
+            Deadline::Never => ("none", None),
+            Deadline::In(left) => ("at", Some(left)),
+            Deadline::After(timeout) => ("at", blocked_for.map(|b| (timeout - b).max(0.0))),
+        };
+        (wait.deadline, wait.ends_in) = (Some(word.into()), left);
+    }
+    if wait.kind == "sleep" {
+        let seconds = match deadline {
+            Deadline::Never => None,
+            Deadline::In(left) => blocked_for.map(|b| b + left),
+            Deadline::After(timeout) => Some(timeout),
+        };
+        wait.detail = json!({ "seconds": seconds });
+    }
+    if wait.kind == "socket" && wait.detail["timeout"].is_null() {
+        // The descriptor of a socket with a timeout is polled for as long.
+        if let Deadline::After(timeout) = deadline {
+            wait.detail["timeout"] = json!(timeout);
+        }
+    }
+}
+
+struct Join<'a> {
+    facts: &'a ProcessFacts,
+    show_secrets: bool,
+}
+
+impl Join<'_> {
+    fn fd(&self, fd: i32) -> Option<&FdFacts> {
+        self.facts.fds.iter().find(|f| f.fd == fd)
+    }
+
+    fn command(&self, command: &[String]) -> Vec<String> {
+        if self.show_secrets { command.to_vec() } else { mask::command(command) }
+    }
+
+    fn complete(&self, wait: &mut Wait, os: &mut OsWait, thread: Option<&ThreadFacts>) {
+        match &os.on {
+            On::Fd { fd, operation } => {
+                let Some(facts) = self.fd(*fd) else { return };
+                os.for_work |= facts.listening;
+                self.one(wait, facts, operation);
+            }
+            On::Poll { fds } => {
+                let fds: Vec<i32> = fds.iter().map(|f| f.0).collect();
+                self.several(wait, os, &fds);
+            }
+            On::Epoll { fd } => {
+                let watched = self.fd(*fd).map(|f| f.watches.clone()).unwrap_or_default();
+                match watched[..] {
+                    [one] if !os.for_work => {
+                        if let Some(facts) = self.fd(one) {
+                            self.one(wait, facts, "recv");
+                        }
+                    }
+                    _ => self.several(wait, os, &watched),
+                }
+            }
+            On::FileLock { fd, .. } => {
+                let Some(facts) = self.fd(*fd) else { return };
+                let lock = facts.lock.as_ref();
+                let holder = lock.and_then(|l| l.holder.as_ref());
+                wait.label = facts.target.clone();
+                wait.on = holder.map(|h| os::process(h.pid)).into_iter().collect();
+                wait.detail = json!({
+                    "fd": fd,
+                    "path": facts.target,
+                    "lock": lock.map(|l| &l.kind),
+                    "holder": holder.map(|h| json!({ "pid": h.pid, "command": self.command(&h.command) })),
+                });
+            }
+            On::Child { pid } => self.child(wait, *pid),
+            On::Pidfd { fd } => self.child(wait, self.fd(*fd).and_then(|f| f.pid)),
+            On::Path { path } => {
+                // fs/pipe.c: the opening of a FIFO waits for its other end.
+                let fifo =
+                    |t: &ThreadFacts| matches!(t.os.wchan.as_deref(), Some("wait_for_partner" | "fifo_open"));
+                if thread.is_some_and(fifo) {
+                    wait.kind = "pipe".into();
+                    wait.label = Some(path.clone());
+                    wait.detail = json!({ "path": path, "operation": "open", "ends": [] });
+                }
+            }
+            On::Sleep | On::Other => {}
+        }
+    }
+
+    /// A wait on one descriptor.
+    fn one(&self, wait: &mut Wait, facts: &FdFacts, operation: &str) {
+        match facts.kind {
+            FdKind::Socket => {
+                let mut socket = facts.socket.clone().unwrap_or_else(|| Socket {
+                    fd: facts.fd,
+                    family: None,
+                    local: None,
+                    peer: None,
+                    tcp_state: None,
+                    recv_queue: None,
+                    send_queue: None,
+                    timeout: None,
+                    peer_process: None,
+                });
+                socket.timeout = wait.detail["timeout"].as_f64();
+                if let Some(peer) = &mut socket.peer_process {
+                    peer.command = self.command(&peer.command);
+                    wait.on = vec![os::process(peer.pid)];
+                }
+                let operation = match operation {
+                    _ if facts.listening => "accept",
+                    "send" if socket.tcp_state.as_deref() == Some("SYN_SENT") => "connect",
+                    "read" => "recv",
+                    "write" => "send",
+                    other => other,
+                };
+                wait.kind = "socket".into();
+                wait.label = None;
+                wait.detail = serde_json::to_value(&socket).unwrap_or_default();
+                wait.detail["operation"] = json!(operation);
+            }
+            FdKind::Pipe | FdKind::Tty => {
+                let operation = if matches!(operation, "write" | "send") { "write" } else { "read" };
+                wait.kind = "pipe".into();
+                wait.label = Some(label(facts.fd, facts.kind));
+                wait.on = self.ends(facts);
+                wait.detail = json!({
+                    "fd": facts.fd,
+                    "path": facts.target,
+                    "tty": facts.kind == FdKind::Tty,
+                    "operation": operation,
+                    "ends": facts.ends.as_ref().map(|ends| {
+                        ends.iter().map(|e| json!({ "pid": e.pid, "command": self.command(&e.command) })).collect::<Vec<_>>()
+                    }),
+                });
+            }
+            FdKind::File => {
+                wait.kind = "file".into();
+                wait.label = facts.target.clone();
+                wait.detail = json!({ "fd": facts.fd, "path": facts.target, "operation": operation, "lock": null, "holder": null });
+            }
+            FdKind::Pidfd => self.child(wait, facts.pid),
+            FdKind::Epoll | FdKind::Other => {
+                if wait.kind != "socket" {
+                    wait.label = facts.target.clone().or(wait.label.take());
+                    wait.detail = json!({ "fd": facts.fd, "operation": operation });
+                }
+            }
+        }
+        // Neither read nor write says how long.
+        if wait.deadline.is_none()
+            && matches!(wait.kind.as_str(), "socket" | "pipe")
+            && matches!(operation, "read" | "write")
+        {
+            wait.deadline = Some("none".into());
+        }
+    }
+
+    fn several(&self, wait: &mut Wait, os: &mut OsWait, fds: &[i32]) {
+        let known: Vec<&FdFacts> = fds.iter().filter_map(|fd| self.fd(*fd)).collect();
+        // Who polls a listening socket serves.
+        os.for_work |= known.iter().any(|f| f.listening);
+        wait.label = None;
+        if !os.for_work {
+            for facts in &known {
+                let ends = match &facts.socket {
+                    Some(s) => s.peer_process.iter().map(|p| os::process(p.pid)).collect(),
+                    None => self.ends(facts),
+                };
+                let new = ends.into_iter().filter(|e| !wait.on.contains(e)).collect::<Vec<_>>();
+                wait.on.extend(new);
+            }
+        }
+        let one = |facts: &&FdFacts| {
+            let mut one = json!({ "fd": facts.fd, "target": facts.target });
+            if let Some(socket) = &facts.socket {
+                one["local"] = json!(socket.local);
+                one["peer"] = json!(socket.peer);
+                one["tcp_state"] = json!(socket.tcp_state);
+            }
+            one
+        };
+        wait.detail = json!({ "fds": known.iter().map(one).collect::<Vec<Value>>(), "count": fds.len() });
+    }
+
+    /// Whoever else has the other end; the process itself only if nobody else has.
+    fn ends(&self, facts: &FdFacts) -> Vec<Actor> {
+        let Some(ends) = &facts.ends else { return Vec::new() };
+        let others: Vec<Actor> =
+            ends.iter().filter(|e| e.pid != self.facts.pid).map(|e| os::process(e.pid)).collect();
+        if others.is_empty() { ends.iter().map(|e| os::process(e.pid)).collect() } else { others }
+    }
+
+    /// `pid` as the target numbers it; `None`: whichever of its children.
+    fn child(&self, wait: &mut Wait, pid: Option<i32>) {
+        wait.kind = "process".into();
+        wait.label = None;
+        let outside = |pid: i32| match self.facts.ns_pid == self.facts.pid {
+            true => Some(pid),
+            false => self.facts.inner_children.iter().find(|c| c.inside == pid).map(|c| c.pid),
+        };
+        let children = self.facts.children.as_deref().unwrap_or_default();
+        let Some(pid) = pid else {
+            wait.on = children.iter().take(MAX_POLLED).map(|c| os::process(c.pid)).collect();
+            wait.detail = json!({ "command": null, "state": null });
+            return;
+        };
+        let Some(pid) = outside(pid) else { return };
+        let child = children.iter().find(|c| c.pid == pid);
+        wait.on = vec![os::process(pid)];
+        wait.detail = json!({
+            "pid": pid,
+            "command": child.map(|c| self.command(&c.command).join(" ")),
+            "state": child.and_then(|c| c.state.clone()),
+        });
+    }
+}
+
+fn label(fd: i32, kind: FdKind) -> String {
+    let name = match fd {
+        0 => "stdin",
+        1 => "stdout",
+        2 => "stderr",
+        _ => return format!("fd {fd}"),
+    };
+    if kind == FdKind::Tty { format!("{name} (terminal)") } else { name.to_owned() }
+}

@@ -1,0 +1,473 @@
+//! What a thread waits for by its system call alone, for those that no other room has understood: sockets,
+//! pipes, files, sleeps, children, polls. Here is what the call and the target's memory tell; what its
+//! descriptors lead to is added after the window (look/waits.rs).
+
+use serde_json::json;
+
+use super::{FrameScene, Scene, Seen, ThreadScene};
+use crate::python::paths::Paths;
+use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::target::facts::RawSyscall;
+use crate::target::fds::LockCall;
+use crate::target::memory::Addr;
+use crate::target::syscalls::{self, Arch, TimeClock, TimeShape, Timeout};
+
+/// Most descriptors of a `poll` or `select` that are read.
+const MAX_POLLED: usize = 64;
+/// select(2) knows no descriptor above this.
+const MAX_SELECTED: u64 = 1024;
+
+/// The two clocks that timeouts count by, seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Now {
+    pub monotonic: Option<f64>,
+    pub realtime: Option<f64>,
+}
+
+/// Until when a thread sleeps, as its system call says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Deadline {
+    /// Nothing but what it waits for ends it.
+    Never,
+    /// Seconds from now.
+    In(f64),
+    /// Seconds from when the call began.
+    After(f64),
+}
+
+/// What a thread's system call works on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OsWait {
+    pub on: On,
+    /// It looks for work that may come in, not for the end of something that it has begun.
+    pub for_work: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum On {
+    /// One descriptor, and what is done with it.
+    Fd {
+        fd: i32,
+        operation: &'static str,
+    },
+    /// Several, with their `POLL…` bits.
+    Poll {
+        fds: Vec<(i32, u16)>,
+    },
+    Epoll {
+        fd: i32,
+    },
+    FileLock {
+        fd: i32,
+        call: LockCall,
+    },
+    /// A child by the number that the target gives it; `None`: any.
+    Child {
+        pid: Option<i32>,
+    },
+    Pidfd {
+        fd: i32,
+    },
+    Path {
+        path: String,
+    },
+    Sleep,
+    Other,
+}
+
+const POLLIN: u16 = 1;
+const POLLOUT: u16 = 4;
+
+/// Until when this call may sleep. `None`: it does not say.
+pub fn deadline(scene: &Scene, call: &RawSyscall) -> Option<Deadline> {
+    let (address, shape, clock, absolute) = match syscalls::timeout(Arch::HERE, call)? {
+        Timeout::Never => return Some(Deadline::Never),
+        Timeout::Millis(ms) => return Some(Deadline::After(f64::from(ms) / 1e3)),
+        Timeout::At { address, shape, clock, absolute } => (address, shape, clock, absolute),
+    };
+    let words = scene.heap.words(address, 2)?;
+    let (seconds, part) = (words[0] as i64, words[1] as i64);
+    let unit = match shape {
+        TimeShape::Timespec => 1e9,
+        TimeShape::Timeval => 1e6,
+    };
+    if seconds < 0 || !(0..unit as i64).contains(&part) {
+        return None;
+    }
+    let time = seconds as f64 + part as f64 / unit;
+    if !absolute {
+        return Some(Deadline::After(time));
+    }
+    let now = match clock {
+        TimeClock::Monotonic => scene.now.monotonic?,
+        TimeClock::Realtime => scene.now.realtime?,
+        TimeClock::Other(_) => return None,
+    };
+    // Python has no larger timeouts; a time that lies is none.
+    Some(time - now).filter(|left| left.abs() < 1e10).map(|left| Deadline::In(left.max(0.0)))
+}
+
+/// The last of the rooms: what the others have said stands.
+pub fn read(scene: &Scene, seen: &mut Seen) {
+    prefetch(scene);
+    let paths = Paths::new(&scene.python.sys, &[]);
+    for thread in &scene.threads {
+        let Some(call) = &thread.syscall else { continue };
+        if let Some(deadline) = deadline(scene, call) {
+            seen.deadlines.insert(thread.raw.tstate, deadline);
+        }
+        if seen.waits.contains_key(&thread.raw.tstate) {
+            continue;
+        }
+        let (wait, os) = Room { scene, thread, paths: &paths }.wait(call);
+        seen.waits.insert(thread.raw.tstate, wait);
+        seen.os.insert(thread.raw.tstate, os);
+    }
+}
+
+/// Timeouts and polled sets of all threads, in one system call.
+fn prefetch(scene: &Scene) {
+    let mut ranges = Vec::new();
+    for call in scene.threads.iter().filter_map(|t| t.syscall.as_ref()) {
+        if let Some(Timeout::At { address, .. }) = syscalls::timeout(Arch::HERE, call) {
+            ranges.push((address, 16));
+        }
+        if let Some("poll" | "ppoll") = syscalls::name(Arch::HERE, call.number) {
+            ranges.push((call.args[0], 8 * (call.args[1] as usize).min(MAX_POLLED)));
+        }
+    }
+    if !ranges.is_empty() {
+        scene.heap.mem.prefetch(&ranges);
+    }
+}
+
+struct Room<'a, 's> {
+    scene: &'a Scene<'s>,
+    thread: &'a ThreadScene<'s>,
+    paths: &'a Paths,
+}
+
+impl Room<'_, '_> {
+    fn wait(&self, call: &RawSyscall) -> (Wait, OsWait) {
+        let name = syscalls::name(Arch::HERE, call.number).unwrap_or("a system call");
+        let mut wait = Wait {
+            kind: "unknown".into(),
+            address: None,
+            label: Some(name.to_owned()),
+            call: None,
+            frame: None,
+            blocked_for: None,
+            deadline: None,
+            ends_in: None,
+            on: Vec::new(),
+            certainty: Certainty::Proved,
+            detail: json!({}),
+        };
+        let on = self.on(name, call, &mut wait);
+        let for_work = match &on {
+            On::Epoll { .. } | On::Poll { .. } => self.is_loop(),
+            On::Fd { operation, .. } => {
+                *operation == "accept" || self.is_loop() || self.is_between_requests()
+            }
+            _ => false,
+        };
+        (wait.call, wait.frame) = self.call(&on, name);
+        (wait, OsWait { on, for_work })
+    }
+
+    fn on(&self, name: &str, call: &RawSyscall, wait: &mut Wait) -> On {
+        let a = &call.args;
+        let int = |i: usize| a[i] as u32 as i32;
+        let socket = |wait: &mut Wait, operation| {
+            wait.kind = "socket".into();
+            wait.label = None;
+            let mut detail = json!({ "fd": int(0), "operation": operation });
+            if let Some(timeout) = self.socket_timeout(int(0)) {
+                detail["timeout"] = json!(timeout);
+            }
+            wait.detail = detail;
+            // With a timeout Python polls before it calls.
+            wait.deadline = Some("none".into());
+            On::Fd { fd: int(0), operation }
+        };
+        if let Some(on) = self.waits_for_child(wait) {
+            return on;
+        }
+        match name {
+            "recvfrom" | "recvmsg" | "recvmmsg" => socket(wait, "recv"),
+            "sendto" | "sendmsg" | "sendmmsg" => socket(wait, "send"),
+            "accept" | "accept4" => socket(wait, "accept"),
+            "connect" => socket(wait, "connect"),
+            "read" | "readv" | "pread64" | "preadv" => On::Fd { fd: int(0), operation: "read" },
+            "write" | "writev" | "pwrite64" | "pwritev" | "sendfile" => {
+                On::Fd { fd: int(0), operation: "write" }
+            }
+            "fsync" | "fdatasync" | "syncfs" | "fallocate" | "ftruncate" | "fstat" | "getdents64"
+            | "close" => On::Fd { fd: int(0), operation: "sync" },
+            "openat" | "newfstatat" | "unlinkat" | "mkdirat" | "statx" => self.path(a[1], wait),
+            "open" | "stat" | "lstat" | "unlink" | "mkdir" | "rmdir" | "rename" => self.path(a[0], wait),
+            "flock" => self.file_lock(int(0), LockCall::Flock, wait),
+            // F_SETLKW, F_OFD_SETLKW
+            "fcntl" if matches!(int(1), 7 | 38) => self.file_lock(int(0), LockCall::Fcntl, wait),
+            "wait4" => {
+                wait.kind = "process".into();
+                On::Child { pid: Some(int(0)).filter(|p| *p > 0) }
+            }
+            "waitid" => {
+                wait.kind = "process".into();
+                match a[0] as u32 {
+                    1 => On::Child { pid: Some(int(1)) },
+                    3 => On::Pidfd { fd: int(1) },
+                    _ => On::Child { pid: None },
+                }
+            }
+            "clock_nanosleep" | "nanosleep" => self.sleep(wait),
+            "poll" | "ppoll" if a[1] as u32 == 0 => self.sleep(wait),
+            "select" | "pselect6" if a[0] as u32 == 0 => self.sleep(wait),
+            "poll" | "ppoll" => self.polled(self.poll_set(a[0], a[1]), wait),
+            "select" | "pselect6" => self.polled(self.select_set(a), wait),
+            "epoll_wait" | "epoll_pwait" | "epoll_pwait2" => {
+                wait.kind = "poll".into();
+                On::Epoll { fd: int(0) }
+            }
+            _ => {
+                wait.address = self.thread.futex().map(Address);
+                On::Other
+            }
+        }
+    }
+
+    fn sleep(&self, wait: &mut Wait) -> On {
+        wait.kind = "sleep".into();
+        wait.label = None;
+        On::Sleep
+    }
+
+    fn file_lock(&self, fd: i32, call: LockCall, wait: &mut Wait) -> On {
+        wait.kind = "file".into();
+        wait.detail = json!({ "fd": fd });
+        wait.deadline = Some("none".into());
+        On::FileLock { fd, call }
+    }
+
+    fn path(&self, at: Addr, wait: &mut Wait) -> On {
+        let Some(path) = self.scene.heap.mem.c_string(at, 1024).ok() else { return On::Other };
+        let path = String::from_utf8_lossy(&path).into_owned();
+        wait.kind = "file".into();
+        wait.detail = json!({ "path": path });
+        On::Path { path }
+    }
+
+    fn polled(&self, fds: Option<Vec<(i32, u16)>>, wait: &mut Wait) -> On {
+        wait.kind = "poll".into();
+        match fds.as_deref() {
+            Some([(fd, events)]) => {
+                let operation = match events {
+                    e if e & POLLIN != 0 => "recv",
+                    e if e & POLLOUT != 0 => "send",
+                    _ => "poll",
+                };
+                // The poll that a socket's timeout makes of each call has that timeout.
+                wait.detail = json!({ "fd": fd, "timeout": self.socket_timeout(*fd).flatten() });
+                On::Fd { fd: *fd, operation }
+            }
+            _ => On::Poll { fds: fds.unwrap_or_default() },
+        }
+    }
+
+    /// struct pollfd: int fd, short events, short revents.
+    fn poll_set(&self, at: Addr, count: u64) -> Option<Vec<(i32, u16)>> {
+        let count = (count as usize).min(MAX_POLLED);
+        let bytes = self.scene.heap.mem.bytes(at, 8 * count).ok()?;
+        let one = |c: &[u8]| (i32::from_le_bytes([c[0], c[1], c[2], c[3]]), u16::from_le_bytes([c[4], c[5]]));
+        Some(bytes.chunks_exact(8).map(one).filter(|(fd, _)| *fd >= 0).collect())
+    }
+
+    /// Three sets of bits.
+    fn select_set(&self, args: &[u64; 6]) -> Option<Vec<(i32, u16)>> {
+        let count = u64::from(args[0] as u32).min(MAX_SELECTED) as usize;
+        let mut found: Vec<(i32, u16)> = Vec::new();
+        for (at, bit) in [(args[1], POLLIN), (args[2], POLLOUT), (args[3], 2)] {
+            if at == 0 {
+                continue;
+            }
+            let bytes = self.scene.heap.mem.bytes(at, count.div_ceil(64) * 8).ok()?;
+            for fd in (0..count).filter(|fd| bytes[fd / 8] & 1 << (fd % 8) != 0) {
+                match found.iter().position(|f| f.0 == fd as i32) {
+                    Some(known) => found[known].1 |= bit,
+                    None if found.len() < MAX_POLLED => found.push((fd as i32, bit)),
+                    None => {}
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// `Popen.wait` with a timeout asks again and again, and sleeps in between (until 3.14).
+    fn waits_for_child(&self, wait: &mut Wait) -> Option<On> {
+        let frame = self.thread.frames.first().filter(|f| f.is("/subprocess.py", &["_wait"]))?;
+        let process = self.scene.receiver(frame)?;
+        let [pid] = self.scene.heap.attrs(process, ["pid"]);
+        let pid = i32::try_from(self.scene.heap.int(pid?)?).ok()?;
+        wait.kind = "process".into();
+        wait.label = None;
+        let timed =
+            self.scene.local(frame, "endtime").filter(|end| self.type_name(*end) == Some("float".into()));
+        let left = timed.and_then(|end| Some(self.scene.heap.float(end)? - self.scene.now.monotonic?));
+        if let Some(left) = left.filter(|left| left.is_finite()) {
+            (wait.deadline, wait.ends_in) = (Some("at".into()), Some(left.max(0.0)));
+        } else {
+            wait.deadline = Some("none".into());
+        }
+        Some(On::Child { pid: Some(pid) })
+    }
+
+    fn type_name(&self, obj: Addr) -> Option<String> {
+        Some(self.scene.heap.type_of(obj)?.name.clone())
+    }
+
+    // ------------------------------------------------------------ sockets
+
+    /// The timeout of the Python socket of this descriptor, where the innermost frames show one:
+    /// `Some(None)` is a socket without a timeout.
+    fn socket_timeout(&self, fd: i32) -> Option<Option<f64>> {
+        for frame in self.thread.frames.iter().take(5) {
+            for (name, obj) in self.scene.locals(frame) {
+                let below = match name.as_str() {
+                    "self" => self.scene.heap.attrs(obj, ["_sock", "sock"]),
+                    _ => [None, None],
+                };
+                for obj in [Some(obj)].into_iter().chain(below).flatten() {
+                    if let Some(timeout) = self.timeout_of(obj, fd) {
+                        return Some(timeout);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// `PySocketSockObject` (Modules/socketmodule.h): int fd, family, type, proto; a function; the timeout
+    /// in nanoseconds, below 0 for none.
+    fn timeout_of(&self, obj: Addr, fd: i32) -> Option<Option<f64>> {
+        let heap = self.scene.heap;
+        let ty = heap.type_of(obj)?;
+        if !heap.is_a(&ty, "_socket.socket") {
+            return None;
+        }
+        let at = obj + heap.layout.object.size;
+        if heap.mem.i32(at).ok()? != fd {
+            return None;
+        }
+        let timeout = heap.mem.i64(at + 24).ok()?;
+        Some((timeout >= 0).then_some(timeout as f64 / 1e9))
+    }
+
+    // ------------------------------------------------------------ calls
+
+    /// The Python call that sleeps, and its frame. Of the standard library's own frames the innermost
+    /// that says something; what C code does is said where nothing else could make this system call.
+    fn call(&self, on: &On, name: &str) -> (Option<String>, Option<usize>) {
+        let frames = &self.thread.frames;
+        let Some(first) = frames.first() else { return (None, None) };
+        if self.is_stdlib(first) {
+            // A file object of a socket is not what anybody calls; neither are the inner steps of Popen.
+            let plumbing = |f: &FrameScene| {
+                f.is("/socket.py", &["readinto", "write"])
+                    || f.in_file("/subprocess.py") && f.code.name.starts_with('_')
+            };
+            let stdlib = frames.iter().take_while(|f| self.is_stdlib(f));
+            let at = stdlib.enumerate().find(|(_, f)| !plumbing(f)).map_or(0, |(i, _)| i);
+            if let Some(call) = self.dotted(&frames[at]) {
+                return (Some(call), Some(at));
+            }
+        }
+        let call = match on {
+            On::Sleep if matches!(name, "clock_nanosleep" | "nanosleep" | "select" | "pselect6") => {
+                "time.sleep"
+            }
+            On::FileLock { call: LockCall::Flock, .. } => "fcntl.flock",
+            On::FileLock { .. } => "fcntl.lockf",
+            On::Poll { .. } if matches!(name, "select" | "pselect6") => "select.select",
+            On::Fd { fd, operation } if self.socket_timeout(*fd).is_some() => match *operation {
+                "accept" => "socket.socket.accept",
+                "connect" => "socket.socket.connect",
+                "send" | "write" => "socket.socket.send",
+                _ => "socket.socket.recv",
+            },
+            _ => return (None, Some(0)),
+        };
+        (Some(call.into()), Some(0))
+    }
+
+    fn is_stdlib(&self, frame: &FrameScene) -> bool {
+        let Some(file) = frame.code.file.as_deref() else { return false };
+        crate::python::paths::package(file).is_none() && !self.paths.is_user(file)
+    }
+
+    /// `module.Class.function`.
+    fn dotted(&self, frame: &FrameScene) -> Option<String> {
+        let heap = self.scene.heap;
+        let [module] = heap.dict_get(frame.raw.globals, ["__name__"]);
+        let module = heap.checked_str(module?)?;
+        if let Some(qualname) = &frame.code.qualname {
+            return Some(format!("{module}.{qualname}"));
+        }
+        // Up to 3.10 the class is that of `self` which comes from this module.
+        let mut ty = self.scene.receiver(frame).and_then(|obj| heap.type_of(obj));
+        for _ in 0..16 {
+            let Some(t) = ty else { break };
+            let name = heap.type_name(&t);
+            if name.strip_prefix(&module).is_some_and(|rest| rest.starts_with('.')) {
+                return Some(format!("{name}.{}", frame.code.name));
+            }
+            ty = heap.type_at(t.base);
+        }
+        Some(format!("{module}.{}", frame.code.name))
+    }
+
+    // ------------------------------------------------------------ waiting for work
+
+    /// The selector of an event loop or a server: what runs is a loop that has nothing to do.
+    fn is_loop(&self) -> bool {
+        const LOOPS: [&str; 19] = [
+            "/asyncio/",
+            "/uvloop/",
+            "/tornado/",
+            "/trio/",
+            "/gevent/",
+            "/eventlet/",
+            "/curio/",
+            "/twisted/",
+            "/gunicorn/",
+            "/waitress/",
+            "/cheroot/",
+            "/uwsgi/",
+            "/kombu/",
+            "/celery/",
+            "/zmq/",
+            "/socketserver.py",
+            "/asyncore.py",
+            "/wsgiref/",
+            "/meinheld/",
+        ];
+        let by_selector = |f: &&FrameScene| f.in_file("/selectors.py");
+        let Some(caller) = self.thread.frames.iter().find(|f| !by_selector(f)) else { return false };
+        LOOPS.iter().any(|l| caller.code.file.as_deref().is_some_and(|f| f.contains(l)))
+    }
+
+    /// `http.server` reads the first line of a request that has not come yet.
+    fn is_between_requests(&self) -> bool {
+        let frames = &self.thread.frames;
+        let outside = frames.iter().find(|f| !f.in_file("/socket.py") && !f.in_file("/ssl.py"));
+        // What follows the first line is read by `parse_request`.
+        outside.is_some_and(|f| {
+            f.is("/http/server.py", &["handle_one_request"]) || f.is("/wsgiref/simple_server.py", &["handle"])
+        })
+    }
+}
+
+/// A process that must act.
+pub fn process(pid: i32) -> Actor {
+    Actor { pid: Some(pid), tid: None, thread: None, task: None }
+}
