@@ -122,7 +122,7 @@ fn what_is_not_python() {
 
 #[test]
 fn a_zombie_is_called_one() {
-    let program = "import subprocess, sys\nfrom time import sleep\nsubprocess.Popen(['true'])\n\
+    let program = "import subprocess, sys\nkept = subprocess.Popen(['true'])\n\
                    print('READY', flush=True)\nsys.stdin.read()";
     let target = Running::python(program);
     let children = format!("/proc/{0}/task/{0}/children", target.pid());

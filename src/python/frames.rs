@@ -1,7 +1,7 @@
 //! Chains of frames, as raw words: what must be read while the thread stands still.
 
 use super::layout::{Frames, NONE};
-use super::objects::Heap;
+use super::objects::{Heap, USER_SPACE};
 use super::threads::RawThread;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,8 @@ use crate::target::memory::Addr;
 
 /// `sys.setrecursionlimit` can be raised, but a chain of a million frames is a loop.
 const MAX_FRAMES: usize = 1_000_000;
+/// What stands in front of a frame's locals is shorter; its fields begin below this.
+pub const MAX_HEAD: u64 = 128;
 /// `FRAME_OWNED_BY_CSTACK` (3.12, 3.13) and what came after it: frames that hold no Python code.
 const OWNER_SHIM: u8 = 3;
 
@@ -41,9 +43,10 @@ pub fn current(heap: &Heap, tstate: Addr) -> Option<Addr> {
 pub fn walk(heap: &Heap, thread: &mut RawThread) {
     let mut at = current(heap, thread.tstate);
     // Whether a loop was met is asked at powers of two only (Brent): cheap, and it ends.
-    let (mut mark, mut next_mark) = (0, 8);
+    // Frames that are left out count, too: a loop may be made of nothing else.
+    let (mut mark, mut next_mark, mut steps) = (0, 8, 0);
     while let Some(addr) = at {
-        if addr == mark || thread.frames.len() >= MAX_FRAMES {
+        if addr == mark || steps >= MAX_FRAMES {
             thread.problems.push("the chain of frames does not end".into());
             return;
         }
@@ -54,7 +57,8 @@ pub fn walk(heap: &Heap, thread: &mut RawThread) {
         if frame.owner < OWNER_SHIM {
             thread.frames.push(frame);
         }
-        if thread.frames.len() == next_mark {
+        steps += 1;
+        if steps == next_mark {
             (mark, next_mark) = (addr, next_mark * 2);
         }
         at = match previous {
@@ -75,10 +79,13 @@ pub fn at(heap: &Heap, addr: Addr) -> Option<RawFrame> {
 }
 
 fn read(heap: &Heap, addr: Addr) -> Option<(RawFrame, Addr)> {
+    if addr >= USER_SPACE {
+        return None;
+    }
     let f = &heap.layout.frame;
     // One copy of the head: its fields are of one moment then.
-    let mut head = [0u8; 128];
-    let len = (f.locals as usize).min(head.len());
+    let mut head = [0u8; MAX_HEAD as usize + 8];
+    let len = f.locals.min(MAX_HEAD) as usize;
     heap.mem.read_into(addr, &mut head[..len]).ok()?;
     let word = |at: u64| -> u64 {
         let at = at as usize;
@@ -94,7 +101,8 @@ fn read(heap: &Heap, addr: Addr) -> Option<(RawFrame, Addr)> {
     };
     let frame = RawFrame {
         addr,
-        code: heap.layout.untag(word(f.code)),
+        // What cannot be one is none, so that offsets can be added to it.
+        code: Some(heap.layout.untag(word(f.code))).filter(|c| *c < USER_SPACE).unwrap_or(0),
         globals: word(f.globals),
         instruction,
         tlbc_index: if f.tlbc_index == NONE { 0 } else { half(f.tlbc_index) },

@@ -108,6 +108,9 @@ impl Python {
     /// Decodes the layout for a place and proves it by `sys.hexversion`.
     pub fn understand(mem: &dyn Memory, located: &Located) -> Result<Python, String> {
         let runtime = located.runtime;
+        if runtime >= objects::USER_SPACE {
+            return Err("no address of a program".into());
+        }
         match offsets::decode(mem, runtime) {
             Ok((layout, hexversion)) => {
                 let (sys, hash) = prove(mem, &layout, located)?;

@@ -18,7 +18,12 @@ pub const MAX_TEXT: usize = 64 * 1024;
 pub const MAX_ENTRIES: usize = 65_536;
 
 /// No machine that Linux runs on has user addresses above this.
-const USER_SPACE: Addr = 1 << 57;
+pub const USER_SPACE: Addr = 1 << 57;
+
+/// A field of what stands at `obj`, if anything can stand there: other offsets can be added as well then.
+fn at(obj: Addr, offset: u64) -> Option<Addr> {
+    if obj < USER_SPACE { obj.checked_add(offset) } else { None }
+}
 
 // Bits of `tp_flags` (Include/object.h).
 const MANAGED_DICT: u64 = 1 << 4;
@@ -119,7 +124,7 @@ impl<'a> Heap<'a> {
     }
 
     pub fn type_of(&self, obj: Addr) -> Option<Rc<TypeInfo>> {
-        let ty = self.ptr(obj.checked_add(self.layout.object.ob_type)?)?;
+        let ty = self.ptr(at(obj, self.layout.object.ob_type)?)?;
         self.type_at(ty)
     }
 
@@ -135,7 +140,7 @@ impl<'a> Heap<'a> {
 
     fn read_type(&self, ty: Addr) -> Option<TypeInfo> {
         let t = &self.layout.types;
-        let name = self.mem.c_string(self.mem.u64(ty.checked_add(t.name)?).ok()?, 256).ok()?;
+        let name = self.mem.c_string(self.mem.u64(at(ty, t.name)?).ok()?, 256).ok()?;
         let name = String::from_utf8(name).ok().filter(|n| !n.is_empty())?;
         Some(TypeInfo {
             addr: ty,
@@ -166,7 +171,7 @@ impl<'a> Heap<'a> {
 
     /// Number of items of a variable-size object.
     pub fn size(&self, obj: Addr) -> Option<i64> {
-        self.mem.i64(obj.checked_add(self.layout.object.ob_size)?).ok()
+        self.mem.i64(at(obj, self.layout.object.ob_size)?).ok()
     }
 
     /// Reads a `str`, cut after [`MAX_TEXT`] characters.
@@ -177,7 +182,7 @@ impl<'a> Heap<'a> {
     /// Reads at most `cap` characters; the second value is the true length.
     pub fn str_cut(&self, obj: Addr, cap: usize) -> Option<(String, usize)> {
         let u = &self.layout.unicode;
-        let length = self.mem.u64(obj.checked_add(u.length)?).ok()? as usize;
+        let length = self.mem.u64(at(obj, u.length)?).ok()? as usize;
         // A str cannot be longer than the address space.
         if length > 1 << 46 {
             return None;
@@ -231,7 +236,7 @@ impl<'a> Heap<'a> {
 
     /// Sign and 30-bit digits (least significant first), at most `cap` of them.
     pub fn int_digits(&self, obj: Addr, cap: usize) -> Option<(bool, Vec<u32>)> {
-        let tag = self.mem.i64(obj.checked_add(self.layout.int.tag)?).ok()?;
+        let tag = self.mem.i64(at(obj, self.layout.int.tag)?).ok()?;
         let (negative, count) = match self.layout.int_form {
             IntForm::SignedSize => (tag < 0, tag.unsigned_abs()),
             IntForm::Tag => (tag & 3 == 2, (tag as u64) >> 3),
@@ -251,7 +256,7 @@ impl<'a> Heap<'a> {
     }
 
     pub fn float(&self, obj: Addr) -> Option<f64> {
-        self.mem.u64(obj.checked_add(self.layout.float.value)?).ok().map(f64::from_bits)
+        self.mem.u64(at(obj, self.layout.float.value)?).ok().map(f64::from_bits)
     }
 
     /// Items of a tuple or list, at most `cap`, and the true length.
@@ -282,24 +287,27 @@ impl<'a> Heap<'a> {
     /// Elements of a set or frozenset, at most `cap`, and how many there are.
     pub fn set(&self, obj: Addr, cap: usize) -> Option<(Vec<Addr>, usize)> {
         let s = &self.layout.set;
-        let used = usize::try_from(self.mem.i64(obj.checked_add(s.used)?).ok()?).ok()?;
+        let used = usize::try_from(self.mem.i64(at(obj, s.used)?).ok()?).ok()?;
         let mask = usize::try_from(self.mem.i64(obj + s.mask).ok()?).ok()?;
         if used > mask.checked_add(1)? {
             return None;
         }
         let slots = self.words(self.mem.u64(obj + s.table).ok()?, 2 * (mask + 1).min(MAX_ENTRIES))?;
         // An entry is (key, hash); a deleted one holds the dummy with hash −1 (Objects/setobject.c).
-        let live = slots.chunks_exact(2).filter(|e| e[0] != 0 && e[1] != u64::MAX);
+        let live = slots.chunks_exact(2).filter(|e| e[0] != 0 && e[0] < USER_SPACE && e[1] != u64::MAX);
         Some((live.map(|e| e[0]).take(cap).collect(), used))
     }
 
     /// Entries (key, value) of a dict in order of insertion, at most `cap`, and how many there are.
     pub fn dict(&self, obj: Addr, cap: usize) -> Option<(Vec<(Addr, Addr)>, usize)> {
         let d = &self.layout.dict;
-        let used = usize::try_from(self.mem.i64(obj.checked_add(d.used)?).ok()?).ok()?;
+        let used = usize::try_from(self.mem.i64(at(obj, d.used)?).ok()?).ok()?;
         let keys = self.ptr(obj + d.keys)?;
         let values = self.mem.u64(obj + d.values).ok()?;
-        let values = (values != 0).then(|| values + self.layout.dict_values.values);
+        let values = match values {
+            0 => None,
+            v => Some(at(v, self.layout.dict_values.values)?),
+        };
         Some((self.keys(keys, values, cap)?, used))
     }
 
@@ -330,7 +338,8 @@ impl<'a> Heap<'a> {
             let (key, value) = (e[width - 2], e[width - 1]);
             (key, values.as_ref().map_or(value, |v| v[i]))
         });
-        Some(pairs.filter(|(k, v)| *k != 0 && *v != 0).take(cap).collect())
+        let can_be = |p: Addr| p != 0 && p < USER_SPACE;
+        Some(pairs.filter(|(k, v)| can_be(*k) && can_be(*v)).take(cap).collect())
     }
 
     /// Looks up several string keys of a dict in one pass.
@@ -465,7 +474,7 @@ impl<'a> Heap<'a> {
         if self.mem.u32(definition + 8).ok()? != OBJECT_EX || offset >= ty.basicsize {
             return None;
         }
-        self.ptr(obj.checked_add(offset)?)
+        self.ptr(at(obj, offset)?)
     }
 
     /// Looks up several attributes of an instance in one pass.
@@ -502,13 +511,13 @@ impl<'a> Heap<'a> {
                     let values = word(32)?;
                     return Some(match values {
                         0 => Attributes::of_dict(word(24)?),
-                        v => Attributes::Values(v + self.layout.dict_values.values),
+                        v => Attributes::Values(at(v, self.layout.dict_values.values)?),
                     });
                 }
                 InstanceDict::TaggedWord => {
                     let w = word(24)?;
                     return Some(match w & 1 {
-                        1 => Attributes::Values(w + 1 + self.layout.dict_values.values),
+                        1 => Attributes::Values(at(w, 1 + self.layout.dict_values.values)?),
                         _ => Attributes::of_dict(w),
                     });
                 }
@@ -517,7 +526,7 @@ impl<'a> Heap<'a> {
                     if dict != 0 || ty.flags & INLINE_VALUES == 0 {
                         return Some(Attributes::of_dict(dict));
                     }
-                    let values = obj.checked_add(ty.basicsize)?;
+                    let values = at(obj, ty.basicsize)?;
                     // `valid` follows capacity, size and embedded, one byte each.
                     return Some(match self.mem.u8(values + 3).ok()? {
                         1 => Attributes::Values(values + self.layout.dict_values.values),
@@ -528,7 +537,7 @@ impl<'a> Heap<'a> {
         }
         let at = match ty.dictoffset {
             0 => return Some(Attributes::None),
-            n if n > 0 => obj.checked_add(n as u64)?,
+            n if n > 0 => at(obj, n as u64)?,
             // Behind the items of a variable-size object; −1 stood for "managed" for a while.
             -1 => return None,
             n => {
@@ -558,12 +567,12 @@ impl<'a> Heap<'a> {
 
     /// The `__dict__` of a module object.
     pub fn module_dict(&self, module: Addr) -> Option<Addr> {
-        self.ptr(module.checked_add(self.layout.module.dict)?)
+        self.ptr(at(module, self.layout.module.dict)?)
     }
 
     /// The value in a cell, if it is one and full.
     pub fn cell(&self, cell: Addr) -> Option<Addr> {
-        self.ptr(cell.checked_add(self.layout.cell.value)?)
+        self.ptr(at(cell, self.layout.cell.value)?)
     }
 
     /// Frames are objects of their own (up to 3.10).

@@ -81,6 +81,16 @@ impl Words<'_> {
         Ok(offset)
     }
 
+    /// A flexible tail, which may begin at the very end of the structure.
+    fn tail(&mut self, name: &'static str) -> Result<u64, Fault> {
+        let offset = self.next()?;
+        if offset > self.group_size {
+            self.fail(name, offset);
+            return Ok(0);
+        }
+        Ok(offset)
+    }
+
     fn skip(&mut self, n: u64) {
         self.at += 8 * n;
     }
@@ -136,15 +146,13 @@ fn overlay(mut l: Layout, w: &mut Words) -> Result<Layout, Fault> {
         w.skip(1); // err_stackitem.exc_value
     }
 
-    w.size("interpreter_frame")?;
+    if w.size("interpreter_frame")? > super::frames::MAX_HEAD {
+        w.fail("interpreter_frame", 0);
+    }
     l.frame.previous = w.field("previous")?;
     l.frame.code = w.field("executable")?;
     l.frame.lasti = w.field("instr_ptr")?;
-    // `localsplus` is the flexible tail: it may stand at the very end of the structure.
-    l.frame.locals = w.next()?;
-    if l.frame.locals > w.group_size {
-        w.fail("localsplus", l.frame.locals);
-    }
+    l.frame.locals = w.tail("localsplus")?;
     l.frame.owner = w.field("owner")?;
     if v14 {
         l.frame.stack_pointer = w.field("stackpointer")?;
@@ -184,11 +192,11 @@ fn overlay(mut l: Layout, w: &mut Words) -> Result<Layout, Fault> {
         w.size("heap_type_object")?;
         l.types.cached_keys = w.field("ht_cached_keys")?;
         // Include/cpython/object.h: `ht_name, ht_slots, ht_qualname, ht_cached_keys` follow each other.
-        l.types.qualname = l.types.cached_keys - 8;
+        l.types.qualname = l.types.cached_keys.saturating_sub(8);
     }
 
     w.size("tuple_object")?;
-    l.tuple.items = w.next()?;
+    l.tuple.items = w.tail("ob_item")?;
     l.object.ob_size = w.field("ob_size")?;
     w.size("list_object")?;
     l.list.items = w.field("ob_item")?;
@@ -244,6 +252,21 @@ mod tests {
         let mut image = Image::default();
         image.add(0x1000, bytes);
         image
+    }
+
+    #[test]
+    fn a_frame_that_is_larger_than_we_read_is_refused() {
+        let mut words = vec![0, 800, 0, 8];
+        words.extend([100_000, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0]);
+        words.extend([1000, 0, 1, 2, 3, 4, 5, 6, 0]);
+        // The owner would stand behind the bytes that are read of a frame.
+        words.extend([100_000, 1, 2, 3, 4, 99_999]);
+        let image = header(0x030d_00f0, &words);
+        let refused = decode(&image, 0x1000);
+        assert!(
+            matches!(refused, Err(OffsetsError::OutOfStructure { name: "interpreter_frame", .. })),
+            "{refused:?}"
+        );
     }
 
     #[test]

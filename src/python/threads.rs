@@ -4,7 +4,7 @@
 
 use super::frames::{self, RawFrame};
 use super::layout::{Frames, Layout, NONE};
-use super::objects::Heap;
+use super::objects::{Heap, USER_SPACE};
 use serde::{Deserialize, Serialize};
 
 use crate::target::memory::Addr;
@@ -69,8 +69,8 @@ fn list(heap: &Heap, head: Addr, next: u64, cap: usize, what: &str) -> (Vec<Addr
     loop {
         match heap.mem.u64(at) {
             Ok(0) => break,
-            Ok(node) if node % 8 != 0 => {
-                problems.push(format!("the list of {what} has a misaligned pointer {node:#x}"));
+            Ok(node) if node % 8 != 0 || node >= USER_SPACE => {
+                problems.push(format!("the list of {what} has a pointer that cannot be one, {node:#x}"));
                 break;
             }
             // Quadratic only for lists that loop within a few nodes; the cap ends the others.
