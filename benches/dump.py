@@ -4,11 +4,11 @@
     benches/dump.py [--runs N] [--hangscope PATH]
 
 Installs py-spy (PyPI) into target/peers, and austin (PyPI: austin-dist) into the sid root, whose newer
-glibc it needs; a peer that cannot be had is left out and named. The runs of all tools are interleaved,
+glibc it needs; a peer that cannot be had is left out and named. Needs GNU time (Debian: time). The runs of all tools are interleaved,
 so that what else the machine does meets all of them; what counts is the ratio of the medians.
 
 Targets: one thread 20 deep that is busy, one that sleeps, and 200 threads 30 deep that sleep, each on
-the python3 that runs this script.
+the python3 that runs this script; and, for austin, which reads its own root only, on the sid root's 3.13.
 """
 import argparse
 import os
@@ -59,7 +59,7 @@ def peers(args):
         print("py-spy could not be installed: left out", file=sys.stderr)
     austin = austin_in_sid(venv)
     if austin:
-        tools["austin -w"] = ["chroot", SID, austin, "-w", "-p", "{pid}"]
+        tools["austin -w"] = ["chroot", SID, austin, "-w", "{pid}"]
     else:
         print(f"austin could not be had (it needs the sid root, {SID}): left out", file=sys.stderr)
     return tools
@@ -88,13 +88,12 @@ def run(command, pid):
 
 
 def peak_memory(command, pid):
-    """KiB, as the kernel counted it."""
+    """MiB, as the kernel counted it; through GNU time, a small process of its own, since a child of
+    this one would count the pages of this interpreter."""
     done = subprocess.run(
-        ["/usr/bin/env", "python3", "-c", "import resource,subprocess,sys; subprocess.run(sys.argv[1:], capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"]
-        + [c.format(pid=pid) for c in command],
-        capture_output=True, text=True,
+        ["/usr/bin/time", "-f", "%M", *(c.format(pid=pid) for c in command)], capture_output=True, text=True
     )
-    return int(done.stdout.split()[-1])
+    return int(done.stderr.split()[-1]) / 1024
 
 
 def main():
@@ -103,25 +102,44 @@ def main():
     ap.add_argument("--hangscope", default=str(ROOT / "target" / "release" / "hangscope"))
     args = ap.parse_args()
     tools = peers(args)
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as program:
-        program.write(TARGET)
-        program.flush()
-        for title, threads, depth, mode in [
-            ("1 thread, 20 deep, busy", 1, 20, "busy"),
-            ("1 thread, 20 deep, asleep", 1, 20, "asleep"),
-            ("1 thread, 200 deep, asleep", 1, 200, "asleep"),
-            ("200 threads, 30 deep, asleep", 200, 30, "asleep"),
-        ]:
-            target = subprocess.Popen(
-                [os.path.realpath(sys.executable), program.name, str(threads), str(depth), mode],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )
-            try:
-                assert target.stdout.readline().strip() == "READY"
-                measure(title, tools, target.pid, args.runs)
-            finally:
-                target.kill()
-                target.wait()
+    here = [os.path.realpath(sys.executable)]
+    # austin reads only what runs in its own root.
+    at_home = {name: command for name, command in tools.items() if name != "austin -w"}
+    cases = [
+        ("1 thread, 20 deep, busy", 1, 20, "busy"),
+        ("1 thread, 20 deep, asleep", 1, 20, "asleep"),
+        ("1 thread, 200 deep, asleep", 1, 200, "asleep"),
+        ("200 threads, 30 deep, asleep", 200, 30, "asleep"),
+    ]
+    for title, *case in cases:
+        with Target(here, "", case) as pid:
+            measure(title, at_home, pid, args.runs)
+    if "austin -w" in tools:
+        for title, *case in cases[:2]:
+            with Target(["chroot", SID, "python3.13"], SID, case) as pid:
+                measure(f"{title}, python3.13 in the sid root", tools, pid, args.runs)
+
+
+class Target:
+    """A target that stands ready, ended on leaving."""
+
+    def __init__(self, python, root, case):
+        self.file = tempfile.NamedTemporaryFile("w", suffix=".py", dir=root + "/tmp")
+        self.file.write(TARGET)
+        self.file.flush()
+        name = self.file.name[len(root):]
+        self.process = subprocess.Popen(
+            [*python, name, *map(str, case)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self):
+        assert self.process.stdout.readline().strip() == "READY"
+        return self.process.pid
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.file.close()
 
 
 def measure(title, tools, pid, runs):
@@ -146,7 +164,7 @@ def measure(title, tools, pid, runs):
         print(
             f"  {name:22} {median * 1e3:8.2f} ms  (least {min(took[name]) * 1e3:7.2f})"
             f"  cpu {statistics.median(cpu[name]) * 1e3:7.2f} ms  {median / ours:6.2f} × hangscope"
-            f"  peak {peak_memory(command, pid) / 1024:6.1f} MiB  failed {failed[name]} of {runs}"
+            f"  peak {peak_memory(command, pid):5.1f} MiB  failed {failed[name]} of {runs}"
         )
 
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::look;
@@ -151,6 +152,7 @@ impl Dump {
             show_secrets: self.show_secrets,
             apps: self.app.clone(),
             pause: self.pause,
+            no_findings: self.no_findings,
             save: self.save.is_some(),
         }
     }
@@ -164,4 +166,30 @@ pub struct Demo {
     /// As JSON
     #[arg(short, long)]
     pub json: bool,
+}
+
+/// Promised, and to come.
+const NOT_BUILT: &[&str] = &[
+    "record",
+    "top",
+    "watch",
+    "check",
+    "tasks",
+    "-n",
+    "--native",
+    "-c",
+    "--core",
+    "--executable",
+    "--tasks",
+];
+
+/// The word for what is promised and not built yet, where clap would guess at a typing error.
+pub fn not_built_yet(error: &clap::Error) -> Option<&'static str> {
+    let kind = match error.kind() {
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        _ => return None,
+    };
+    let Some(ContextValue::String(word)) = error.get(kind) else { return None };
+    NOT_BUILT.iter().find(|known| word == **known).copied()
 }

@@ -160,12 +160,12 @@ impl<'a> Mapped<'a> {
         }
         let table = self.gnu_hash + 16 + bloom * 8;
         let chains = table + buckets * 4;
-        let mut index = self.mem.u32(table + (h as u64 % buckets) * 4).ok()?;
+        let start = self.mem.u32(table + (h as u64 % buckets) * 4).ok()?;
+        if start < first {
+            return None;
+        }
         // A chain is a few entries long; a corrupt one must end all the same.
-        for _ in 0..4096 {
-            if index < first {
-                return None;
-            }
+        for index in start..start.saturating_add(4096) {
             let entry = self.mem.u32(chains + (index - first) as u64 * 4).ok()?;
             if entry | 1 == h | 1 {
                 let symbol = self.symbols + index as u64 * 24;
@@ -178,7 +178,6 @@ impl<'a> Mapped<'a> {
             if entry & 1 == 1 {
                 return None;
             }
-            index += 1;
         }
         None
     }

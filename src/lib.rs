@@ -20,5 +20,7 @@ pub mod python;
 pub mod render;
 /// The data model: plain data.
 pub mod snapshot;
+/// What Python's own modules mean: who waits on what, who holds what.
+pub mod stdlib;
 /// What the OS and the memory say: the only module that makes system calls.
 pub mod target;

@@ -3,14 +3,23 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hangscope::cli::{Cli, Color, Command};
+use hangscope::cli::{self, Cli, Color, Command};
 use hangscope::commands;
 
 /// What went wrong in a way that the contract has no other code for.
 const FAILED: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            if let Some(what) = cli::not_built_yet(&error) {
+                eprintln!("hangscope: {what} is not built yet; what is: hangscope --help");
+                return ExitCode::from(commands::USAGE);
+            }
+            error.exit()
+        }
+    };
     let level = match cli.verbose {
         0 => "warn",
         1 => "hangscope=debug",

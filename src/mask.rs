@@ -97,12 +97,18 @@ fn mask_pairs(input: &str) -> String {
     let mut out = String::with_capacity(input.len());
     let mut word_start = 0;
     let mut skip_until = 0;
+    let mut quoted = "";
     for (i, c) in input.char_indices() {
         if i < skip_until {
             continue;
         }
         if !(c.is_alphanumeric() || matches!(c, '_' | '-')) {
-            let name = &input[word_start..i];
+            let mut name = &input[word_start..i];
+            if name.is_empty() && input[..i].ends_with(['"', '\'']) {
+                // The name stands in quotes: 'token': …
+                name = quoted;
+            }
+            quoted = name;
             word_start = i + c.len_utf8();
             if matches!(c, '=' | ':') && is_secret(name) {
                 let value = &input[word_start..];
@@ -152,10 +158,8 @@ mod tests {
         assert_eq!(text("postgresql://me:s3c@db:5432/app?sslpassword=x"), "postgresql://***@db:5432/app?***");
         assert_eq!(text("redis://:p/w@h/0 and http://h/p"), "redis://***@h/0 and http://h/p");
         assert_eq!(text("host=db password=geheim user=me"), "host=db password=*** user=me");
-        assert_eq!(
-            text("{'token': 'a b c', 'n': 1}"),
-            "{'token': 'a b c', 'n': 1}".replace("'a b c'", "'a b c'")
-        );
+        assert_eq!(text("{'token': 'a b c', 'n': 1}"), "{'token': '***', 'n': 1}");
+        assert_eq!(text("{\"api_key\": \"k\", \"n\": 1}"), "{\"api_key\": \"***\", \"n\": 1}");
         assert_eq!(text("Authorization: Bearer"), "Authorization: ***");
     }
 

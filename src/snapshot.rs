@@ -284,6 +284,10 @@ pub struct Lock {
     #[serde(rename = "type")]
     pub kind: String,
     pub name: Option<String>,
+    /// Index of the frame that is inside of it; `null` where only an owner field tells.
+    pub frame: Option<usize>,
+    /// Line of the `with` statement that took it.
+    pub line: Option<u32>,
     pub certainty: Certainty,
 }
 

@@ -45,30 +45,46 @@ fn stacks_of_a_traced_program_are_what_the_interpreter_says() {
 }
 
 fn truth(name: &str, shapes: &[&str]) {
-    each_interpreter(name, all, |interpreter| {
-        let (program, truth) = Program::settled(interpreter, "truth.py", shapes)?;
-        let report = dump_json(program.pid(), &[])?;
-        let process = process(&report, program.pid())?;
-        let mut wrong = Vec::new();
+    each_interpreter(name, all, |interpreter| stacks_are_true(interpreter, shapes));
+}
 
-        let python = &process["python"];
-        for (key, expected) in [
-            ("version", &truth["version"]),
-            ("free_threaded", &Value::from(interpreter.free_threaded)),
-            ("debug", &Value::from(interpreter.debug)),
-        ] {
-            if python[key] != *expected {
-                wrong.push(format!("python.{key} is {}, expected {expected}", python[key]));
+/// An application that has Python linked into it, goes by another name and runs it in a second thread.
+#[test]
+fn stacks_of_an_embedded_python_are_what_the_interpreter_says() {
+    let here = |interpreter: &Interpreter| interpreter.chroot.is_none();
+    each_interpreter("embedded", here, |interpreter| {
+        for statically in [false, true] {
+            if let Some(embedded) = common::embedded(interpreter, statically)? {
+                stacks_are_true(&embedded, &[]).map_err(|e| format!("{}: {e}", embedded.label))?;
             }
         }
-        let of_main = list(process, "interpreters").iter().find(|interpreter| interpreter["id"] == 0);
-        if of_main.is_none_or(|interpreter| interpreter["gc_collecting"] != truth["gc_collecting"]) {
-            wrong.push(format!("gc_collecting: expected {}, found {of_main:?}", truth["gc_collecting"]));
-        }
-
-        wrong.extend(compare_threads(list(&truth, "threads"), list(process, "threads")));
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+        Ok(())
     });
+}
+
+fn stacks_are_true(interpreter: &Interpreter, shapes: &[&str]) -> Outcome {
+    let (program, truth) = Program::settled(interpreter, "truth.py", shapes)?;
+    let report = dump_json(program.pid(), &[])?;
+    let process = process(&report, program.pid())?;
+    let mut wrong = Vec::new();
+
+    let python = &process["python"];
+    for (key, expected) in [
+        ("version", &truth["version"]),
+        ("free_threaded", &Value::from(interpreter.free_threaded)),
+        ("debug", &Value::from(interpreter.debug)),
+    ] {
+        if python[key] != *expected {
+            wrong.push(format!("python.{key} is {}, expected {expected}", python[key]));
+        }
+    }
+    let of_main = list(process, "interpreters").iter().find(|interpreter| interpreter["id"] == 0);
+    if of_main.is_none_or(|interpreter| interpreter["gc_collecting"] != truth["gc_collecting"]) {
+        wrong.push(format!("gc_collecting: expected {}, found {of_main:?}", truth["gc_collecting"]));
+    }
+
+    wrong.extend(compare_threads(list(&truth, "threads"), list(process, "threads")));
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
 /// Every thread of the truth against the one of the report with the same ident, and no others.
@@ -509,6 +525,45 @@ fn possible(truth: &Value, frames: &[Value]) -> Outcome<usize> {
         return Err(format!("{root} calls deep"));
     }
     Ok(root)
+}
+
+/// The judge itself: it must tell each kind of impossible stack.
+#[test]
+fn impossible_stacks_are_told_from_possible_ones() {
+    let lines = serde_json::json!({"a": 2, "b": 12, "c": 22, "worker": 32});
+    let truth =
+        serde_json::json!({"cycle": ["a", "b", "c"], "root": "worker", "depth": 30, "call_lines": lines});
+    let frame = |function: &str, n: Option<usize>, tag: &str| {
+        let mut locals = vec![serde_json::json!({"name": "tag", "value": tag})];
+        locals.extend(n.map(|n| serde_json::json!({"name": "n", "value": n.to_string()})));
+        serde_json::json!({"function": function, "line": lines[function], "locals": locals})
+    };
+    let stack = || {
+        let calls = ["b", "a", "c", "b", "a"].iter().zip((1..=5).rev());
+        let mut frames: Vec<Value> = calls.map(|(function, n)| frame(function, Some(n), "7")).collect();
+        frames.extend([frame("worker", None, "7"), serde_json::json!({"function": "run", "line": 1})]);
+        frames
+    };
+    let changed = |change: &dyn Fn(&mut Vec<Value>)| {
+        let mut frames = stack();
+        change(&mut frames);
+        possible(&truth, &frames)
+    };
+    assert_eq!(changed(&|_| ()), Ok(5));
+    assert_eq!(changed(&|frames| frames[0]["line"] = 11.into()), Ok(5), "the innermost may be anywhere");
+    assert_eq!(changed(&|frames| drop(frames.drain(..5))), Ok(0));
+    for (what, change) in [
+        ("a frame left out", (&|frames: &mut Vec<Value>| drop(frames.remove(2))) as &dyn Fn(&mut Vec<Value>)),
+        ("a whole round left out", &|frames| drop(frames.drain(1..4))),
+        ("the root left out", &|frames| drop(frames.remove(5))),
+        ("a frame of another descent", &|frames| frames[1] = frame("a", Some(4), "8")),
+        ("another descent from the root on", &|frames| frames[5] = frame("worker", None, "8")),
+        ("a caller that is not at its call", &|frames| frames[3]["line"] = 11.into()),
+        ("a frame without locals", &|frames| frames[2]["locals"] = Value::Null),
+        ("the callee of another function", &|frames| frames[0] = frame("c", Some(5), "7")),
+    ] {
+        assert!(changed(change).is_err(), "{what}: not noticed");
+    }
 }
 
 // ---------------------------------------------------------------- interpreters within interpreters

@@ -39,6 +39,7 @@ FIELDS = [
     ("interp.threads_head", 11, 15, off(I, "threads.head")),
     ("interp.modules", 8, 11, off(I, "modules")),
     ("interp.modules", 12, 15, off(I, "imports.modules")),
+    ("interp.sysdict", 8, 15, off(I, "sysdict")),
     ("interp.gil", 12, 15, off(I, "ceval.gil")),
     ("interp.gc_collecting", 9, 15, off(I, "gc.collecting")),
     ("gil.last_holder", 8, 15, off("struct _gil_runtime_state", "last_holder")),

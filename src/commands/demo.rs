@@ -49,7 +49,7 @@ pub fn run(args: &Demo) -> anyhow::Result<ExitCode> {
     }
     writeln!(notes, "It is alive, and serves nobody. `hangscope dump {pid}` says:\n")?;
     wait_until_stuck(pid)?;
-    let looked = look_at(Found { pids: vec![pid], skipped: Vec::new() }, &Options::default());
+    let looked = look_at(Found { pids: vec![pid], ..Found::default() }, &Options::default());
     let show = Dump {
         targets: Targets { pids: vec![pid], pid: Vec::new(), port: None, name: None, subprocesses: false },
         capture: None,

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use super::{UNREAD, complain, nothing_found};
+use super::{UNREAD, complain, complain_of, nothing_found};
 use crate::cli::Dump;
 use crate::look::capture::{Capture, CaptureError};
 use crate::look::{self, Options};
@@ -55,7 +55,10 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
     if !options.show_secrets {
         skipped.iter_mut().for_each(|s| s.command = crate::mask::command(&s.command));
     }
-    let mut unread = false;
+    let mut unread = !found.errors.is_empty();
+    for error in found.errors {
+        complain_of(error, options.show_secrets);
+    }
     for pid in found.pids {
         match look::live(pid, options) {
             Ok(looked) => {

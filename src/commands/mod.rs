@@ -21,9 +21,14 @@ pub const USAGE: u8 = 2;
 /// Says on stderr what failed and what to do, for a search that found nothing.
 pub fn nothing_found(error: FindError, show_secrets: bool) -> ExitCode {
     let usage = matches!(error, FindError::NothingAsked);
+    complain_of(error, show_secrets);
+    ExitCode::from(if usage { USAGE } else { UNREAD })
+}
+
+/// The same for a part of a search that found something.
+pub fn complain_of(error: FindError, show_secrets: bool) {
     let error = if show_secrets { error } else { error.map_commands(crate::mask::command) };
     complain(&error.to_string(), error.remedy().as_deref());
-    ExitCode::from(if usage { USAGE } else { UNREAD })
 }
 
 /// One line for what failed, one for the remedy.

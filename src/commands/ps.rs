@@ -53,8 +53,12 @@ pub fn run(args: &Ps) -> anyhow::Result<ExitCode> {
 
 /// One plain look.
 fn look(pid: i32) -> Seen {
-    let Ok(Looked { process, .. }) = look::live(pid, &look::Options::default()) else {
-        return Seen::default();
+    let process = match look::live(pid, &look::Options::default()) {
+        Ok(Looked { process, error: None, .. }) => process,
+        Ok(Looked { error: Some(AccessError::Starting { .. }), .. }) => {
+            return Seen { word: Some("starting".to_owned()), version: None };
+        }
+        _ => return Seen { word: Some("not read".to_owned()), version: None },
     };
     let main = process.threads.iter().find(|t| t.main);
     let busy = process.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty());

@@ -8,10 +8,11 @@ use std::io::{self, BufRead, Read as _, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::window::Stacks;
 use crate::python::Python;
 use crate::python::locate::Located;
 use crate::python::objects::Heap;
-use crate::python::threads::{self, RawInterpreter, RawThread};
+use crate::python::threads::{self, RawThread};
 use crate::snapshot::{Address, Look, Process, Read, Skipped, Snapshot};
 use crate::target::cached::CachedMemory;
 use crate::target::facts::ProcessFacts;
@@ -52,6 +53,8 @@ pub struct CapturedProcess {
     pub located: Option<Located>,
     /// How exact each stack is, by thread state.
     pub reads: Vec<(Address, Read)>,
+    /// The task of each thread state, as the target numbers it.
+    pub tids: Vec<(Address, i32)>,
     /// Threads that were proven in an earlier attempt than the one whose memory is here.
     pub threads: Vec<RawThread>,
     /// File → (path, line → text).
@@ -66,8 +69,7 @@ impl CapturedProcess {
     pub fn new(
         facts: &ProcessFacts,
         python: &Python,
-        reads: impl IntoIterator<Item = (u64, Read)>,
-        interpreters: &[RawInterpreter],
+        stacks: &Stacks,
         memory: &CachedMemory,
         process: &Process,
     ) -> Self {
@@ -83,14 +85,17 @@ impl CapturedProcess {
         }
         let (again, _) = threads::read(&Heap::new(&memory, &python.layout), python.runtime);
         let again: Vec<&RawThread> = again.iter().flat_map(|i| &i.threads).collect();
-        let threads = interpreters.iter().flat_map(|i| &i.threads).filter(|t| !again.contains(t)).cloned();
-        let mut reads: Vec<(Address, Read)> = reads.into_iter().map(|(a, r)| (Address(a), r)).collect();
+        let kept = stacks.interpreters.iter().flat_map(|i| &i.threads).filter(|t| !again.contains(t));
+        let mut reads: Vec<(Address, Read)> = stacks.reads.iter().map(|(a, r)| (Address(*a), *r)).collect();
         reads.sort_unstable_by_key(|r| r.0);
+        let mut tids: Vec<(Address, i32)> = stacks.tids.iter().map(|(a, t)| (Address(*a), *t)).collect();
+        tids.sort_unstable();
         CapturedProcess {
             facts: facts.clone(),
             located: Some(python.located.clone()),
             reads,
-            threads: threads.collect(),
+            tids,
+            threads: kept.cloned().collect(),
             sources,
             ranges: Vec::new(),
             memory,

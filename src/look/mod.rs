@@ -7,18 +7,22 @@ pub mod window;
 use std::time::Instant;
 
 use crate::python::reprs::Limits;
-use crate::python::{NotFound, Python, tids};
+use crate::python::{NotFound, Python};
 use crate::snapshot::Process;
 use crate::target::access::{self, AccessError};
+use crate::target::blocked::monotonic;
 use crate::target::cached::CachedMemory;
 use crate::target::files::ProcDir;
-use crate::target::live::LiveMemory;
+use crate::target::find::{self, Looks};
 use crate::target::maps::{self, Mapping};
 use crate::target::probe::ThreadProbe;
 use crate::target::sources::{self, Sources};
 use crate::target::{proc, threads};
 use capture::CapturedProcess;
 use window::{Stacks, Window};
+
+/// A Python without an interpreter is taken to be starting for this long, seconds.
+const STARTING: f64 = 5.0;
 
 /// What a look shall bring. The default is the plain one: stacks, no locals, nothing stopped.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +33,8 @@ pub struct Options {
     /// Installed packages that count as the application.
     pub apps: Vec<String>,
     pub pause: bool,
+    /// Only stacks: neither waits nor findings.
+    pub no_findings: bool,
     /// Keep what was read, for a capture.
     pub save: bool,
 }
@@ -62,7 +68,10 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     }
     let python = attach(pid, &facts, &memory);
     memory.end_attach();
-    log::debug!("{pid}: attached after {:?}", began.elapsed());
+    if let Ok(python) = &python {
+        let located = &python.located;
+        log::debug!("{pid}: attached after {:?}: {} in {}", began.elapsed(), located.how, located.image);
+    }
 
     let dir = ProcDir::process(pid).map_err(|_| access::missing(pid))?;
     let probes: Vec<ThreadProbe> =
@@ -78,7 +87,8 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         }
     };
     let tasks: Vec<i32> = probes.iter().map(|p| namespace.inside(p.tid)).collect();
-    let stacks = Window {
+    let mut stacks = Window {
+        pid,
         python: &python,
         memory: &memory,
         probes: &probes,
@@ -86,21 +96,20 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         tasks: &tasks,
         locals: options.limits(),
         pause: options.pause,
+        waits: !options.no_findings,
     }
     .read();
+    facts.monotonic = Some(monotonic().as_secs_f64());
     log::debug!("{pid}: stacks after {:?}, {} attempts", began.elapsed(), stacks.attempts);
 
     let standings = probes.iter().filter_map(|p| Some((p, *stacks.standings.get(&p.tid)?)));
     facts.threads = threads::thread_facts_of(pid, standings, None);
     let mut sources = Sources::live(pid, facts.cwd.clone());
-    let (reads, window_threads) = (stacks.reads.clone(), stacks.interpreters.clone());
     let heap = python.heap(&memory);
-    let process = process::of_stacks(&facts, &python, &heap, stacks, &mut sources, options);
+    let process = process::of_stacks(&facts, &python, &heap, &mut stacks, &mut sources, options);
     let (calls, bytes) = memory.cost();
     log::debug!("{pid}: done after {:?}; {calls} reads of memory, {} KiB", began.elapsed(), bytes / 1024);
-    let captured = options
-        .save
-        .then(|| CapturedProcess::new(&facts, &python, reads, &window_threads, &memory, &process));
+    let captured = options.save.then(|| CapturedProcess::new(&facts, &python, &stacks, &memory, &process));
     Ok(Looked { process, error: None, captured })
 }
 
@@ -112,9 +121,9 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
     };
     let python = Python::understand(&memory, located)?;
     let heap = python.heap(&memory);
-    let stacks = Stacks::of_capture(captured, &python, &heap, options.limits());
+    let mut stacks = Stacks::of_capture(captured, &python, &heap, options);
     let mut sources = Sources::Captured(captured.sources.clone());
-    Ok(process::of_stacks(&captured.facts, &python, &heap, stacks, &mut sources, options))
+    Ok(process::of_stacks(&captured.facts, &python, &heap, &mut stacks, &mut sources, options))
 }
 
 /// Finds the interpreter of a live process; tells why where there is none.
@@ -124,18 +133,22 @@ fn attach(
     memory: &CachedMemory,
 ) -> Result<Python, AccessError> {
     if matches!(facts.state, Some('Z' | 'X')) {
-        return Err(access::missing(pid));
+        return Err(access::explain(pid, nix::errno::Errno::ESRCH));
     }
     let maps = maps::read(pid).map_err(|e| access::explain(pid, errno(&e)))?;
-    if let Some(first) = maps.iter().find(|m| m.readable && !m.path.starts_with("[v")) {
-        LiveMemory::new(pid).check(first.start).map_err(|e| access::explain(pid, e))?;
-    }
+    access::check(pid)?;
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
-    found.map_err(|NotFound { tried }| AccessError::NotPython {
-        pid,
-        command: crate::mask::command(&facts.command).join(" "),
-        tried,
+    found.map_err(|NotFound { tried }| {
+        let young = facts.uptime.is_some_and(|up| up < STARTING);
+        // Where it stands by now: it may have ended meanwhile, or executed another program.
+        match access::check(pid) {
+            Err(error) => error,
+            Ok(()) if young && find::looks_like_python(pid) == Looks::Python => AccessError::Starting { pid },
+            Ok(()) => {
+                AccessError::NotPython { pid, command: crate::mask::command(&facts.command).join(" "), tried }
+            }
+        }
     })
 }
 
@@ -170,7 +183,7 @@ impl Stacks {
         captured: &CapturedProcess,
         python: &Python,
         heap: &crate::python::objects::Heap,
-        limits: Option<Limits>,
+        options: &Options,
     ) -> Stacks {
         let (mut interpreters, problems) = crate::python::threads::read(heap, python.runtime);
         for thread in interpreters.iter_mut().flat_map(|i| &mut i.threads) {
@@ -178,16 +191,34 @@ impl Stacks {
                 *thread = kept.clone();
             }
         }
-        let locals = limits.map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
-        let tasks: Vec<i32> = captured.facts.threads.iter().map(|t| t.ns_tid).collect();
-        let tids = tids::of_threads(heap, interpreters.iter().flat_map(|i| &i.threads), &tasks);
-        Stacks {
-            interpreters,
+        let locals =
+            options.limits().map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
+        let mut stacks = Stacks {
             reads: captured.reads.iter().map(|(a, r)| (a.0, *r)).collect(),
             locals,
-            tids,
+            tids: captured.tids.iter().map(|(a, t)| (a.0, *t)).collect(),
             problems,
             ..Stacks::default()
+        };
+        if !options.no_findings {
+            let facts = &captured.facts;
+            let tid = |tstate| {
+                let inside = stacks.tids.get(&tstate)?;
+                Some(facts.threads.iter().find(|t| t.ns_tid == *inside)?.tid)
+            };
+            let call = |tid| facts.threads.iter().find(|t| t.tid == tid)?.syscall;
+            stacks.seen = window::read_waits(
+                heap,
+                python,
+                facts.pid,
+                &mut stacks.codes,
+                &mut stacks.names,
+                &interpreters,
+                &tid,
+                &call,
+            );
         }
+        stacks.interpreters = interpreters;
+        stacks
     }
 }

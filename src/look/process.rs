@@ -12,6 +12,7 @@ use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
 use crate::python::{Python, app};
 use crate::snapshot::{self, Activity, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread};
+use crate::stdlib::{self, FrameScene, Seen};
 use crate::target::facts::{ProcessFacts, ThreadFacts};
 use crate::target::memory::Addr;
 use crate::target::sources::Sources;
@@ -104,7 +105,7 @@ pub fn of_stacks(
     facts: &ProcessFacts,
     python: &Python,
     heap: &Heap,
-    mut stacks: Stacks,
+    stacks: &mut Stacks,
     sources: &mut Sources,
     options: &super::Options,
 ) -> Process {
@@ -115,9 +116,9 @@ pub fn of_stacks(
         free_threaded: python.layout.free_threaded,
         debug: python.sys.abiflags.as_deref().map(|f| f.contains('d')),
     });
-    process.problems.append(&mut stacks.problems);
+    process.problems.extend(stacks.problems.iter().cloned());
 
-    let mut codes = Codes::default();
+    let mut codes = std::mem::take(&mut stacks.codes);
     let all_frames = || stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
     codes.load(heap, all_frames().map(|f| f.code));
     let mut modules = Modules::load(heap, all_frames().map(|f| f.globals));
@@ -146,16 +147,19 @@ pub fn of_stacks(
 
     let mut threads: Vec<Thread> = Vec::new();
     let mut seen: Vec<i32> = Vec::new();
-    for interp in &mut stacks.interpreters {
-        process.problems.append(&mut interp.problems);
-        let names = names::of_interpreter(heap, interp.addr);
+    for interp in &stacks.interpreters {
+        process.problems.extend(interp.problems.iter().cloned());
+        let unread = || names::of_interpreter(heap, interp.addr);
+        let names = stacks.names.get(&interp.addr).cloned().unwrap_or_else(unread);
         let gil_view = GilView::of(heap, interp, &by_tid, &stacks.tids);
         for raw in &interp.threads {
             let facts_of = stacks.tids.get(&raw.tstate).and_then(|tid| by_tid.get(tid)).copied();
             seen.extend(facts_of.map(|f| f.tid));
             let read = stacks.reads.get(&raw.tstate).copied().unwrap_or(Read::Torn);
             let name = names.get(&raw.ident);
-            threads.push(thread(facts, interp, raw, facts_of, name, read, &gil_view, &mut resolver));
+            let mut thread = thread(facts, interp, raw, facts_of, name, read, &gil_view, &mut resolver);
+            add_seen(&mut thread, raw.tstate, &stacks.seen);
+            threads.push(thread);
         }
         process.interpreters.push(Interpreter {
             id: interp.id,
@@ -171,7 +175,22 @@ pub fn of_stacks(
         facts.threads.iter().filter(|t| !seen.contains(&t.tid)).map(|t| thread_without_python(facts, t)),
     );
     process.threads = threads;
+    process.tasks = stacks.seen.tasks.clone();
+    process.problems.extend(stacks.seen.problems.iter().cloned());
     process
+}
+
+/// What `stdlib` knows of a thread beyond its frames.
+fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen) {
+    thread.waits_on = seen.waits.get(&tstate).cloned();
+    if let Some(wait) = &mut thread.waits_on {
+        // Since when it has slept is the kernel's to say.
+        wait.blocked_for = wait.blocked_for.or(thread.os.as_ref().and_then(|os| os.blocked_for));
+    }
+    thread.holds = seen.holds.get(&tstate).cloned().unwrap_or_default();
+    thread.event_loop = seen.loops.get(&tstate).cloned();
+    thread.request = seen.requests.get(&tstate).cloned();
+    thread.task = seen.current.get(&tstate).map(|t| snapshot::Address(*t));
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -207,7 +226,10 @@ fn thread(
         task: None,
         waits_on: None,
         holds: Vec::new(),
-        frames: raw.frames.iter().filter_map(|f| resolver.frame(f)).collect(),
+        frames: stdlib::visible(resolver.heap, resolver.codes, &raw.frames)
+            .iter()
+            .map(|f| resolver.frame(f))
+            .collect(),
         complete: raw.complete,
         read,
         problems: raw.problems.clone(),
@@ -287,16 +309,10 @@ impl Resolver<'_, '_> {
         file.is_some_and(|f| self.paths.is_user(f))
     }
 
-    /// `None` for a frame that Python itself would not show.
-    fn frame(&mut self, raw: &RawFrame) -> Option<Frame> {
-        let code = self.codes.get(raw.code)?;
-        let offset = code.offset(self.heap, raw);
-        if code.is_incomplete(raw, offset) {
-            return None;
-        }
-        let line = code.line(offset);
+    fn frame(&mut self, FrameScene { raw, code, offset }: &FrameScene) -> Frame {
+        let line = code.line(*offset);
         let file = code.file.as_deref();
-        Some(Frame {
+        Frame {
             function: code.name.clone(),
             qualname: code.qualname.clone(),
             module: self.modules.names.get(&raw.globals).cloned().flatten(),
@@ -307,6 +323,6 @@ impl Resolver<'_, '_> {
             line,
             kind: FrameKind::Python,
             locals: self.locals.get(&raw.addr).cloned(),
-        })
+        }
     }
 }

@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use crate::python::code::Codes;
+use crate::python::names::{self, ThreadName};
 use crate::python::objects::Heap;
 use crate::python::reprs::Limits;
 use crate::python::threads::{self, RawGil, RawInterpreter, RawThread};
 use crate::python::{Python, frames, locals, tids};
 use crate::snapshot::{Local, Read};
+use crate::stdlib::{self, Scene, Seen};
 use crate::target::cached::CachedMemory;
+use crate::target::facts::RawSyscall;
 use crate::target::frozen::{self, Seat, Start, Still};
 use crate::target::memory::Addr;
 use crate::target::parse::Doing;
@@ -40,13 +44,23 @@ pub struct Stacks {
     pub locals: FxHashMap<Addr, Vec<Local>>,
     /// The tid (as the target sees it) of each thread state.
     pub tids: FxHashMap<Addr, i32>,
+    /// Code objects: they do not change, so each is read once over all attempts.
+    pub codes: Codes,
+    /// What `threading` knows, by interpreter and ident.
+    pub names: Names,
+    /// What the threads wait on and hold.
+    pub seen: Seen,
     /// Where each task stood during the accepted attempt.
     pub standings: FxHashMap<i32, Standing>,
     pub problems: Vec<String>,
     pub attempts: usize,
 }
 
+/// Thread names by interpreter state and ident.
+pub type Names = FxHashMap<Addr, FxHashMap<u64, ThreadName>>;
+
 pub struct Window<'a> {
+    pub pid: i32,
     pub python: &'a Python,
     pub memory: &'a CachedMemory,
     pub probes: &'a [ThreadProbe],
@@ -56,6 +70,8 @@ pub struct Window<'a> {
     pub tasks: &'a [i32],
     pub locals: Option<Limits>,
     pub pause: bool,
+    /// Also read what threads wait on and hold.
+    pub waits: bool,
 }
 
 /// Who must stand still for an attempt to count.
@@ -163,6 +179,21 @@ impl Window<'_> {
         let heap = self.python.heap(self.memory);
         let (interpreters, problems) = threads::read(&heap, self.python.runtime);
         let locals = self.locals.map(|limits| read_locals(&heap, &interpreters, limits));
+        if self.waits {
+            let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
+            let call = |tid| before.get(&tid)?.doing.syscall();
+            let names = &mut stacks.names;
+            stacks.seen = read_waits(
+                &heap,
+                self.python,
+                self.pid,
+                &mut stacks.codes,
+                names,
+                &interpreters,
+                &tid,
+                &call,
+            );
+        }
 
         let held = match (&pause, probe, &start) {
             (Some(_), ..) => Some(Read::Paused),
@@ -295,6 +326,24 @@ impl Stacks {
 
 fn is_exact(reads: &FxHashMap<Addr, Read>, thread: &RawThread) -> bool {
     reads.get(&thread.tstate).is_some_and(|r| r.is_exact())
+}
+
+/// Everything that `stdlib` makes of the threads at this moment.
+#[allow(clippy::too_many_arguments)]
+pub fn read_waits(
+    heap: &Heap,
+    python: &Python,
+    pid: i32,
+    codes: &mut Codes,
+    names: &mut Names,
+    interpreters: &[RawInterpreter],
+    tid: &dyn Fn(Addr) -> Option<i32>,
+    syscall: &dyn Fn(i32) -> Option<RawSyscall>,
+) -> Seen {
+    codes.load(heap, interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).map(|f| f.code));
+    *names = interpreters.iter().map(|i| (i.addr, names::of_interpreter(heap, i.addr))).collect();
+    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall);
+    stdlib::read(&scene)
 }
 
 pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {

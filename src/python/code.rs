@@ -70,7 +70,7 @@ impl Code {
 }
 
 /// Code objects by address.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Codes {
     known: FxHashMap<Addr, Option<Rc<Code>>>,
     /// Address of the type object `code`, once one was seen.

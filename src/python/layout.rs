@@ -109,7 +109,7 @@ offsets! {
     /// `_PyRuntimeState`. `gil` (≤ 3.11) and `gc_collecting` (3.8) moved to the interpreter later.
     Runtime { interpreters_head, gil, gc_collecting, main_thread }
     /// `PyInterpreterState`. `gil` is a pointer (3.12 on).
-    Interp { id, next, threads_head, modules, gil, gc_collecting }
+    Interp { id, next, threads_head, modules, sysdict, gil, gc_collecting }
     /// `struct _gil_runtime_state` (pycore_gil.h). `enabled` exists in free-threaded builds.
     GilStruct { last_holder, locked, switch_number, cond, cond_size, enabled }
     /// `PyThreadState`. `frame` is the frame, `cframe` or `current_frame`, by [`Frames`].

@@ -25,20 +25,15 @@ pub fn of_frame(heap: &Heap, frame: &RawFrame, limits: Limits) -> Option<Vec<Loc
     let slots = heap.words(frame.addr + heap.layout.frame.locals, variables.names.len())?;
     let mut out = Vec::new();
     for (i, (name, slot)) in variables.names.iter().zip(slots).enumerate() {
-        let value = match slot & 3 {
+        let Some(name) = heap.checked_str(*name) else { continue };
+        let value = if slot & 3 == 3 && heap.layout.tagged() {
             // A tagged int of 3.15: no object behind it.
-            3 if heap.layout.tagged() => ((slot as i64) >> 2).to_string(),
-            _ => {
-                let Some(obj) = variables.value(heap, i, slot) else { continue };
-                let Some(name) = heap.checked_str(*name) else { continue };
-                let value = reprs::of_variable(heap, &name, obj, limits);
-                out.push(Local { name, value, argument: i < variables.arguments });
-                continue;
-            }
+            ((slot as i64) >> 2).to_string()
+        } else {
+            let Some(obj) = variables.value(heap, i, slot) else { continue };
+            reprs::of_variable(heap, &name, obj, limits)
         };
-        if let Some(name) = heap.checked_str(*name) {
-            out.push(Local { name, value, argument: i < variables.arguments });
-        }
+        out.push(Local { name, value, argument: variables.is_argument(i) });
     }
     Some(out)
 }
@@ -51,11 +46,15 @@ pub struct Variables {
     kinds: Vec<u8>,
     /// The first slot that holds a cell, up to 3.10.
     first_cell: usize,
-    /// How many of the first slots are arguments.
-    pub arguments: usize,
+    /// By slot; slots behind its end are none.
+    is_argument: Vec<bool>,
 }
 
 impl Variables {
+    pub fn is_argument(&self, i: usize) -> bool {
+        self.is_argument.get(i).copied().unwrap_or(false)
+    }
+
     /// The object in a slot; cells are looked into. `None` if the variable has no value.
     pub fn value(&self, heap: &Heap, i: usize, slot: u64) -> Option<Addr> {
         let obj = heap.layout.untag(slot);
@@ -86,14 +85,22 @@ pub fn variables(heap: &Heap, code: Addr) -> Option<Variables> {
     let tuple = |at: u64| heap.tuple(heap.ptr(code + at)?, MAX_LOCALS);
     let mut names = tuple(c.localsplusnames)?;
     let first_cell = names.len();
+    let mut is_argument: Vec<bool> = (0..names.len()).map(|i| i < arguments).collect();
     let kinds = match c.localspluskinds {
         NONE => {
-            names.extend(tuple(c.cellvars)?);
+            // An argument that a closure uses moves to a cell of the same name.
+            for cell in tuple(c.cellvars)? {
+                let name = heap.checked_str(cell);
+                let argument =
+                    names[..first_cell.min(arguments)].iter().any(|n| heap.checked_str(*n) == name);
+                is_argument.push(argument);
+                names.push(cell);
+            }
             names.extend(tuple(c.freevars)?);
             Vec::new()
         }
         at => heap.bytes(heap.ptr(code + at)?, MAX_LOCALS)?.0,
     };
     names.truncate(MAX_LOCALS);
-    Some(Variables { names, kinds, first_cell, arguments })
+    Some(Variables { names, kinds, first_cell, is_argument })
 }

@@ -5,12 +5,12 @@
 //! `.PyRuntime` (3.11 on, survives stripping) and its full symbol table; then a scan of the images'
 //! data for the debug cookie (3.13 on) or for something that is a runtime (before).
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::offsets;
+use super::{Tried, offsets};
 use crate::elf::{File, Mapped};
 use crate::target::maps::Mapping;
 use crate::target::memory::{Addr, Memory};
@@ -25,6 +25,8 @@ pub struct Located {
     pub how: String,
     /// `Py_Version` (3.11 on), a `sys.hexversion`.
     pub hexversion: Option<u32>,
+    /// `_Py_HashSecret`.
+    pub hash_secret: Option<Addr>,
     /// The minor version that the name of the image speaks of.
     pub named_minor: Option<u32>,
 }
@@ -46,15 +48,12 @@ pub fn candidates<'a>(
     maps: &'a [Mapping],
     executable: Option<&str>,
     open: OpenImage<'a>,
-    tried: &'a std::cell::RefCell<Vec<String>>,
+    tried: &'a RefCell<Tried>,
 ) -> impl Iterator<Item = Located> + 'a {
     let images = std::rc::Rc::new(images(maps, executable));
     let (i1, i2, i3) = (images.clone(), images.clone(), images);
     let dynamic = (0..i1.len()).filter_map(move |i| by_dynamic_symbol(mem, &i1[i], tried));
-    let files = (0..i2.len()).filter(move |_| true).filter_map(move |i| {
-        // Every mapped library would be opened otherwise: only what may hold an interpreter.
-        by_file(&i2[i], open, tried)
-    });
+    let files = (0..i2.len()).filter_map(move |i| by_file(&i2[i], open, tried));
     let scans = (0..i3.len()).flat_map(move |i| by_scan(mem, maps, &i3[i], tried));
     dynamic.chain(files).chain(scans)
 }
@@ -85,12 +84,8 @@ fn images<'a>(maps: &'a [Mapping], executable: Option<&str>) -> Vec<Image<'a>> {
     found.into_iter().map(|(_, image)| image).collect()
 }
 
-fn by_dynamic_symbol(
-    mem: &dyn Memory,
-    image: &Image,
-    tried: &std::cell::RefCell<Vec<String>>,
-) -> Option<Located> {
-    let note = |why: &str| tried.borrow_mut().push(format!("{}: {why}", image.name));
+fn by_dynamic_symbol(mem: &dyn Memory, image: &Image, tried: &RefCell<Tried>) -> Option<Located> {
+    let note = |why: &str| tried.borrow_mut().note(image.name, why);
     let Some(mapped) = Mapped::parse(mem, image.first.start) else {
         note("its mapped ELF header is not readable");
         return None;
@@ -105,12 +100,13 @@ fn by_dynamic_symbol(
         image: image.name.to_owned(),
         how: "dynamic symbol".into(),
         hexversion,
+        hash_secret: mapped.symbol("_Py_HashSecret"),
         named_minor: named_minor(image.name),
     })
 }
 
-fn by_file(image: &Image, open: OpenImage, tried: &std::cell::RefCell<Vec<String>>) -> Option<Located> {
-    let note = |why: &str| tried.borrow_mut().push(format!("{}: {why}", image.name));
+fn by_file(image: &Image, open: OpenImage, tried: &RefCell<Tried>) -> Option<Located> {
+    let note = |why: &str| tried.borrow_mut().note(image.name, why);
     let Some(bytes) = image.file.get_or_init(|| open(image.first)) else {
         note("the file cannot be opened");
         return None;
@@ -132,6 +128,7 @@ fn by_file(image: &Image, open: OpenImage, tried: &std::cell::RefCell<Vec<String
         image: image.name.to_owned(),
         how: how.into(),
         hexversion: None,
+        hash_secret: file.symbol("_Py_HashSecret").map(|s| image.first.start.wrapping_add(s)),
         named_minor: named_minor(image.name),
     })
 }
@@ -141,12 +138,7 @@ const MAX_SCAN: u64 = 64 << 20;
 
 /// The cookie of 3.13 and later; before, two equal neighbouring pointers (`interpreters.head` and
 /// `.main`) to something mapped. The caller proves which candidate is a runtime.
-fn by_scan(
-    mem: &dyn Memory,
-    maps: &[Mapping],
-    image: &Image,
-    tried: &std::cell::RefCell<Vec<String>>,
-) -> Vec<Located> {
+fn by_scan(mem: &dyn Memory, maps: &[Mapping], image: &Image, tried: &RefCell<Tried>) -> Vec<Located> {
     let Some(mapped) = Mapped::parse(mem, image.first.start) else { return Vec::new() };
     let mut found = Vec::new();
     let candidate = |runtime: Addr, minor: Option<u32>| Located {
@@ -154,6 +146,7 @@ fn by_scan(
         image: image.name.to_owned(),
         how: "scan".into(),
         hexversion: None,
+        hash_secret: None,
         named_minor: minor,
     };
     for (start, size) in &mapped.data {
@@ -181,7 +174,9 @@ fn by_scan(
             }
         }
     }
-    tried.borrow_mut().push(format!("{}: scan of its data, {} places tried", image.name, found.len()));
+    if found.is_empty() {
+        tried.borrow_mut().note(image.name, "scan of its data: nothing like a runtime");
+    }
     found
 }
 

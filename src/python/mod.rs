@@ -3,6 +3,7 @@
 pub mod app;
 pub mod code;
 pub mod frames;
+pub mod hash;
 pub mod layout;
 pub mod lines;
 pub mod locals;
@@ -19,10 +20,9 @@ pub mod tids;
 
 use std::cell::RefCell;
 
-use serde::{Deserialize, Serialize};
-
 use crate::target::maps::Mapping;
 use crate::target::memory::{Addr, Memory};
+use hash::StrHash;
 use layout::Layout;
 use locate::{Located, OpenImage};
 use objects::Heap;
@@ -34,18 +34,43 @@ pub struct Python {
     pub runtime: Addr,
     pub layout: Layout,
     pub sys: SysInfo,
+    hash: Option<StrHash>,
     pub located: Located,
-    /// Which column of the tables, for captures.
-    pub table: TableKey,
 }
 
-/// Names a layout: how to arrive at it again over the same memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TableKey {
-    /// Decoded from the runtime's own debug offsets.
-    DebugOffsets,
-    /// The const table of this minor version.
-    Table(u32),
+/// The steps that failed, and in which images: most fail for the same reason in all of them.
+#[derive(Debug, Default)]
+pub struct Tried(Vec<(String, Vec<String>)>);
+
+impl Tried {
+    /// Of thousands of scanned places only the first few reasons tell anything.
+    const REASONS: usize = 16;
+    const IMAGES: usize = 3;
+
+    pub fn note(&mut self, image: &str, why: impl Into<String>) {
+        let why = why.into();
+        match self.0.iter().position(|(known, _)| *known == why) {
+            Some(at) => {
+                let images = &mut self.0[at].1;
+                if !images.iter().any(|known| known == image) {
+                    images.push(image.to_owned());
+                }
+            }
+            None if self.0.len() < Self::REASONS => self.0.push((why, vec![image.to_owned()])),
+            None => {}
+        }
+    }
+
+    fn lines(self) -> Vec<String> {
+        let line = |(why, images): (String, Vec<String>)| {
+            let shown = images.iter().take(Self::IMAGES).map(String::as_str).collect::<Vec<_>>().join(", ");
+            match images.len().saturating_sub(Self::IMAGES) {
+                0 => format!("{why}: {shown}"),
+                more => format!("{why}: {shown} and {more} more"),
+            }
+        };
+        self.0.into_iter().map(line).collect()
+    }
 }
 
 /// Every step that failed on the way to an interpreter.
@@ -63,20 +88,14 @@ impl Python {
         executable: Option<&str>,
         open: OpenImage,
     ) -> Result<Python, NotFound> {
-        let tried = RefCell::new(Vec::new());
-        let mut refused = Vec::new();
+        let tried = RefCell::new(Tried::default());
         for located in locate::candidates(mem, maps, executable, open, &tried) {
             match Python::understand(mem, &located) {
                 Ok(python) => return Ok(python),
-                // Of thousands of scanned places only the first few reasons tell anything.
-                Err(why) if refused.len() < 8 => refused
-                    .push(format!("{}: {} at {:#x}: {why}", located.image, located.how, located.runtime)),
-                Err(_) => {}
+                Err(why) => tried.borrow_mut().note(&located.image, format!("{}: {why}", located.how)),
             }
         }
-        let mut tried = tried.into_inner();
-        tried.extend(refused);
-        Err(NotFound { tried })
+        Err(NotFound { tried: tried.into_inner().lines() })
     }
 
     /// Decodes the layout for a place and proves it by `sys.hexversion`.
@@ -84,14 +103,14 @@ impl Python {
         let runtime = located.runtime;
         match offsets::decode(mem, runtime) {
             Ok((layout, hexversion)) => {
-                let sys = prove(mem, &layout, runtime)?;
+                let (sys, hash) = prove(mem, &layout, located)?;
                 if sys.hexversion != hexversion {
                     return Err(format!(
                         "its debug offsets are of {hexversion:#x}, sys.hexversion is {:#x}",
                         sys.hexversion
                     ));
                 }
-                Ok(Python { runtime, layout, sys, located: located.clone(), table: TableKey::DebugOffsets })
+                Ok(Python { runtime, layout, sys, hash, located: located.clone() })
             }
             Err(offsets::OffsetsError::NoCookie) => Python::from_tables(mem, located),
             Err(e) => Err(e.to_string()),
@@ -111,18 +130,17 @@ impl Python {
                 why = format!("Python 3.{minor} is not one of the supported versions, 3.8 to 3.15");
                 continue;
             };
-            match prove(mem, &layout, located.runtime) {
-                Ok(sys) if sys.minor() == minor => {
-                    let table = TableKey::Table(minor);
+            match prove(mem, &layout, located) {
+                Ok((sys, hash)) if sys.minor() == minor => {
                     return Ok(Python {
                         runtime: located.runtime,
                         layout,
                         sys,
+                        hash,
                         located: located.clone(),
-                        table,
                     });
                 }
-                Ok(sys) => why = format!("sys.hexversion is {:#x}, not of 3.{minor}", sys.hexversion),
+                Ok((sys, _)) => why = format!("sys.hexversion is {:#x}, not of 3.{minor}", sys.hexversion),
                 Err(e) => why = e,
             }
         }
@@ -130,15 +148,16 @@ impl Python {
     }
 
     pub fn heap<'a>(&'a self, mem: &'a dyn Memory) -> Heap<'a> {
-        Heap::new(mem, &self.layout)
+        Heap::new(mem, &self.layout).using(self.hash)
     }
 }
 
 /// Reads `sys` with this layout; a value that cannot be a version of Python 3 is none.
-fn prove(mem: &dyn Memory, layout: &Layout, runtime: Addr) -> Result<SysInfo, String> {
-    let sys = sysinfo::read(&Heap::new(mem, layout), runtime)?;
+fn prove(mem: &dyn Memory, layout: &Layout, located: &Located) -> Result<(SysInfo, Option<StrHash>), String> {
+    let hash = located.hash_secret.and_then(|at| StrHash::read(mem, at, layout));
+    let (sys, hash) = sysinfo::read(Heap::new(mem, layout), located.runtime, hash)?;
     if sys.hexversion >> 24 != 3 {
         return Err(format!("sys.hexversion is {:#x}", sys.hexversion));
     }
-    Ok(sys)
+    Ok((sys, hash))
 }

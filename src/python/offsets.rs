@@ -109,7 +109,8 @@ fn overlay(mut l: Layout, w: &mut Words) -> Result<Layout, Fault> {
     }
     let gc = w.field("gc")?;
     l.interp.modules = w.field("imports_modules")?;
-    w.skip(2); // sysdict, builtins
+    l.interp.sysdict = w.field("sysdict")?;
+    w.skip(1); // builtins
     l.interp.gil = w.field("ceval_gil")?;
     w.skip(4); // gil_runtime_state, …_enabled, …_locked, …_holder: those of the interpreter's own GIL
     if v14 {

@@ -404,8 +404,8 @@ pub fn quote(text: &str) -> String {
             c if is_invisible(c) => {
                 let n = c as u32;
                 let _ = match n {
-                    ..=0xff => write!(out, "\\x{n:02x}"),
-                    ..=0xffff => write!(out, "\\u{n:04x}"),
+                    0..=0xff => write!(out, "\\x{n:02x}"),
+                    0x100..=0xffff => write!(out, "\\u{n:04x}"),
                     _ => write!(out, "\\U{n:08x}"),
                 };
             }

@@ -35,7 +35,15 @@ const V3_8: Layout = Layout {
     int_form: IntForm::SignedSize,
     str_state: StrState::Bits,
     runtime: Runtime { interpreters_head: 32, gil: 1152, gc_collecting: 544, main_thread: 72 },
-    interp: Interp { id: 16, next: 0, threads_head: 8, modules: 56, gil: NONE, gc_collecting: NONE },
+    interp: Interp {
+        id: 16,
+        next: 0,
+        threads_head: 8,
+        modules: 56,
+        sysdict: 72,
+        gil: NONE,
+        gc_collecting: NONE,
+    },
     gil: GilStruct { last_holder: 8, locked: 16, switch_number: 24, cond: 32, cond_size: 48, enabled: NONE },
     tstate: ThreadState {
         size: 264,
@@ -110,7 +118,7 @@ const V3_8: Layout = Layout {
 const V3_9: Layout = Layout {
     minor: 9,
     runtime: Runtime { gil: 352, gc_collecting: NONE, ..V3_8.runtime },
-    interp: Interp { id: 24, modules: 856, gc_collecting: 816, ..V3_8.interp },
+    interp: Interp { id: 24, modules: 856, sysdict: 872, gc_collecting: 816, ..V3_8.interp },
     types: Type { qualname: 856, cached_keys: 864, ..V3_8.types },
     ..V3_8
 };
@@ -139,7 +147,15 @@ const V3_11: Layout = Layout {
     line_table: LineTable::Locations,
     instance_dict: InstanceDict::TwoWords,
     runtime: Runtime { interpreters_head: 40, gil: 360, gc_collecting: NONE, main_thread: 80 },
-    interp: Interp { id: 48, next: 0, threads_head: 16, modules: 888, gil: NONE, gc_collecting: 848 },
+    interp: Interp {
+        id: 48,
+        next: 0,
+        threads_head: 16,
+        modules: 888,
+        sysdict: 904,
+        gil: NONE,
+        gc_collecting: 848,
+    },
     tstate: ThreadState {
         size: 360,
         next: 8,
@@ -195,7 +211,15 @@ const V3_12: Layout = Layout {
     instance_dict: InstanceDict::TaggedWord,
     int_form: IntForm::Tag,
     runtime: Runtime { interpreters_head: 40, gil: NONE, gc_collecting: NONE, main_thread: 64 },
-    interp: Interp { id: 8, next: 0, threads_head: 72, modules: 944, gil: 384, gc_collecting: 312 },
+    interp: Interp {
+        id: 8,
+        next: 0,
+        threads_head: 72,
+        modules: 944,
+        sysdict: 352,
+        gil: 384,
+        gc_collecting: 312,
+    },
     tstate: ThreadState {
         size: 288,
         cframe_current_frame: 0,
@@ -229,7 +253,15 @@ const V3_13: Layout = Layout {
     frames: Frames::Interpreter { through_cframe: false, tagged: false },
     instance_dict: InstanceDict::Inline,
     runtime: Runtime { interpreters_head: 632, main_thread: 656, ..V3_12.runtime },
-    interp: Interp { id: 7272, next: 7264, threads_head: 7344, modules: 7656, gil: 16, gc_collecting: 7600 },
+    interp: Interp {
+        id: 7272,
+        next: 7264,
+        threads_head: 7344,
+        modules: 7656,
+        sysdict: 7640,
+        gil: 16,
+        gc_collecting: 7600,
+    },
     tstate: ThreadState {
         size: 312,
         frame: 72,
@@ -249,7 +281,7 @@ const V3_14: Layout = Layout {
     minor: 14,
     frames: Frames::Interpreter { through_cframe: false, tagged: true },
     runtime: Runtime { interpreters_head: 808, main_thread: 832, ..V3_13.runtime },
-    interp: Interp { id: 7280, next: 7272, modules: 7688, ..V3_13.interp },
+    interp: Interp { id: 7280, next: 7272, modules: 7688, sysdict: 7672, ..V3_13.interp },
     tstate: ThreadState { size: 832, state: 44, ..V3_13.tstate },
     frame: Frame { owner: 74, locals: 80, ..V3_13.frame },
     code: Code { size: 216, firsttraceable: 192, bytecode: 208, ..V3_13.code },
@@ -260,7 +292,15 @@ const V3_14: Layout = Layout {
 const V3_15: Layout = Layout {
     minor: 15,
     runtime: Runtime { interpreters_head: 936, main_thread: 960, ..V3_14.runtime },
-    interp: Interp { id: 7272, next: 7264, threads_head: 7336, modules: 7592, gil: 16, gc_collecting: 7512 },
+    interp: Interp {
+        id: 7272,
+        next: 7264,
+        threads_head: 7336,
+        modules: 7592,
+        sysdict: 7576,
+        gil: 16,
+        gc_collecting: 7512,
+    },
     tstate: ThreadState {
         size: 888,
         dict: 152,
@@ -283,11 +323,13 @@ const fn free_threaded_of(gil_build: Layout) -> Layout {
     l.free_threaded = true;
     l.object = Object { size: 32, ob_type: 24, ob_size: 32 };
     l.gil = GilStruct { last_holder: 16, locked: 24, switch_number: 32, cond: 40, cond_size: 48, enabled: 0 };
-    l.interp.modules += match l.minor {
+    let moved = match l.minor {
         13 => 8,
         14 => 24,
         _ => 0,
     };
+    l.interp.modules += moved;
+    l.interp.sysdict += moved;
     // 3.14 on: each thread may run its own copy of the bytecode.
     let tlbc = if l.minor >= 14 { 8 } else { 0 };
     if l.minor >= 14 {

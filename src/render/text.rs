@@ -66,7 +66,7 @@ fn skipped(page: &mut Page, skipped: &[Skipped]) {
         let mark = page.marks.warning;
         page.put(Ink::Warning, mark);
         page.put(Ink::Plain, " ");
-        page.put(Ink::Strong, &format!("pid {}", target.pid));
+        page.put(Ink::Strong, &target_name(target.pid));
         page.put(Ink::Warning, " not read");
         if target.command.is_empty() {
             page.end_line();
@@ -75,15 +75,24 @@ fn skipped(page: &mut Page, skipped: &[Skipped]) {
             page.put(Ink::Faint, separator);
             page.fact(Ink::Plain, indent, &process::command_line(&target.command));
         }
-        page.pad_to(indent);
-        page.prose(Ink::Plain, indent, &target.reason);
+        for line in target.reason.lines() {
+            page.pad_to(indent);
+            page.prose(Ink::Plain, indent, line);
+        }
         if let Some(remedy) = &target.remedy {
             page.pad_to(indent);
             page.put(Ink::Label, "Do");
-            page.pad_to(indent + 4);
-            page.prose(Ink::Plain, indent + 4, remedy);
+            for line in remedy.lines() {
+                page.pad_to(indent + 4);
+                page.prose(Ink::Plain, indent + 4, line);
+            }
         }
     }
+}
+
+/// A port or a name that led to no process is skipped under the number 0.
+fn target_name(pid: i32) -> String {
+    if pid == 0 { "a target".to_owned() } else { format!("pid {pid}") }
 }
 
 /// `1 thread`, `8 threads`.

@@ -24,6 +24,10 @@ pub enum AccessError {
     KernelThread { pid: i32 },
     #[error("process {pid} is not a Python that hangscope can read{}{}", quoted(command), tried_list(tried))]
     NotPython { pid: i32, command: String, tried: Vec<String> },
+    #[error(
+        "process {pid} runs Python, but its interpreter is just starting, or ending: there is nothing to read yet"
+    )]
+    Starting { pid: i32 },
     #[error("process {pid} cannot be read: {reason}")]
     Denied { pid: i32, reason: Denial },
     #[error("process {pid} cannot be read: {error}")]
@@ -62,6 +66,7 @@ impl AccessError {
             | AccessError::Zombie { pid, .. }
             | AccessError::KernelThread { pid }
             | AccessError::NotPython { pid, .. }
+            | AccessError::Starting { pid }
             | AccessError::Denied { pid, .. }
             | AccessError::Other { pid, .. } => *pid,
         }
@@ -77,6 +82,7 @@ impl AccessError {
             AccessError::NotPython { pid, .. } => Some(format!(
                 "if its children run Python: hangscope dump --pid {pid} --subprocesses\nlist what runs: hangscope ps"
             )),
+            AccessError::Starting { .. } => Some("look again in a moment".to_owned()),
             AccessError::KernelThread { .. } | AccessError::Other { .. } => None,
             AccessError::Denied { pid, reason } => reason.remedy(*pid),
         }

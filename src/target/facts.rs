@@ -23,6 +23,8 @@ pub struct ProcessFacts {
     pub executable_replaced: Option<bool>,
     pub cwd: Option<String>,
     pub uptime: Option<f64>,
+    /// CLOCK_MONOTONIC when the threads were looked at, seconds: what event loops and timeouts count by.
+    pub monotonic: Option<f64>,
     pub rss: Option<u64>,
     pub open_fds: Option<u64>,
     pub fd_limit: Option<u64>,

@@ -28,6 +28,8 @@ pub struct Found {
     /// Parents before their children, else by pid; each once.
     pub pids: Vec<i32>,
     pub skipped: Vec<Skipped>,
+    /// What was asked for and is not there, each listed under `skipped` as well.
+    pub errors: Vec<FindError>,
 }
 
 /// A process that an error names instead.
@@ -191,7 +193,7 @@ pub fn python_processes_and_zombies() -> Vec<i32> {
 pub fn find(selector: &Selector) -> Result<Found, FindError> {
     let mut pids = Vec::new();
     let mut skipped = Vec::new();
-    let mut problem = None;
+    let mut errors = Vec::new();
     for &pid in &selector.pids {
         match existing(pid) {
             Ok(pid) => pids.push(pid),
@@ -202,30 +204,30 @@ pub fn find(selector: &Selector) -> Result<Found, FindError> {
                     reason: error.to_string(),
                     remedy: error.remedy(),
                 });
-                problem.get_or_insert(FindError::Access(error));
+                errors.push(FindError::Access(error));
             }
         }
     }
     if let Some(port) = selector.port {
         match listeners(port, selector.subprocesses, &mut skipped) {
             Ok(found) => pids.extend(found),
-            Err(error) => problem = Some(error),
+            Err(error) => errors.push(error),
         }
     }
     if let Some(name) = &selector.name {
         match named(name) {
             Ok(found) => pids.extend(found),
-            Err(error) => problem = Some(error),
+            Err(error) => errors.push(error),
         }
     }
     if selector.subprocesses && !pids.is_empty() {
         pids = with_descendants(&pids, &mut skipped);
     }
     if pids.is_empty() {
-        return Err(problem.unwrap_or(FindError::NothingAsked));
+        return Err(errors.into_iter().next().unwrap_or(FindError::NothingAsked));
     }
     // Part of what was asked for is there: the rest is told, not lost.
-    if let Some(error) = problem.filter(|error| !matches!(error, FindError::Access(_))) {
+    for error in errors.iter().filter(|error| !matches!(error, FindError::Access(_))) {
         skipped.push(Skipped {
             pid: 0,
             command: Vec::new(),
@@ -233,7 +235,7 @@ pub fn find(selector: &Selector) -> Result<Found, FindError> {
             remedy: error.remedy(),
         });
     }
-    Ok(Found { pids: parents_first(&pids), skipped })
+    Ok(Found { pids: parents_first(&pids), skipped, errors })
 }
 
 /// The process that this number means: itself, or the one it is a thread of. `/proc/TID` is there for a thread too,

@@ -1,6 +1,7 @@
 //! Memory of a live process: `process_vm_readv(2)` with many ranges in one call.
 
 use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -22,9 +23,11 @@ impl LiveMemory {
 
     /// Reads `ranges`, in order and without gaps, into `buf`; returns how many bytes came before the
     /// first that could not be read. At most [`MAX_RANGES`] ranges.
-    pub fn read(&self, ranges: &[(Addr, usize)], buf: &mut [u8]) -> Result<usize, Errno> {
+    pub fn read(&self, ranges: &[(Addr, usize)], buf: &mut [MaybeUninit<u8>]) -> Result<usize, Errno> {
         let remote: Vec<RemoteIoVec> =
             ranges.iter().map(|&(base, len)| RemoteIoVec { base: base as usize, len }).collect();
+        // SAFETY: the kernel only writes to it; nobody reads what it has not written.
+        let buf = unsafe { std::slice::from_raw_parts_mut(buf.as_mut_ptr().cast::<u8>(), buf.len()) };
         match process_vm_readv(self.pid, &mut [IoSliceMut::new(buf)], &remote) {
             Ok(n) => Ok(n),
             // Nothing at all was readable: the first page is the one at fault.
@@ -33,13 +36,9 @@ impl LiveMemory {
         }
     }
 
-    /// Whether memory may be read at all: one byte, which is mapped.
-    pub fn check(&self, addr: Addr) -> Result<(), Errno> {
-        let mut byte = [0];
-        let remote = [RemoteIoVec { base: addr as usize, len: 1 }];
-        match process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut byte)], &remote) {
-            Ok(_) | Err(Errno::EFAULT) => Ok(()),
-            Err(e) => Err(e),
-        }
+    /// Reads one range.
+    pub fn read_into(&self, addr: Addr, buf: &mut [u8]) -> Result<usize, Errno> {
+        let remote = [RemoteIoVec { base: addr as usize, len: buf.len() }];
+        process_vm_readv(self.pid, &mut [IoSliceMut::new(buf)], &remote)
     }
 }

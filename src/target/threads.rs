@@ -98,10 +98,13 @@ fn thread(
     standing: Standing,
     namespaced: bool,
 ) -> Option<(ThreadFacts, Option<u64>)> {
-    let (comm, state, cpu) = probe
-        .with_stat(|stat| (String::from_utf8_lossy(stat.comm).into_owned(), stat.state, stat.cpu))
+    let (comm, state, cpu, kernel) = probe
+        .with_stat(|stat| {
+            (String::from_utf8_lossy(stat.comm).into_owned(), stat.state, stat.cpu, stat.is_kernel_thread())
+        })
         .ok()?;
-    let call = standing.doing.syscall();
+    // A thread of the kernel is in no system call, and its file says "0", which is `read`.
+    let call = standing.doing.syscall().filter(|_| !kernel);
     let mut os = ThreadOs {
         state: Some(state),
         syscall: call.map(|call| syscalls::decode(Arch::HERE, &call)),

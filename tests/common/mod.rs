@@ -205,6 +205,56 @@ fn shortened(name: &str, label: &str, reason: &str) -> String {
     format!("{}\n… the rest: {written}", head.join("\n"))
 }
 
+// ---------------------------------------------------------------- Python embedded
+
+/// Builds `fixtures/programs/embed.c` against this interpreter, as a program that goes by another
+/// name: linked to libpython, or with libpython inside and stripped. `None`, with a word printed,
+/// where compiler, headers or library are not there.
+pub fn embedded(interpreter: &Interpreter, statically: bool) -> Outcome<Option<Interpreter>> {
+    let ask = "import sysconfig as s; v = s.get_config_var; \
+               print(v('INCLUDEPY'), v('LIBDIR'), v('LIBPL'), v('LDVERSION'), v('LIBS'), v('SYSLIBS'), v('MODLIBS'), sep='\\n')";
+    let output =
+        Command::new(&interpreter.command[0]).args(["-c", ask]).output().map_err(|e| e.to_string())?;
+    let answer = lossy(&output.stdout);
+    let lines: Vec<&str> = answer.lines().collect();
+    let [include, lib_dir, config_dir, version, libraries @ ..] = &lines[..] else {
+        return Err(format!("sysconfig says {answer:?}"));
+    };
+    let archive = Path::new(config_dir).join(format!("libpython{version}.a"));
+    let shared = Path::new(lib_dir).join(format!("libpython{version}.so"));
+    let library = if statically { &archive } else { &shared };
+    let compiler = Command::new("cc").arg("--version").output().is_ok();
+    if !compiler || !Path::new(include).join("Python.h").exists() || !library.exists() {
+        eprintln!("embedded in {}: no compiler, headers or {}", interpreter.label, library.display());
+        return Ok(None);
+    }
+    let kind = if statically { "static" } else { "shared" };
+    let directory =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("embed-{}-{kind}", interpreter.label));
+    fs::create_dir_all(&directory).map_err(|e| e.to_string())?;
+    let program = directory.join("newsroom-worker");
+    let mut command = Command::new("cc");
+    command.arg("-o").arg(&program).arg(format!("-I{include}"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs/embed.c"));
+    command.arg(library).arg(format!("-Wl,-rpath,{lib_dir}")).args(["-pthread", "-s"]);
+    if statically {
+        // Extension modules find the interpreter's functions in the program.
+        command.arg("-Wl,--export-dynamic");
+        command.args(libraries.iter().flat_map(|words| words.split_whitespace()));
+    }
+    let run = |command: &mut Command| command.output().map_err(|e| format!("cc: {e}"));
+    let mut built = run(&mut command)?;
+    if !built.status.success() {
+        // Debian's archive is not position-independent.
+        built = run(command.arg("-no-pie"))?;
+    }
+    if !built.status.success() {
+        return Err(format!("{command:?}: {}", lossy(&built.stderr)));
+    }
+    let label = format!("{} {kind}", interpreter.label);
+    Ok(Some(Interpreter { label, command: vec![program.into()], ..interpreter.clone() }))
+}
+
 // ---------------------------------------------------------------- programs
 
 /// A program of `fixtures/programs` that runs; dropped, it is killed and waited for.
@@ -290,11 +340,12 @@ impl Program {
         Ok((program, truth))
     }
 
-    /// Starts it, waits for its `READY {…}` and until its main thread is blocked in reading.
+    /// Starts it, waits for its `READY {…}` and until its main thread (Python's) is blocked in reading.
     pub fn settled(interpreter: &Interpreter, name: &str, args: &[&str]) -> Outcome<(Program, Value)> {
         let (program, truth) = Program::ready(interpreter, name, args)?;
+        let main = truth["main"].as_i64().map_or(program.pid(), |tid| tid.try_into().expect("a tid fits"));
         program.until("its main thread to read its standard input", || {
-            Ok(system_call(program.pid(), program.pid()).is_some_and(|call| call.is_read_of_stdin()))
+            Ok(system_call(program.pid(), main).is_some_and(|call| call.is_read_of_stdin()))
         })?;
         Ok((program, truth))
     }

@@ -1,0 +1,213 @@
+//! `concurrent.futures`: results waited for, executors shut down, and what their workers do.
+
+use serde_json::json;
+
+use super::locks::{self, actor};
+use super::queue;
+use super::threading::Found;
+use super::{FrameScene, Scene, Seen, ThreadScene};
+use crate::snapshot::{Actor, Certainty};
+use crate::target::memory::Addr;
+
+const BASE: &str = "/concurrent/futures/_base.py";
+const THREAD: &str = "/concurrent/futures/thread.py";
+const PROCESS: &str = "/concurrent/futures/process.py";
+/// Most queued work items that are searched for a future.
+const MAX_QUEUED: usize = 10_000;
+
+pub fn read(scene: &Scene, seen: &mut Seen) {
+    for thread in scene.threads.iter().filter(|t| t.syscall.is_some()) {
+        let mut found = None;
+        for (index, frame) in thread.frames.iter().enumerate().take(8) {
+            let ours = [BASE, THREAD, PROCESS].iter().any(|f| frame.in_file(f));
+            if !ours && !frame.in_file("/threading.py") && !frame.in_file("/queue.py") {
+                break;
+            }
+            if ours {
+                // The outermost: `__exit__` above `shutdown` above `join`.
+                found = of_frame(scene, thread, index, frame).or(found);
+            }
+        }
+        if let Some(found) = found {
+            seen.waits.insert(thread.raw.tstate, found.into_wait());
+        }
+    }
+}
+
+fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
+    if frame.is(BASE, &["result", "exception"]) {
+        return result(scene, thread, index, frame);
+    }
+    if frame.is(BASE, &["wait", "as_completed", "result_iterator"]) {
+        return several(scene, index, frame);
+    }
+    if frame.is(THREAD, &["shutdown"]) || frame.is(PROCESS, &["shutdown"]) {
+        return shutdown(scene, thread, index, frame);
+    }
+    // Below a work item it is at work, whatever that sleeps in.
+    if frame.is(THREAD, &["_worker"]) && !thread.frames[..index].iter().any(|f| f.is(THREAD, &["run"])) {
+        return Some(idle_worker(index));
+    }
+    if frame.is(THREAD, &["_python_exit"]) {
+        return shutdown_at_exit(scene, thread, index);
+    }
+    None
+}
+
+fn result(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
+    let future = scene.receiver(frame)?;
+    let (on, detail, certainty) = of_future(scene, future);
+    let name = locks::named_object(scene, thread, future);
+    Some(Found {
+        kind: "future",
+        call: format!("concurrent.futures.Future.{}", frame.code.name),
+        frame: index,
+        object: Some(future),
+        label: Some(name.map_or_else(|| "a Future".into(), |n| format!("Future {n}"))),
+        on,
+        certainty,
+        detail,
+    })
+}
+
+/// `wait` and `as_completed`: those futures that are not done yet.
+fn several(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Found> {
+    let heap = scene.heap;
+    let container = scene
+        .local(frame, "pending")
+        .or_else(|| scene.local(frame, "not_done"))
+        .or_else(|| scene.local(frame, "fs"))?;
+    let ty = heap.type_of(container)?;
+    let futures = match heap.set(container, 64) {
+        Some((items, _)) if ty.name == "set" || ty.name == "frozenset" => items,
+        _ if ty.is_list() || ty.is_tuple() => heap.items(container, &ty, 64)?.0,
+        _ => return None,
+    };
+    let mut on: Vec<Actor> = Vec::new();
+    let mut queued = 0;
+    for future in &futures {
+        let (workers, detail, _) = of_future(scene, *future);
+        queued += i32::from(detail["queued_at"].is_number());
+        on.extend(workers);
+        on.dedup();
+    }
+    Some(Found {
+        kind: "future",
+        call: format!("concurrent.futures.{}", frame.code.name),
+        frame: index,
+        object: None,
+        label: Some(format!("{} futures", futures.len())),
+        certainty: if on.is_empty() { Certainty::Likely } else { Certainty::Proved },
+        on,
+        detail: json!({ "state": "PENDING", "futures": futures.len(), "queued": queued, "queued_at": null }),
+    })
+}
+
+/// Who runs a future, or at which place of its pool's queue it stands.
+pub fn of_future(scene: &Scene, future: Addr) -> (Vec<Actor>, serde_json::Value, Certainty) {
+    let heap = scene.heap;
+    let state = heap.attrs(future, ["_state"])[0].and_then(|s| heap.checked_str(s));
+    for worker in &scene.threads {
+        if work_item(scene, worker) == Some(future) {
+            return (
+                vec![actor(scene, worker)],
+                json!({ "state": state, "queued_at": null }),
+                Certainty::Proved,
+            );
+        }
+    }
+    // Still queued: the workers of that pool must get there first.
+    for worker in &scene.threads {
+        let Some(frame) = worker.frames.iter().find(|f| f.is(THREAD, &["_worker"])) else { continue };
+        let Some(work_queue) = scene.local(frame, "work_queue") else { continue };
+        let items = queue::simple_items(heap, work_queue, MAX_QUEUED).unwrap_or_default();
+        let place = items.iter().position(|item| heap.attrs(*item, ["future"])[0] == Some(future));
+        if let Some(place) = place {
+            let same_pool = |t: &&ThreadScene| {
+                t.frames
+                    .iter()
+                    .find(|f| f.is(THREAD, &["_worker"]))
+                    .and_then(|f| scene.local(f, "work_queue"))
+                    .is_some_and(|q| q == work_queue)
+            };
+            let workers: Vec<Actor> =
+                scene.threads.iter().filter(same_pool).map(|t| actor(scene, t)).collect();
+            return (workers, json!({ "state": state, "queued_at": place }), Certainty::Proved);
+        }
+    }
+    (Vec::new(), json!({ "state": state, "queued_at": null }), Certainty::Likely)
+}
+
+/// The future that a pool's worker works on. From 3.14 on a worker has a second `run`, of its context.
+fn work_item(scene: &Scene, worker: &ThreadScene) -> Option<Addr> {
+    let runs = worker.frames.iter().filter(|f| f.is(THREAD, &["run"]));
+    runs.filter_map(|f| scene.heap.attrs(scene.receiver(f)?, ["future"])[0]).next()
+}
+
+fn shutdown(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
+    let heap = scene.heap;
+    let executor = scene.receiver(frame)?;
+    let ty = heap.type_of(executor)?;
+    let class = ty.name.rsplit('.').next().unwrap_or("Executor").to_owned();
+    let [threads] = heap.attrs(executor, ["_threads"]);
+    let members = threads.and_then(|t| heap.set(t, 4096)).map(|(items, _)| items).unwrap_or_default();
+    let alive: Vec<&ThreadScene> = members.iter().filter_map(|t| scene.thread_of(*t)).collect();
+    // Which one it joins just now stands first; the others that live will be joined next.
+    let joined = thread.frames[..index]
+        .iter()
+        .find(|f| f.is("/threading.py", &["join"]))
+        .and_then(|f| scene.receiver(f));
+    let mut on: Vec<Actor> = alive.iter().map(|t| actor(scene, t)).collect();
+    if let Some(first) = joined.and_then(|j| scene.thread_of(j)) {
+        on.retain(|a| a.tid != first.tid);
+        on.insert(0, actor(scene, first));
+    }
+    let name = locks::named_object(scene, thread, executor);
+    let module = if frame.in_file(THREAD) { "thread" } else { "process" };
+    Some(Found {
+        kind: "thread",
+        call: format!("concurrent.futures.{module}.{class}.shutdown"),
+        frame: index,
+        object: Some(executor),
+        label: Some(name.map_or_else(|| class.clone(), |n| format!("{class} {n}"))),
+        certainty: if on.is_empty() { Certainty::Likely } else { Certainty::Proved },
+        detail: json!({
+            "name": on.first().and_then(|a| a.thread.clone()), "alive": !on.is_empty(),
+            "shutdown": true, "workers": on.len(),
+        }),
+        on,
+    })
+}
+
+/// A worker that sleeps at its pool's queue.
+fn idle_worker(index: usize) -> Found {
+    Found {
+        kind: "queue",
+        call: "concurrent.futures.thread._worker".into(),
+        frame: index,
+        object: None,
+        label: Some("its pool's queue".into()),
+        on: Vec::new(),
+        certainty: Certainty::Proved,
+        detail: json!({
+            "operation": "get", "size": 0, "maxsize": 0, "unfinished": null, "pool": true,
+            "consumers": [], "producers": [],
+        }),
+    }
+}
+
+/// The interpreter ends and joins the workers of all pools.
+fn shutdown_at_exit(scene: &Scene, thread: &ThreadScene, index: usize) -> Option<Found> {
+    let join = thread.frames[..index].iter().find(|f| f.is("/threading.py", &["join"]))?;
+    let target = scene.thread_of(scene.receiver(join)?)?;
+    Some(Found {
+        kind: "thread",
+        call: "concurrent.futures.thread._python_exit".into(),
+        frame: index,
+        object: None,
+        label: target.name().map(|n| format!("thread {n}")),
+        on: vec![actor(scene, target)],
+        certainty: Certainty::Proved,
+        detail: json!({ "name": target.name(), "alive": true, "exit": true }),
+    })
+}

@@ -1,0 +1,251 @@
+//! What Python's own modules mean: frame by frame, what each thread waits on and holds, with the
+//! identity of each object. One room per module, named like it.
+//!
+//! All of it is read inside the frozen window, through the same memory as the frames, so that what is
+//! said of two threads is of one moment. It is total: what does not check out is not said.
+
+/// Live exit slots: which context managers a frame is inside of.
+pub mod exits;
+/// `concurrent.futures`.
+pub mod futures;
+/// `importlib`.
+pub mod importlib;
+/// Locks, by the futex that a thread sleeps on and by the frames that are inside of them.
+pub mod locks;
+/// `multiprocessing`.
+pub mod multiprocessing;
+/// `queue`.
+pub mod queue;
+/// `threading`: conditions, events, semaphores, barriers, joins.
+pub mod threading;
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+
+use locks::Reach;
+use rustc_hash::FxHashMap;
+
+use crate::python::Python;
+use crate::python::code::{Code, Codes};
+use crate::python::frames::RawFrame;
+use crate::python::locals::{self, Variables};
+use crate::python::names::ThreadName;
+use crate::python::objects::Heap;
+use crate::python::threads::{RawInterpreter, RawThread};
+use crate::snapshot::{EventLoop, Lock, Request, Task, Wait};
+use crate::target::facts::RawSyscall;
+use crate::target::memory::Addr;
+use crate::target::syscalls::{self, Arch};
+
+/// Everything that the rooms look at: one process, at one moment.
+pub struct Scene<'a> {
+    pub heap: &'a Heap<'a>,
+    pub python: &'a Python,
+    pub threads: Vec<ThreadScene<'a>>,
+    pub pid: i32,
+    reach: OnceCell<Reach>,
+    names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
+    variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
+}
+
+/// Variables of a code object, with their names read.
+struct Known {
+    names: Vec<String>,
+    variables: Variables,
+}
+
+pub struct ThreadScene<'a> {
+    pub raw: &'a RawThread,
+    /// Interpreter state it belongs to.
+    pub interp: Addr,
+    /// As our `/proc` numbers it.
+    pub tid: Option<i32>,
+    /// What `threading` knows of it.
+    pub known: Option<ThreadName>,
+    /// The call it sleeps in; `None` while it runs.
+    pub syscall: Option<RawSyscall>,
+    /// Innermost first; exactly the frames of the report, in their order.
+    pub frames: Vec<FrameScene<'a>>,
+}
+
+pub struct FrameScene<'a> {
+    pub raw: &'a RawFrame,
+    pub code: Rc<Code>,
+    /// Byte offset of the instruction it stands on.
+    pub offset: i64,
+}
+
+/// What the rooms have found out, by thread state.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub waits: FxHashMap<Addr, Wait>,
+    pub holds: FxHashMap<Addr, Vec<Lock>>,
+    pub loops: FxHashMap<Addr, EventLoop>,
+    pub requests: FxHashMap<Addr, Request>,
+    /// The task that a thread's event loop runs just now.
+    pub current: FxHashMap<Addr, Addr>,
+    pub tasks: Vec<Task>,
+    pub problems: Vec<String>,
+}
+
+/// Reads what each thread waits on and holds.
+pub fn read(scene: &Scene) -> Seen {
+    let mut seen = Seen::default();
+    // From the mechanism to the call that the application made: later rooms know better.
+    locks::read(scene, &mut seen);
+    threading::read(scene, &mut seen);
+    queue::read(scene, &mut seen);
+    futures::read(scene, &mut seen);
+    multiprocessing::read(scene, &mut seen);
+    importlib::read(scene, &mut seen);
+    seen
+}
+
+/// The frames of a thread as Python itself would show them: code that is readable, calls that have begun.
+pub fn visible<'a>(heap: &Heap, codes: &Codes, frames: &'a [RawFrame]) -> Vec<FrameScene<'a>> {
+    let show = |raw: &'a RawFrame| {
+        let code = codes.get(raw.code)?;
+        let offset = code.offset(heap, raw);
+        (!code.is_incomplete(raw, offset)).then(|| FrameScene { raw, code: Rc::clone(code), offset })
+    };
+    frames.iter().filter_map(show).collect()
+}
+
+impl<'a> Scene<'a> {
+    /// `tid` answers by thread state, `syscall` by tid.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        heap: &'a Heap<'a>,
+        python: &'a Python,
+        pid: i32,
+        codes: &Codes,
+        interpreters: &'a [RawInterpreter],
+        names: &FxHashMap<Addr, FxHashMap<u64, ThreadName>>,
+        tid: &dyn Fn(Addr) -> Option<i32>,
+        syscall: &dyn Fn(i32) -> Option<RawSyscall>,
+    ) -> Self {
+        let mut threads = Vec::new();
+        for interp in interpreters {
+            for raw in &interp.threads {
+                let tid = tid(raw.tstate);
+                threads.push(ThreadScene {
+                    raw,
+                    interp: interp.addr,
+                    tid,
+                    known: names.get(&interp.addr).and_then(|n| n.get(&raw.ident)).cloned(),
+                    syscall: tid.and_then(syscall),
+                    frames: visible(heap, codes, &raw.frames),
+                });
+            }
+        }
+        Scene {
+            heap,
+            python,
+            threads,
+            pid,
+            reach: OnceCell::new(),
+            names: RefCell::default(),
+            variables: RefCell::default(),
+        }
+    }
+
+    /// The value of a variable of a frame; cells are looked into.
+    pub fn local(&self, frame: &FrameScene, name: &str) -> Option<Addr> {
+        let known = self.variables(frame)?;
+        let i = known.names.iter().position(|n| n == name)?;
+        let slot = self.heap.words(frame.raw.addr + self.heap.layout.frame.locals + 8 * i as u64, 1)?[0];
+        known.variables.value(self.heap, i, slot)
+    }
+
+    /// All variables of a frame that hold an object: (name, object).
+    pub fn locals(&self, frame: &FrameScene) -> Vec<(String, Addr)> {
+        let Some(known) = self.variables(frame) else { return Vec::new() };
+        let at = frame.raw.addr + self.heap.layout.frame.locals;
+        let Some(slots) = self.heap.words(at, known.names.len()) else { return Vec::new() };
+        let value = |(i, slot): (usize, u64)| {
+            Some((known.names[i].clone(), known.variables.value(self.heap, i, slot)?))
+        };
+        slots.into_iter().enumerate().filter_map(value).collect()
+    }
+
+    /// The same without their names.
+    pub fn values(&self, frame: &FrameScene) -> Vec<Addr> {
+        let Some(known) = self.variables(frame) else { return Vec::new() };
+        let at = frame.raw.addr + self.heap.layout.frame.locals;
+        let Some(slots) = self.heap.words(at, known.names.len()) else { return Vec::new() };
+        let value = |(i, slot)| known.variables.value(self.heap, i, slot);
+        slots.into_iter().enumerate().filter_map(value).collect()
+    }
+
+    /// The slots of a frame's code, read once for each code object.
+    fn variables(&self, frame: &FrameScene) -> Option<Rc<Known>> {
+        let mut all = self.variables.borrow_mut();
+        let known = all.entry(frame.raw.code).or_insert_with(|| {
+            let variables = locals::variables(self.heap, frame.raw.code)?;
+            let name = |n: &Addr| self.heap.checked_str(*n).unwrap_or_default();
+            Some(Rc::new(Known { names: variables.names.iter().map(name).collect(), variables }))
+        });
+        known.clone()
+    }
+
+    /// Who else can reach an object, by (thread, frame).
+    pub fn reach(&self) -> &Reach {
+        self.reach.get_or_init(|| locks::reach(self))
+    }
+
+    /// `co_names` of a code object.
+    pub fn names(&self, code: Addr) -> Rc<Vec<String>> {
+        let mut known = self.names.borrow_mut();
+        Rc::clone(
+            known
+                .entry(code)
+                .or_insert_with(|| Rc::new(locks::names_of(self.heap, code).unwrap_or_default())),
+        )
+    }
+
+    /// The first argument, which methods call `self`.
+    pub fn receiver(&self, frame: &FrameScene) -> Option<Addr> {
+        self.local(frame, "self")
+    }
+
+    pub fn thread_by_ident(&self, ident: u64) -> Option<&ThreadScene<'a>> {
+        self.threads.iter().find(|t| t.raw.ident == ident)
+    }
+
+    /// The thread that a `threading.Thread` object stands for, while it lives.
+    pub fn thread_of(&self, object: Addr) -> Option<&ThreadScene<'a>> {
+        self.threads.iter().find(|t| t.known.as_ref().is_some_and(|k| k.object == object))
+    }
+}
+
+impl ThreadScene<'_> {
+    pub fn name(&self) -> Option<String> {
+        self.known.as_ref()?.name.clone()
+    }
+
+    /// The futex it sleeps on.
+    pub fn futex(&self) -> Option<Addr> {
+        syscalls::futex_address(Arch::HERE, &self.syscall?)
+    }
+
+    /// Name of the call it sleeps in.
+    pub fn call(&self) -> Option<&'static str> {
+        syscalls::name(Arch::HERE, self.syscall?.number)
+    }
+}
+
+impl FrameScene<'_> {
+    /// Whether this is `function` in a file that ends so (`/threading.py`): the standard library's
+    /// modules lie where the target keeps them.
+    pub fn is(&self, file_end: &str, functions: &[&str]) -> bool {
+        functions.contains(&self.code.name.as_str()) && self.in_file(file_end)
+    }
+
+    pub fn in_file(&self, file_end: &str) -> bool {
+        self.code.file.as_deref().is_some_and(|f| f.ends_with(file_end))
+    }
+
+    pub fn line(&self) -> Option<u32> {
+        self.code.line(self.offset)
+    }
+}

@@ -1,0 +1,132 @@
+//! `queue`: Queue and its kin, and the C-made SimpleQueue: size, limit, who would have to get or put.
+
+use serde_json::json;
+
+use super::locks::{self, Parked};
+use super::threading::{Found, others};
+use super::{FrameScene, Scene, Seen, ThreadScene};
+use crate::python::objects::Heap;
+use crate::snapshot::Certainty;
+use crate::target::memory::Addr;
+
+pub fn read(scene: &Scene, seen: &mut Seen) {
+    for thread in scene.threads.iter().filter(|t| t.syscall.is_some()) {
+        let of_queue = |(index, frame): (usize, &FrameScene)| of_frame(scene, thread, index, frame);
+        let found = thread
+            .frames
+            .iter()
+            .enumerate()
+            .take(6)
+            .take_while(|(_, f)| f.in_file("/threading.py") || f.in_file("/queue.py"))
+            .filter(|(_, f)| f.in_file("/queue.py"))
+            .find_map(of_queue)
+            .or_else(|| simple(scene, thread));
+        if let Some(found) = found {
+            seen.waits.insert(thread.raw.tstate, found.into_wait());
+        }
+    }
+}
+
+fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
+    let operation = match frame.code.name.as_str() {
+        o @ ("put" | "get" | "join") => o,
+        _ => return None,
+    };
+    let heap = scene.heap;
+    let object = scene.receiver(frame)?;
+    let ty = heap.type_of(object)?;
+    let class = ty.name.rsplit('.').next().unwrap_or("Queue").to_owned();
+    let [maxsize, queue, unfinished, shutdown] =
+        heap.attrs(object, ["maxsize", "queue", "unfinished_tasks", "is_shutdown"]);
+    let int = |v: Option<Addr>| v.and_then(|v| heap.int(v));
+    let size = heap.size(queue?)?;
+    let consumers = others(scene, thread, object, &["get", "get_nowait"]);
+    let producers = others(scene, thread, object, &["put", "put_nowait"]);
+    let on = match operation {
+        "put" => consumers.clone(),
+        "get" => producers.clone(),
+        _ => others(scene, thread, object, &["task_done"]),
+    };
+    let maxsize = int(maxsize).unwrap_or(0);
+    let described = if maxsize > 0 { format!("{class}(maxsize={maxsize})") } else { class };
+    let label = match locks::named_object(scene, thread, object) {
+        Some(name) => format!("{described} {name}"),
+        None => described,
+    };
+    Some(Found {
+        kind: "queue",
+        call: format!("queue.Queue.{operation}"),
+        frame: index,
+        object: Some(object),
+        label: Some(label),
+        on,
+        certainty: Certainty::Likely,
+        detail: json!({
+            "operation": operation, "size": size, "maxsize": maxsize, "unfinished": int(unfinished),
+            "shutdown": int(shutdown).map(|s| s != 0), "consumers": consumers, "producers": producers,
+        }),
+    })
+}
+
+/// `SimpleQueue.get` is C: the thread sleeps at the queue's own lock (up to 3.12) or parks at its
+/// address (3.13 on; Modules/_queuemodule.c).
+fn simple(scene: &Scene, thread: &ThreadScene) -> Option<Found> {
+    let heap = scene.heap;
+    let parked = locks::parked(scene, thread)?;
+    let (size, near) = locks::find_near(scene, thread, |object| simple_queue(heap, object, &parked))?;
+    let producers = others(scene, thread, near.object, &["put", "put_nowait"]);
+    let label = near.name.map_or_else(|| "SimpleQueue".into(), |n| format!("SimpleQueue {n}"));
+    Some(Found {
+        kind: "queue",
+        call: "queue.SimpleQueue.get".into(),
+        frame: near.frame,
+        object: Some(near.object),
+        label: Some(label),
+        on: producers.clone(),
+        certainty: Certainty::Proved,
+        detail: json!({
+            "operation": "get", "size": size, "maxsize": 0, "unfinished": null,
+            "consumers": [], "producers": producers,
+        }),
+    })
+}
+
+/// Number of items, if it is a SimpleQueue and this thread waits at it.
+fn simple_queue(heap: &Heap, object: Addr, parked: &Parked) -> Option<i64> {
+    if heap.type_of(object)?.name != "_queue.SimpleQueue" {
+        return None;
+    }
+    let body = object + heap.layout.object.size;
+    // 3.13 on: `has_threads_waiting` (what is parked at), then RingBuf { get_idx, items, …, num_items }
+    // behind it; before: lock, locked, lst, lst_pos.
+    if parked.is_at(body) {
+        return heap.mem.i64(body + 40).ok();
+    }
+    let lock = heap.ptr(body)?;
+    if !parked.is_at(lock) {
+        return None;
+    }
+    let (list, position) = (heap.ptr(body + 16)?, heap.mem.i64(body + 24).ok()?);
+    Some(heap.size(list)? - position)
+}
+
+/// Items of a SimpleQueue in order, at most `cap`.
+pub fn simple_items(heap: &Heap, object: Addr, cap: usize) -> Option<Vec<Addr>> {
+    if heap.type_of(object)?.name != "_queue.SimpleQueue" {
+        return None;
+    }
+    let body = object + heap.layout.object.size;
+    if heap.layout.minor >= 13 {
+        let word = |at| heap.mem.u64(body + at).ok();
+        let (get, items, room, count) = (word(16)?, word(24)?, word(32)?, word(40)?);
+        let count = (count as usize).min(cap);
+        let at = |i: u64| {
+            heap.mem.u64(items.checked_add((get.wrapping_add(i) % room.max(1)).checked_mul(8)?)?).ok()
+        };
+        return (0..count as u64).map(at).collect();
+    }
+    let (list, position) = (heap.ptr(body + 16)?, heap.mem.u64(body + 24).ok()? as usize);
+    let ty = heap.type_of(list).filter(|t| t.is_list())?;
+    let (items, _) = heap.items(list, &ty, position.saturating_add(cap))?;
+    Some(items.into_iter().skip(position).collect())
+}

@@ -1,0 +1,178 @@
+//! `threading`: conditions, events, semaphores, barriers, joins.
+//!
+//! Such a wait ends in a lock of the standard library's own, which has no holder: what counts is the
+//! call that the application made. So the frames are read from the innermost outwards, as long as they
+//! belong to the standard library's waiting code, and the outermost of them says what it is.
+
+use serde_json::json;
+
+use super::locks::{self, actor};
+use super::{FrameScene, Scene, Seen, ThreadScene};
+use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::target::memory::Addr;
+
+/// How a wait that was recognised by its frames is described.
+pub struct Found {
+    pub kind: &'static str,
+    pub call: String,
+    /// Index of the frame of that call.
+    pub frame: usize,
+    pub object: Option<Addr>,
+    pub label: Option<String>,
+    pub on: Vec<Actor>,
+    pub certainty: Certainty,
+    pub detail: serde_json::Value,
+}
+
+impl Found {
+    pub fn into_wait(self) -> Wait {
+        Wait {
+            kind: self.kind.into(),
+            address: self.object.map(Address),
+            label: self.label,
+            call: Some(self.call),
+            frame: Some(self.frame),
+            blocked_for: None,
+            deadline: None,
+            ends_in: None,
+            on: self.on,
+            certainty: self.certainty,
+            detail: self.detail,
+        }
+    }
+}
+
+pub fn read(scene: &Scene, seen: &mut Seen) {
+    for thread in scene.threads.iter().filter(|t| t.syscall.is_some()) {
+        for (index, frame) in thread.frames.iter().enumerate().take(6) {
+            if !frame.in_file("/threading.py") {
+                break;
+            }
+            if let Some(found) = of_frame(scene, thread, index, frame) {
+                // An outer frame of the same module knows better: Event.wait above Condition.wait.
+                seen.waits.insert(thread.raw.tstate, found.into_wait());
+            }
+        }
+    }
+}
+
+fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
+    if frame.code.name == "_shutdown" {
+        return Some(at_exit(scene, thread, index));
+    }
+    let object = scene.receiver(frame)?;
+    let heap = scene.heap;
+    let ty = heap.type_of(object)?;
+    let class = heap.type_name(&ty);
+    let name = locks::named_object(scene, thread, object);
+    let label = |what: &str| Some(name.as_ref().map_or_else(|| what.to_owned(), |n| format!("{what} {n}")));
+    let plain = class.rsplit('.').next().unwrap_or(&class).to_owned();
+    let found = |kind, method: &str, on: Vec<Actor>, certainty, detail| Found {
+        kind,
+        call: format!("threading.{plain}.{method}"),
+        frame: index,
+        object: Some(object),
+        label: label(&plain),
+        on,
+        certainty,
+        detail,
+    };
+    let count = |value: Option<Addr>| value.and_then(|v| heap.int(v));
+    match frame.code.name.as_str() {
+        "wait" if heap.is_a(&ty, "Condition") => {
+            let on = others(scene, thread, object, &["notify", "notify_all", "notifyAll"]);
+            let waiters = heap.attrs(object, ["_waiters"])[0].and_then(|w| heap.size(w));
+            Some(found("condition", "wait", on, Certainty::Likely, json!({ "waiters": waiters })))
+        }
+        "wait_for" if heap.is_a(&ty, "Condition") => {
+            let on = others(scene, thread, object, &["notify", "notify_all", "notifyAll"]);
+            Some(found("condition", "wait_for", on, Certainty::Likely, json!({})))
+        }
+        "wait" if heap.is_a(&ty, "Event") => {
+            let on = others(scene, thread, object, &["set"]);
+            let flag = heap.attrs(object, ["_flag"])[0].and_then(|f| heap.int(f)).map(|f| f != 0);
+            Some(found("event", "wait", on, Certainty::Likely, json!({ "set": flag })))
+        }
+        "wait" | "_wait" | "_enter" if heap.is_a(&ty, "Barrier") => {
+            let [parties, here] = heap.attrs(object, ["_parties", "_count"]);
+            let detail = json!({ "parties": count(parties), "waiting": count(here) });
+            Some(found("barrier", "wait", Vec::new(), Certainty::Likely, detail))
+        }
+        "acquire" | "__enter__" if heap.is_a(&ty, "Semaphore") => {
+            let [value, initial] = heap.attrs(object, ["_value", "_initial_value"]);
+            let detail = json!({ "value": count(value), "max": count(initial) });
+            let on = others(scene, thread, object, &["release"]);
+            Some(found("semaphore", "acquire", on, Certainty::Likely, detail))
+        }
+        "join" | "_wait_for_tstate_lock" | "_join_os_thread" if heap.is_a(&ty, "Thread") => {
+            Some(join(scene, thread, index, object))
+        }
+        _ => None,
+    }
+}
+
+/// A join: the thread object names its thread.
+fn join(scene: &Scene, thread: &ThreadScene, index: usize, object: Addr) -> Found {
+    let heap = scene.heap;
+    let target = scene.thread_of(object);
+    let name = heap.attrs(object, ["_name"])[0].and_then(|n| heap.checked_str(n));
+    let on = target.map(|t| actor(scene, t)).into_iter().collect();
+    let _ = thread;
+    Found {
+        kind: "thread",
+        call: "threading.Thread.join".into(),
+        frame: index,
+        object: Some(object),
+        label: Some(name.clone().map_or_else(|| "a thread".into(), |n| format!("thread {n}"))),
+        on,
+        certainty: if target.is_some() { Certainty::Proved } else { Certainty::Likely },
+        detail: json!({ "name": name, "alive": target.is_some() }),
+    }
+}
+
+/// The interpreter ends and waits for threads that are no daemons: all that are left, and first, where
+/// its lock proves it, the one that is joined just now.
+fn at_exit(scene: &Scene, thread: &ThreadScene, index: usize) -> Found {
+    let parked = locks::parked(scene, thread);
+    let is_joined = |t: &&ThreadScene| {
+        let own = t.known.as_ref().and_then(|k| scene.heap.attrs(k.object, ["_tstate_lock"])[0]);
+        let lock = own.and_then(|l| locks::lock(scene.heap, l));
+        parked.zip(lock).is_some_and(|(parked, lock)| parked.is_at(lock.key))
+    };
+    let left = |t: &&ThreadScene| {
+        t.raw.tstate != thread.raw.tstate
+            && t.known.as_ref().is_some_and(|k| k.daemon == Some(false) && !k.main)
+    };
+    let joined = scene.threads.iter().find(is_joined);
+    let mut on: Vec<Actor> = joined.iter().map(|t| actor(scene, t)).collect();
+    let rest =
+        scene.threads.iter().filter(left).filter(|t| joined.is_none_or(|j| j.raw.tstate != t.raw.tstate));
+    on.extend(rest.map(|t| actor(scene, t)));
+    Found {
+        kind: "thread",
+        call: "threading._shutdown".into(),
+        frame: index,
+        object: None,
+        label: Some("threads that are no daemons".into()),
+        certainty: if joined.is_some() || on.len() == 1 { Certainty::Proved } else { Certainty::Likely },
+        detail: json!({ "name": on.first().and_then(|a| a.thread.clone()), "alive": !on.is_empty(), "exit": true }),
+        on,
+    }
+}
+
+/// Threads other than this one whose frames can reach the object and speak of one of these methods: who
+/// may end the wait. None of that is proven.
+pub fn others(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str]) -> Vec<Actor> {
+    let Some(frames) = scene.reach().get(&object) else { return Vec::new() };
+    let mut found: Vec<u32> = Vec::new();
+    for (t, f) in frames {
+        let other = &scene.threads[*t as usize];
+        if other.raw.tstate != thread.raw.tstate
+            && !found.contains(t)
+            && locks::speaks_of(scene, &other.frames[*f as usize], methods)
+        {
+            found.push(*t);
+        }
+    }
+    found.into_iter().map(|t| actor(scene, &scene.threads[t as usize])).collect()
+}
