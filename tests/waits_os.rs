@@ -90,17 +90,8 @@ fn waits_by_system_call_are_what_the_program_says() {
 
 // ---------------------------------------------------------------- requests
 
-const FRAMEWORKS: [&str; 9] = [
-    "flask",
-    "django",
-    "asgi",
-    "starlette",
-    "fastapi",
-    "fastapi_sync",
-    "aiohttp",
-    "tornado",
-    "gunicorn",
-];
+const FRAMEWORKS: [&str; 9] =
+    ["flask", "django", "asgi", "starlette", "fastapi", "fastapi_sync", "aiohttp", "tornado", "gunicorn"];
 
 fn request_is_true(interpreter: &Interpreter, kind: &str) -> Outcome {
     let program = Program::start(interpreter, "web.py", &[kind])?;
@@ -109,8 +100,7 @@ fn request_is_true(interpreter: &Interpreter, kind: &str) -> Outcome {
     // gunicorn's request is served by a child.
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).map_err(|e| e.to_string())?;
     let pid = status.lines().find_map(|l| l.strip_prefix("Tgid:")?.trim().parse().ok()).ok_or("no Tgid")?;
-    for (extra, path) in
-        [(&[][..], "/news/stream?***"), (&["--show-secrets"][..], "/news/stream?token=abc")]
+    for (extra, path) in [(&[][..], "/news/stream?***"), (&["--show-secrets"][..], "/news/stream?token=abc")]
     {
         let report = dump_json(pid, extra)?;
         let threads = list(process(&report, pid)?, "threads");

@@ -232,7 +232,8 @@ fn settle_activity(thread: &mut Thread, tstate: Addr, seen: &Seen, gil: Option<&
 /// request and any event loop.
 fn is_idle(thread: &Thread) -> bool {
     let Some(wait) = &thread.waits_on else { return false };
-    let is_busy = thread.request.is_some() || thread.event_loop.as_ref().is_some_and(|l| l.state == "blocked");
+    let is_busy =
+        thread.request.is_some() || thread.event_loop.as_ref().is_some_and(|l| l.state == "blocked");
     match wait.kind.as_str() {
         "queue" => {
             let size = wait.detail.get("size").and_then(serde_json::Value::as_i64);

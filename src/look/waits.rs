@@ -7,12 +7,13 @@ use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::mask;
-use crate::snapshot::{Actor, Socket, Wait};
+use crate::snapshot::{Actor, Wait};
 use crate::stdlib::Seen;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
 use crate::target::facts::{FdFacts, FdKind, ProcessFacts, ThreadFacts};
 use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
 use crate::target::memory::Addr;
+use crate::target::net;
 
 /// How long the descriptors of other processes may be searched for the other ends.
 const SEARCH: Duration = Duration::from_millis(30);
@@ -20,15 +21,14 @@ const SEARCH: Duration = Duration::from_millis(30);
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
     let mut wanted: Vec<Wanted> = Vec::new();
-    let mut want = |fd: i32, other_end: bool, lock: Option<LockCall>| {
-        match wanted.iter_mut().find(|w| w.fd == fd) {
+    let mut want =
+        |fd: i32, other_end: bool, lock: Option<LockCall>| match wanted.iter_mut().find(|w| w.fd == fd) {
             Some(known) => {
                 known.other_end |= other_end;
                 known.lock = known.lock.or(lock);
             }
             None => wanted.push(Wanted { fd, other_end, lock }),
-        }
-    };
+        };
     for os in seen.os.values() {
         let search = !os.for_work;
         match &os.on {
@@ -142,7 +142,8 @@ impl Join<'_> {
             On::Pidfd { fd } => self.child(wait, self.fd(*fd).and_then(|f| f.pid)),
             On::Path { path } => {
                 // fs/pipe.c: the opening of a FIFO waits for its other end.
-                let fifo = |t: &ThreadFacts| matches!(t.os.wchan.as_deref(), Some("wait_for_partner" | "fifo_open"));
+                let fifo =
+                    |t: &ThreadFacts| matches!(t.os.wchan.as_deref(), Some("wait_for_partner" | "fifo_open"));
                 if thread.is_some_and(fifo) {
                     wait.kind = "pipe".into();
                     wait.label = Some(path.clone());
@@ -157,17 +158,8 @@ impl Join<'_> {
     fn one(&self, wait: &mut Wait, facts: &FdFacts, operation: &str) {
         match facts.kind {
             FdKind::Socket => {
-                let mut socket = facts.socket.clone().unwrap_or_else(|| Socket {
-                    fd: facts.fd,
-                    family: None,
-                    local: None,
-                    peer: None,
-                    tcp_state: None,
-                    recv_queue: None,
-                    send_queue: None,
-                    timeout: None,
-                    peer_process: None,
-                });
+                let unknown = || net::socket(facts.fd, None);
+                let mut socket = facts.socket.clone().unwrap_or_else(unknown);
                 socket.timeout = wait.detail["timeout"].as_f64();
                 if let Some(peer) = &mut socket.peer_process {
                     peer.command = self.command(&peer.command);
@@ -214,7 +206,10 @@ impl Join<'_> {
             }
         }
         // Neither read nor write says how long.
-        if wait.deadline.is_none() && matches!(wait.kind.as_str(), "socket" | "pipe") && matches!(operation, "read" | "write") {
+        if wait.deadline.is_none()
+            && matches!(wait.kind.as_str(), "socket" | "pipe")
+            && matches!(operation, "read" | "write")
+        {
             wait.deadline = Some("none".into());
         }
     }

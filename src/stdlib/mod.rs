@@ -180,7 +180,9 @@ impl<'a> Scene<'a> {
         let Some(known) = self.variables(frame) else { return Vec::new() };
         let at = frame.raw.addr + self.heap.layout.frame.locals;
         let Some(slots) = self.heap.words(at, known.names.len()) else { return Vec::new() };
-        let value = |(i, slot): (usize, u64)| Some((known.names[i].clone(), known.variables.value(self.heap, i, slot)?));
+        let value = |(i, slot): (usize, u64)| {
+            Some((known.names[i].clone(), known.variables.value(self.heap, i, slot)?))
+        };
         slots.into_iter().enumerate().filter_map(value).collect()
     }
 

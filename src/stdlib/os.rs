@@ -46,15 +46,31 @@ pub struct OsWait {
 #[derive(Clone, Debug, PartialEq)]
 pub enum On {
     /// One descriptor, and what is done with it.
-    Fd { fd: i32, operation: &'static str },
+    Fd {
+        fd: i32,
+        operation: &'static str,
+    },
     /// Several, with their `POLL…` bits.
-    Poll { fds: Vec<(i32, u16)> },
-    Epoll { fd: i32 },
-    FileLock { fd: i32, call: LockCall },
+    Poll {
+        fds: Vec<(i32, u16)>,
+    },
+    Epoll {
+        fd: i32,
+    },
+    FileLock {
+        fd: i32,
+        call: LockCall,
+    },
     /// A child by the number that the target gives it; `None`: any.
-    Child { pid: Option<i32> },
-    Pidfd { fd: i32 },
-    Path { path: String },
+    Child {
+        pid: Option<i32>,
+    },
+    Pidfd {
+        fd: i32,
+    },
+    Path {
+        path: String,
+    },
     Sleep,
     Other,
 }
@@ -150,7 +166,9 @@ impl Room<'_, '_> {
         let on = self.on(name, call, &mut wait);
         let for_work = match &on {
             On::Epoll { .. } | On::Poll { .. } => self.is_loop(),
-            On::Fd { operation, .. } => *operation == "accept" || self.is_loop() || self.is_between_requests(),
+            On::Fd { operation, .. } => {
+                *operation == "accept" || self.is_loop() || self.is_between_requests()
+            }
             _ => false,
         };
         (wait.call, wait.frame) = self.call(&on, name);
@@ -184,9 +202,8 @@ impl Room<'_, '_> {
             "write" | "writev" | "pwrite64" | "pwritev" | "sendfile" => {
                 On::Fd { fd: int(0), operation: "write" }
             }
-            "fsync" | "fdatasync" | "syncfs" | "fallocate" | "ftruncate" | "fstat" | "getdents64" | "close" => {
-                On::Fd { fd: int(0), operation: "sync" }
-            }
+            "fsync" | "fdatasync" | "syncfs" | "fallocate" | "ftruncate" | "fstat" | "getdents64"
+            | "close" => On::Fd { fd: int(0), operation: "sync" },
             "openat" | "newfstatat" | "unlinkat" | "mkdirat" | "statx" => self.path(a[1], wait),
             "open" | "stat" | "lstat" | "unlink" | "mkdir" | "rmdir" | "rename" => self.path(a[0], wait),
             "flock" => self.file_lock(int(0), LockCall::Flock, wait),
@@ -262,9 +279,7 @@ impl Room<'_, '_> {
     fn poll_set(&self, at: Addr, count: u64) -> Option<Vec<(i32, u16)>> {
         let count = (count as usize).min(MAX_POLLED);
         let bytes = self.scene.heap.mem.bytes(at, 8 * count).ok()?;
-        let one = |c: &[u8]| {
-            (i32::from_le_bytes([c[0], c[1], c[2], c[3]]), u16::from_le_bytes([c[4], c[5]]))
-        };
+        let one = |c: &[u8]| (i32::from_le_bytes([c[0], c[1], c[2], c[3]]), u16::from_le_bytes([c[4], c[5]]));
         Some(bytes.chunks_exact(8).map(one).filter(|(fd, _)| *fd >= 0).collect())
     }
 
@@ -296,7 +311,8 @@ impl Room<'_, '_> {
         let pid = i32::try_from(self.scene.heap.int(pid?)?).ok()?;
         wait.kind = "process".into();
         wait.label = None;
-        let timed = self.scene.local(frame, "endtime").filter(|end| self.type_name(*end) == Some("float".into()));
+        let timed =
+            self.scene.local(frame, "endtime").filter(|end| self.type_name(*end) == Some("float".into()));
         let left = timed.and_then(|end| Some(self.scene.heap.float(end)? - self.scene.now.monotonic?));
         if let Some(left) = left.filter(|left| left.is_finite()) {
             (wait.deadline, wait.ends_in) = (Some("at".into()), Some(left.max(0.0)));
@@ -367,7 +383,9 @@ impl Room<'_, '_> {
             }
         }
         let call = match on {
-            On::Sleep if matches!(name, "clock_nanosleep" | "nanosleep" | "select" | "pselect6") => "time.sleep",
+            On::Sleep if matches!(name, "clock_nanosleep" | "nanosleep" | "select" | "pselect6") => {
+                "time.sleep"
+            }
             On::FileLock { call: LockCall::Flock, .. } => "fcntl.flock",
             On::FileLock { .. } => "fcntl.lockf",
             On::Poll { .. } if matches!(name, "select" | "pselect6") => "select.select",
@@ -413,9 +431,25 @@ impl Room<'_, '_> {
     /// The selector of an event loop or a server: what runs is a loop that has nothing to do.
     fn is_loop(&self) -> bool {
         const LOOPS: [&str; 19] = [
-            "/asyncio/", "/uvloop/", "/tornado/", "/trio/", "/gevent/", "/eventlet/", "/curio/", "/twisted/",
-            "/gunicorn/", "/waitress/", "/cheroot/", "/uwsgi/", "/kombu/", "/celery/", "/zmq/", "/socketserver.py",
-            "/asyncore.py", "/wsgiref/", "/meinheld/",
+            "/asyncio/",
+            "/uvloop/",
+            "/tornado/",
+            "/trio/",
+            "/gevent/",
+            "/eventlet/",
+            "/curio/",
+            "/twisted/",
+            "/gunicorn/",
+            "/waitress/",
+            "/cheroot/",
+            "/uwsgi/",
+            "/kombu/",
+            "/celery/",
+            "/zmq/",
+            "/socketserver.py",
+            "/asyncore.py",
+            "/wsgiref/",
+            "/meinheld/",
         ];
         let by_selector = |f: &&FrameScene| f.in_file("/selectors.py");
         let Some(caller) = self.thread.frames.iter().find(|f| !by_selector(f)) else { return false };
@@ -427,7 +461,9 @@ impl Room<'_, '_> {
         let frames = &self.thread.frames;
         let outside = frames.iter().find(|f| !f.in_file("/socket.py") && !f.in_file("/ssl.py"));
         // What follows the first line is read by `parse_request`.
-        outside.is_some_and(|f| f.is("/http/server.py", &["handle_one_request"]) || f.is("/wsgiref/simple_server.py", &["handle"]))
+        outside.is_some_and(|f| {
+            f.is("/http/server.py", &["handle_one_request"]) || f.is("/wsgiref/simple_server.py", &["handle"])
+        })
     }
 }
 

@@ -140,11 +140,13 @@ fn at_exit(scene: &Scene, thread: &ThreadScene, index: usize) -> Found {
         parked.zip(lock).is_some_and(|(parked, lock)| parked.is_at(lock.key))
     };
     let left = |t: &&ThreadScene| {
-        t.raw.tstate != thread.raw.tstate && t.known.as_ref().is_some_and(|k| k.daemon == Some(false) && !k.main)
+        t.raw.tstate != thread.raw.tstate
+            && t.known.as_ref().is_some_and(|k| k.daemon == Some(false) && !k.main)
     };
     let joined = scene.threads.iter().find(is_joined);
     let mut on: Vec<Actor> = joined.iter().map(|t| actor(scene, t)).collect();
-    let rest = scene.threads.iter().filter(left).filter(|t| joined.is_none_or(|j| j.raw.tstate != t.raw.tstate));
+    let rest =
+        scene.threads.iter().filter(left).filter(|t| joined.is_none_or(|j| j.raw.tstate != t.raw.tstate));
     on.extend(rest.map(|t| actor(scene, t)));
     Found {
         kind: "thread",

@@ -26,8 +26,25 @@ const BY_SELF: [(&str, &str, &str); 6] = [
 
 /// The most specific first: what people call the thing that they run.
 const FRAMEWORKS: [&str; 19] = [
-    "fastapi", "starlette", "django", "flask", "aiohttp", "tornado", "sanic", "quart", "litestar", "falcon", "bottle",
-    "pyramid", "cherrypy", "werkzeug", "uvicorn", "hypercorn", "gunicorn", "waitress", "wsgiref",
+    "fastapi",
+    "starlette",
+    "django",
+    "flask",
+    "aiohttp",
+    "tornado",
+    "sanic",
+    "quart",
+    "litestar",
+    "falcon",
+    "bottle",
+    "pyramid",
+    "cherrypy",
+    "werkzeug",
+    "uvicorn",
+    "hypercorn",
+    "gunicorn",
+    "waitress",
+    "wsgiref",
 ];
 
 pub fn read(scene: &Scene, seen: &mut Seen) {
@@ -77,7 +94,8 @@ impl Room<'_, '_> {
 
     fn of_frame(&self, frame: &FrameScene) -> Option<Request> {
         let file = frame.code.file.as_deref()?;
-        let by_self = BY_SELF.iter().find(|(path, function, _)| frame.code.name == *function && file.contains(path));
+        let by_self =
+            BY_SELF.iter().find(|(path, function, _)| frame.code.name == *function && file.contains(path));
         self.variables(frame, by_self.map(|b| b.2))
     }
 
@@ -120,7 +138,8 @@ impl Room<'_, '_> {
         if !ty.is_heap_type() {
             return None;
         }
-        let mut attributes = heap.attrs(obj, ["scope", "environ", "method", "path", "_method", "_message", "uri", "_rel_url"]);
+        let mut attributes =
+            heap.attrs(obj, ["scope", "environ", "method", "path", "_method", "_message", "uri", "_rel_url"]);
         if attributes.iter().all(Option::is_none) {
             // aiohttp's request keeps its attributes in slots on some versions.
             for (name, value) in heap.slots(obj, 64) {

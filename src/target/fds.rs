@@ -162,7 +162,10 @@ struct Search {
 enum Way {
     Any,
     /// Whoever can do the opposite of what we have it open for.
-    Opposite { we_read: bool, we_write: bool },
+    Opposite {
+        we_read: bool,
+        we_write: bool,
+    },
     /// The other side of the terminal `/dev/pts/N`.
     Terminal(u64),
 }
@@ -302,7 +305,9 @@ fn blocker(text: &[u8], waiter: i32, inode: u64, call: LockCall) -> Option<(Stri
     for line in text.split(|&b| b == b'\n') {
         let mut words = parse::words(line).skip(1).peekable();
         let waits = words.next_if_eq(&b"->".as_slice()).is_some();
-        let (Some(kind), Some(pid), Some(place)) = (words.next(), words.nth(2), words.next()) else { continue };
+        let (Some(kind), Some(pid), Some(place)) = (words.next(), words.nth(2), words.next()) else {
+            continue;
+        };
         let pid = parse::signed(pid).map(|p| p as i32);
         if !waits {
             let kind = String::from_utf8_lossy(kind).to_lowercase();
