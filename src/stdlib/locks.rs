@@ -16,6 +16,8 @@ use crate::target::memory::Addr;
 
 /// How many of the innermost frames are searched for the object that a thread waits on.
 const NEAR: usize = 8;
+/// How deep managers may be made of each other.
+const MAX_NESTING: u32 = 16;
 /// Most attributes of one object that are looked at in such a search.
 const MAX_ATTRIBUTES: usize = 256;
 
@@ -240,10 +242,10 @@ fn with_line(heap: &Heap, frame: &FrameScene, exit: &Exit) -> Option<u32> {
     }
 }
 
-/// From a context manager to the locks that it stands for (3 levels: a manager in an ExitStack in a
-/// generator).
+/// From a context manager to the locks that it stands for: a manager may be made of a generator that is
+/// inside of another one, or of an ExitStack.
 fn of_manager(heap: &Heap, manager: Addr, depth: u32) -> Vec<LockObject> {
-    if depth > 3 {
+    if depth > MAX_NESTING {
         return Vec::new();
     }
     if let Some(lock) = lock(heap, manager) {
