@@ -42,6 +42,8 @@ pub enum Command {
     Ps(Ps),
     /// Show the stacks of all threads, and what is wrong above them
     Dump(Dump),
+    /// Show asyncio tasks and what each awaits, as a tree
+    Tasks(Tasks),
     /// Start a small stuck asyncio server with the python3 on PATH, and look into it
     Demo(Demo),
     /// Print the completions for a shell
@@ -155,6 +157,36 @@ impl Dump {
             no_findings: self.no_findings,
             save: self.save.is_some(),
         }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Tasks {
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Show the tasks of what `dump --save FILE` kept
+    #[arg(long, value_name = "FILE", conflicts_with = "targets")]
+    pub capture: Option<PathBuf>,
+    /// As JSON: the whole report
+    #[arg(short, long)]
+    pub json: bool,
+    /// Show every task of those that stand alike
+    #[arg(long)]
+    pub all: bool,
+    /// Count this installed package as the application's own code; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub app: Vec<String>,
+    /// Do not mask what looks like a secret (password, token, cookie, …)
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Show paths whole
+    #[arg(long)]
+    pub full_filenames: bool,
+}
+
+impl Tasks {
+    pub fn look_options(&self) -> look::Options {
+        look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
     }
 }
 

@@ -94,7 +94,8 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
     Looked { snapshot, capture, unread }
 }
 
-fn replay(file: &Path, options: &Options) -> anyhow::Result<(Snapshot, ExitCode)> {
+/// The snapshot that a capture file holds.
+pub fn replay(file: &Path, options: &Options) -> anyhow::Result<(Snapshot, ExitCode)> {
     let name = file.display();
     let input = File::open(file).with_context(|| format!("cannot open the capture {name}"))?;
     let capture = Capture::read(&mut BufReader::new(input)).map_err(|e| match e {

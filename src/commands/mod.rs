@@ -12,6 +12,7 @@ pub mod dump;
 pub mod man;
 pub mod ps;
 pub mod schema;
+pub mod tasks;
 
 /// Some target could not be read as asked.
 pub const UNREAD: u8 = 3;

@@ -75,7 +75,8 @@ impl CapturedProcess {
     ) -> Self {
         let memory = memory.recorded();
         let mut sources: BTreeMap<String, CapturedSource> = BTreeMap::new();
-        for frame in process.threads.iter().flat_map(|t| &t.frames) {
+        let of_tasks = process.tasks.iter().flat_map(|t| &t.frames);
+        for frame in process.threads.iter().flat_map(|t| &t.frames).chain(of_tasks) {
             let Some(file) = &frame.file else { continue };
             let source = sources.entry(file.clone()).or_default();
             source.path = frame.path.clone();

@@ -100,7 +100,7 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         waits: !options.no_findings,
     }
     .read();
-    let now = window::now();
+    let now = if stacks.now.monotonic.is_some() { stacks.now } else { window::now() };
     (facts.monotonic, facts.realtime) = (now.monotonic, now.realtime);
     log::debug!("{pid}: stacks after {:?}, {} attempts", began.elapsed(), stacks.attempts);
 

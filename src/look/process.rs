@@ -123,7 +123,9 @@ pub fn of_stacks(
     }
 
     let mut codes = std::mem::take(&mut stacks.codes);
-    let all_frames = || stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
+    let of_tasks = || stacks.seen.task_frames.values().flatten();
+    let all_frames =
+        || stacks.interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).chain(of_tasks());
     codes.load(heap, all_frames().map(|f| f.code));
     let mut modules = Modules::load(heap, all_frames().map(|f| f.globals));
 
@@ -143,6 +145,7 @@ pub fn of_stacks(
             .iter()
             .flat_map(|i| &i.threads)
             .flat_map(|t| &t.frames)
+            .chain(of_tasks())
             .any(|f| resolver.is_user(f))
         && let Some(package) = stacks.interpreters.last().and_then(|i| app::of_main(heap, i.addr))
     {
@@ -183,6 +186,11 @@ pub fn of_stacks(
     );
     process.threads = threads;
     process.tasks = stacks.seen.tasks.clone();
+    for task in &mut process.tasks {
+        let frames = stacks.seen.task_frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
+        let shown = stdlib::visible(heap, &codes, frames);
+        task.frames = shown.iter().map(|f| resolver.frame(f)).collect();
+    }
     process.problems.extend(stacks.seen.problems.iter().cloned());
     process
 }

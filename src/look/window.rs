@@ -54,6 +54,8 @@ pub struct Stacks {
     pub seen: Seen,
     /// Where each task stood during the accepted attempt.
     pub standings: FxHashMap<i32, Standing>,
+    /// The clocks when `seen` was read.
+    pub now: Now,
     pub problems: Vec<String>,
     pub attempts: usize,
 }
@@ -189,6 +191,8 @@ impl Window<'_> {
             let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
             let call = |tid| before.get(&tid)?.doing.syscall();
             let names = &mut stacks.names;
+            let moment = now();
+            stacks.now = moment;
             stacks.seen = read_waits(
                 &heap,
                 self.python,
@@ -198,7 +202,7 @@ impl Window<'_> {
                 &interpreters,
                 &tid,
                 &call,
-                now(),
+                moment,
             );
         }
 
@@ -357,7 +361,7 @@ pub fn read_waits(
     codes.load(heap, interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).map(|f| f.code));
     *names = interpreters.iter().map(|i| (i.addr, names::of_interpreter(heap, i.addr))).collect();
     let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall, now);
-    stdlib::read(&scene)
+    stdlib::read(&scene, codes)
 }
 
 pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {

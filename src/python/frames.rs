@@ -69,6 +69,11 @@ pub fn walk(heap: &Heap, thread: &mut RawThread) {
     thread.complete = true;
 }
 
+/// One frame, wherever it belongs to: of a suspended coroutine, too.
+pub fn at(heap: &Heap, addr: Addr) -> Option<RawFrame> {
+    read(heap, addr).map(|(frame, _)| frame)
+}
+
 fn read(heap: &Heap, addr: Addr) -> Option<(RawFrame, Addr)> {
     let f = &heap.layout.frame;
     // One copy of the head: its fields are of one moment then.

@@ -18,6 +18,7 @@ pub struct Layout {
     pub instance_dict: InstanceDict,
     pub int_form: IntForm,
     pub str_state: StrState,
+    pub gen_states: GenStates,
     pub runtime: Runtime,
     pub interp: Interp,
     pub gil: GilStruct,
@@ -41,6 +42,8 @@ pub struct Layout {
     pub method: Method,
     pub generator: Generator,
     pub module: Module,
+    pub task: Task,
+    pub asyncio: Asyncio,
 }
 
 /// What a frame is.
@@ -93,6 +96,19 @@ pub enum StrState {
     BitsAfterInterned,
 }
 
+/// What a generator (coroutine, asynchronous generator) says of where it stands: `gi_frame_state` from
+/// 3.11 on, `f_state` of its frame in 3.10. Before, only `gi_running` tells (Include/internal/pycore_frame.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct GenStates {
+    pub created: i8,
+    pub suspended: i8,
+    /// Suspended in `await` or `yield from`; `None` where only the bytecode tells.
+    pub awaiting: Option<[i8; 2]>,
+    pub executing: i8,
+    /// Which slot, counted down from the top of the value stack, holds what is awaited.
+    pub awaited_slot: u64,
+}
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? })*) => {$(
         $(#[$doc])*
@@ -117,7 +133,7 @@ offsets! {
                   datastack_chunk, datastack_top, dict, state }
     /// `PyFrameObject` or `_PyInterpreterFrame`. `lasti` is `f_lasti`, `prev_instr` or `instr_ptr`.
     Frame { previous, code, globals, lasti, locals, stack_pointer, value_stack, block_count, block_stack,
-            owner, tlbc_index }
+            owner, tlbc_index, state }
     /// `PyCodeObject`. `bytecode` is the bytes object `co_code` up to 3.10, the code itself after.
     Code { size, argcount, kwonlyargcount, flags, stacksize, firstlineno, firsttraceable, nlocals, nlocalsplus,
            bytecode, tlbc, exceptiontable, consts, names, localsplusnames, localspluskinds, cellvars,
@@ -136,11 +152,17 @@ offsets! {
     /// `PyDictKeysObject`. Up to 3.10 `log2_size` is `dk_size`, the number of slots itself.
     DictKeys { log2_size, log2_index_bytes, kind, nentries, indices }
     DictValues { values }
-    Function { code }
+    Function { code, closure }
     Cell { value }
     Method { func, self_ }
-    Generator { frame, state }
+    /// `running` is `gi_running` (up to 3.9).
+    Generator { frame, state, qualname, running }
     Module { dict }
+    /// `TaskObj` of `_asyncio`; its head is `FutureObj` (Modules/_asynciomodule.c).
+    Task { event_loop, callback, callbacks, state, fut_waiter, coro, name, awaited_by, awaited_by_is_set, node }
+    /// What the interpreter itself keeps for asyncio (3.13 on). Those of a thread are counted from the end
+    /// of its `PyThreadState`, which grew within 3.13 and 3.14.
+    Asyncio { running_loop, running_task, thread_tasks, interp_tasks }
 }
 
 impl Layout {

@@ -25,8 +25,13 @@ pub struct Located {
     pub how: String,
     /// `Py_Version` (3.11 on), a `sys.hexversion`.
     pub hexversion: Option<u32>,
+    /// `_Py_HashSecret`.
+    pub hash_secret: Option<Addr>,
     /// The minor version that the name of the image speaks of.
     pub named_minor: Option<u32>,
+    /// Where `_asyncio` says how its tasks are laid out (3.14 on).
+    #[serde(default)]
+    pub asyncio: Option<Addr>,
 }
 
 /// One image: the mappings of one file.
@@ -98,7 +103,9 @@ fn by_dynamic_symbol(mem: &dyn Memory, image: &Image, tried: &RefCell<Tried>) ->
         image: image.name.to_owned(),
         how: "dynamic symbol".into(),
         hexversion,
+        hash_secret: mapped.symbol("_Py_HashSecret"),
         named_minor: named_minor(image.name),
+        asyncio: None,
     })
 }
 
@@ -125,7 +132,9 @@ fn by_file(image: &Image, open: OpenImage, tried: &RefCell<Tried>) -> Option<Loc
         image: image.name.to_owned(),
         how: how.into(),
         hexversion: None,
+        hash_secret: file.symbol("_Py_HashSecret").map(|s| image.first.start.wrapping_add(s)),
         named_minor: named_minor(image.name),
+        asyncio: None,
     })
 }
 
@@ -142,7 +151,9 @@ fn by_scan(mem: &dyn Memory, maps: &[Mapping], image: &Image, tried: &RefCell<Tr
         image: image.name.to_owned(),
         how: "scan".into(),
         hexversion: None,
+        hash_secret: None,
         named_minor: minor,
+        asyncio: None,
     };
     for (start, size) in &mapped.data {
         let size = (*size).min(MAX_SCAN);

@@ -1,8 +1,10 @@
 //! What the bytes of a CPython process mean.
 
 pub mod app;
+pub mod asyncio;
 pub mod code;
 pub mod frames;
+pub mod hash;
 pub mod layout;
 pub mod lines;
 pub mod locals;
@@ -19,10 +21,9 @@ pub mod tids;
 
 use std::cell::RefCell;
 
-use serde::{Deserialize, Serialize};
-
 use crate::target::maps::Mapping;
 use crate::target::memory::{Addr, Memory};
+use hash::StrHash;
 use layout::Layout;
 use locate::{Located, OpenImage};
 use objects::Heap;
@@ -34,18 +35,8 @@ pub struct Python {
     pub runtime: Addr,
     pub layout: Layout,
     pub sys: SysInfo,
+    hash: Option<StrHash>,
     pub located: Located,
-    /// Which column of the tables, for captures.
-    pub table: TableKey,
-}
-
-/// Names a layout: how to arrive at it again over the same memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TableKey {
-    /// Decoded from the runtime's own debug offsets.
-    DebugOffsets,
-    /// The const table of this minor version.
-    Table(u32),
 }
 
 /// The steps that failed, and in which images: most fail for the same reason in all of them.
@@ -101,7 +92,13 @@ impl Python {
         let tried = RefCell::new(Tried::default());
         for located in locate::candidates(mem, maps, executable, open, &tried) {
             match Python::understand(mem, &located) {
-                Ok(python) => return Ok(python),
+                Ok(mut python) => {
+                    if python.layout.task.node != layout::NONE {
+                        python.located.asyncio = asyncio::locate(maps, &python.located.image, open);
+                        python.overlay_asyncio(mem);
+                    }
+                    return Ok(python);
+                }
                 Err(why) => tried.borrow_mut().note(&located.image, format!("{}: {why}", located.how)),
             }
         }
@@ -113,14 +110,16 @@ impl Python {
         let runtime = located.runtime;
         match offsets::decode(mem, runtime) {
             Ok((layout, hexversion)) => {
-                let sys = prove(mem, &layout, runtime)?;
+                let (sys, hash) = prove(mem, &layout, located)?;
                 if sys.hexversion != hexversion {
                     return Err(format!(
                         "its debug offsets are of {hexversion:#x}, sys.hexversion is {:#x}",
                         sys.hexversion
                     ));
                 }
-                Ok(Python { runtime, layout, sys, located: located.clone(), table: TableKey::DebugOffsets })
+                let mut python = Python { runtime, layout, sys, hash, located: located.clone() };
+                python.overlay_asyncio(mem);
+                Ok(python)
             }
             Err(offsets::OffsetsError::NoCookie) => Python::from_tables(mem, located),
             Err(e) => Err(e.to_string()),
@@ -140,34 +139,41 @@ impl Python {
                 why = format!("Python 3.{minor} is not one of the supported versions, 3.8 to 3.15");
                 continue;
             };
-            match prove(mem, &layout, located.runtime) {
-                Ok(sys) if sys.minor() == minor => {
-                    let table = TableKey::Table(minor);
+            match prove(mem, &layout, located) {
+                Ok((sys, hash)) if sys.minor() == minor => {
                     return Ok(Python {
                         runtime: located.runtime,
                         layout,
                         sys,
+                        hash,
                         located: located.clone(),
-                        table,
                     });
                 }
-                Ok(sys) => why = format!("sys.hexversion is {:#x}, not of 3.{minor}", sys.hexversion),
+                Ok((sys, _)) => why = format!("sys.hexversion is {:#x}, not of 3.{minor}", sys.hexversion),
                 Err(e) => why = e,
             }
         }
         Err(why)
     }
 
+    fn overlay_asyncio(&mut self, mem: &dyn Memory) {
+        if let Some(at) = self.located.asyncio {
+            let done = asyncio::overlay(mem, at, &mut self.layout);
+            log::debug!(".AsyncioDebug at {at:#x}: {}", if done.is_some() { "used" } else { "not usable" });
+        }
+    }
+
     pub fn heap<'a>(&'a self, mem: &'a dyn Memory) -> Heap<'a> {
-        Heap::new(mem, &self.layout)
+        Heap::new(mem, &self.layout).using(self.hash)
     }
 }
 
 /// Reads `sys` with this layout; a value that cannot be a version of Python 3 is none.
-fn prove(mem: &dyn Memory, layout: &Layout, runtime: Addr) -> Result<SysInfo, String> {
-    let sys = sysinfo::read(&Heap::new(mem, layout), runtime)?;
+fn prove(mem: &dyn Memory, layout: &Layout, located: &Located) -> Result<(SysInfo, Option<StrHash>), String> {
+    let hash = located.hash_secret.and_then(|at| StrHash::read(mem, at, layout));
+    let (sys, hash) = sysinfo::read(Heap::new(mem, layout), located.runtime, hash)?;
     if sys.hexversion >> 24 != 3 {
         return Err(format!("sys.hexversion is {:#x}", sys.hexversion));
     }
-    Ok(sys)
+    Ok((sys, hash))
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
+use super::hash::StrHash;
 use super::layout::{Frames, InstanceDict, IntForm, Layout, NONE, StrState};
 use crate::target::memory::{Addr, Memory};
 
@@ -79,12 +80,37 @@ impl TypeInfo {
 pub struct Heap<'a> {
     pub mem: &'a dyn Memory,
     pub layout: &'a Layout,
+    hash: Option<StrHash>,
     types: RefCell<FxHashMap<Addr, Option<Rc<TypeInfo>>>>,
 }
 
 impl<'a> Heap<'a> {
     pub fn new(mem: &'a dyn Memory, layout: &'a Layout) -> Self {
-        Heap { mem, layout, types: RefCell::default() }
+        Heap { mem, layout, hash: None, types: RefCell::default() }
+    }
+
+    /// Finds keys by their hash from here on, if `hash` proves right on the keys of this dict.
+    pub fn with_hash(mut self, hash: Option<StrHash>, dict: Addr) -> Self {
+        let proves = |hash: &StrHash| {
+            let (entries, _) = self.dict(dict, 8)?;
+            let (key, _) =
+                entries.iter().find(|(k, _)| self.checked_str(*k).is_some_and(|k| k.is_ascii()))?;
+            // `PyASCIIObject { length, hash, state }`
+            let cached = self.mem.u64(key + self.layout.unicode.length + 8).ok()?;
+            Some(cached == hash.of(&self.str(*key)?))
+        };
+        self.hash = hash.filter(|h| proves(h) == Some(true));
+        self
+    }
+
+    /// The hash that was proven, for another heap over the same process.
+    pub fn proven_hash(&self) -> Option<StrHash> {
+        self.hash
+    }
+
+    pub fn using(mut self, hash: Option<StrHash>) -> Self {
+        self.hash = hash;
+        self
     }
 
     /// A pointer that is neither null nor misaligned, and to user space: offsets can be added to it.
@@ -283,13 +309,7 @@ impl<'a> Heap<'a> {
         let n = usize::try_from(self.mem.i64(keys.checked_add(k.nentries)?).ok()?).ok()?;
         let (index_bytes, hashes) = if k.kind == NONE {
             let slots = self.mem.u64(keys + k.log2_size).ok()?;
-            let width = match slots {
-                0..=0xff => 1,
-                0x100..=0xffff => 2,
-                0x1_0000..=0xffff_ffff => 4,
-                _ => 8,
-            };
-            (slots.checked_mul(width)?, true)
+            (slots.checked_mul(index_width(slots))?, true)
         } else {
             let log2 = self.mem.u8(keys + k.log2_index_bytes).ok()?;
             let kind = self.mem.u8(keys + k.kind).ok()?;
@@ -316,9 +336,61 @@ impl<'a> Heap<'a> {
     /// Looks up several string keys of a dict in one pass.
     pub fn dict_get<const N: usize>(&self, dict: Addr, wanted: [&str; N]) -> [Option<Addr>; N] {
         let mut found = [None; N];
+        let d = &self.layout.dict;
+        if let (Some(hash), Some(keys), Ok(values)) =
+            (self.hash, self.ptr(dict + d.keys), self.mem.u64(dict + d.values))
+        {
+            let values = (values != 0).then(|| values + self.layout.dict_values.values);
+            return wanted.map(|name| self.lookup(keys, values, name, hash.of(name)));
+        }
         let Some((entries, _)) = self.dict(dict, MAX_ENTRIES) else { return found };
         self.find_keys(&entries, wanted, &mut found);
         found
+    }
+
+    /// One key of a keys object by its hash (Objects/dictobject.c, `dictkeys_stringlookup`).
+    fn lookup(&self, keys: Addr, values: Option<Addr>, name: &str, hash: u64) -> Option<Addr> {
+        let k = &self.layout.dict_keys;
+        let (slots, index_bytes, width) = if k.kind == NONE {
+            let slots = self.mem.u64(keys + k.log2_size).ok()?;
+            (slots, slots.checked_mul(index_width(slots))?, 24)
+        } else {
+            let slots = 1u64.checked_shl(self.mem.u8(keys + k.log2_size).ok()?.into())?;
+            let bytes = 1u64.checked_shl(self.mem.u8(keys + k.log2_index_bytes).ok()?.into())?;
+            (slots, bytes, if self.mem.u8(keys + k.kind).ok()? == 0 { 24 } else { 16 })
+        };
+        if !slots.is_power_of_two() || index_bytes < slots || index_bytes > 1 << 40 {
+            return None;
+        }
+        let indices = keys + k.indices;
+        let entries = indices + index_bytes;
+        let (mut i, mut perturb) = (hash & (slots - 1), hash);
+        // A chain visits every slot at most a few times; a corrupt table must end all the same.
+        for _ in 0..MAX_ENTRIES {
+            let index = match index_bytes / slots {
+                1 => self.mem.u8(indices + i).ok()? as i8 as i64,
+                2 => self.mem.u16(indices + 2 * i).ok()? as i16 as i64,
+                4 => self.mem.i32(indices + 4 * i).ok()? as i64,
+                _ => self.mem.i64(indices + 8 * i).ok()?,
+            };
+            if index == -1 {
+                return None;
+            }
+            if let Ok(index) = u64::try_from(index) {
+                let entry = entries.checked_add(index.checked_mul(width)?)?;
+                let (key_at, value_at) = (entry + width - 16, entry + width - 8);
+                let is_it = |key: &Addr| {
+                    let length = self.mem.u64(key + self.layout.unicode.length);
+                    length == Ok(name.len() as u64) && self.checked_str(*key).is_some_and(|k| k == name)
+                };
+                if self.ptr(key_at).is_some_and(|key| is_it(&key)) {
+                    return self.ptr(values.map_or(value_at, |v| v + 8 * index));
+                }
+            }
+            perturb >>= 5;
+            i = i.wrapping_mul(5).wrapping_add(perturb).wrapping_add(1) & (slots - 1);
+        }
+        None
     }
 
     fn find_keys<const N: usize>(
@@ -398,11 +470,24 @@ impl<'a> Heap<'a> {
 
     /// Looks up several attributes of an instance in one pass.
     pub fn attrs<const N: usize>(&self, obj: Addr, wanted: [&str; N]) -> [Option<Addr>; N] {
-        let mut found = [None; N];
-        if let Some(entries) = self.attributes(obj, MAX_ENTRIES) {
-            self.find_keys(&entries, wanted, &mut found);
+        self.own_attributes(obj, wanted).unwrap_or([None; N])
+    }
+
+    fn own_attributes<const N: usize>(&self, obj: Addr, wanted: [&str; N]) -> Option<[Option<Addr>; N]> {
+        let ty = self.type_of(obj)?;
+        match (self.instance_dict(obj, &ty)?, self.hash) {
+            (Attributes::Dict(dict), _) => Some(self.dict_get(dict, wanted)),
+            (Attributes::Values(values), Some(hash)) => {
+                let keys = self.ptr(ty.addr + self.layout.types.cached_keys)?;
+                Some(wanted.map(|name| self.lookup(keys, Some(values), name, hash.of(name))))
+            }
+            (Attributes::Values(_), None) => {
+                let mut found = [None; N];
+                self.find_keys(&self.attributes(obj, MAX_ENTRIES)?, wanted, &mut found);
+                Some(found)
+            }
+            (Attributes::None, _) => None,
         }
-        found
     }
 
     /// Where the attributes of `obj` are kept (Objects/dictobject.c, Objects/typeobject.c).
@@ -484,6 +569,16 @@ impl<'a> Heap<'a> {
     /// Frames are objects of their own (up to 3.10).
     pub fn frames_are_objects(&self) -> bool {
         matches!(self.layout.frames, Frames::Objects { .. })
+    }
+}
+
+/// Bytes of one index, by the number of slots (up to 3.10).
+fn index_width(slots: u64) -> u64 {
+    match slots {
+        0..=0xff => 1,
+        0x100..=0xffff => 2,
+        0x1_0000..=0xffff_ffff => 4,
+        _ => 8,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::hash::StrHash;
 use super::objects::Heap;
 use super::threads;
 use crate::target::memory::Addr;
@@ -51,9 +52,9 @@ pub fn modules<const N: usize>(heap: &Heap, interp: Addr, wanted: [&str; N]) -> 
     }
 }
 
-/// Reads `sys` of the first interpreter that has one. The error says which step failed.
-pub fn read(heap: &Heap, runtime: Addr) -> Result<SysInfo, String> {
-    let (interps, problems) = threads::interpreters(heap, runtime);
+/// Reads `sys` of the main interpreter, and proves `hash` on its keys. The error says which step failed.
+pub fn read(heap: Heap, runtime: Addr, hash: Option<StrHash>) -> Result<(SysInfo, Option<StrHash>), String> {
+    let (interps, problems) = threads::interpreters(&heap, runtime);
     // The list begins with the youngest; the main interpreter is its last.
     let main = *interps.last().ok_or_else(|| {
         problems
@@ -65,6 +66,7 @@ pub fn read(heap: &Heap, runtime: Addr) -> Result<SysInfo, String> {
         .ptr(main + heap.layout.interp.sysdict)
         .filter(|d| heap.type_of(*d).is_some_and(|t| t.is_dict()))
         .ok_or("the dict of `sys` is none there")?;
+    let heap = heap.with_hash(hash, dict);
     let [
         hexversion,
         implementation,
@@ -101,7 +103,7 @@ pub fn read(heap: &Heap, runtime: Addr) -> Result<SysInfo, String> {
         let ty = heap.type_of(p).filter(|t| t.is_list())?;
         heap.items(p, &ty, 256).map(|(items, _)| items)
     });
-    Ok(SysInfo {
+    let sys = SysInfo {
         hexversion,
         implementation,
         abiflags: text(abiflags),
@@ -112,5 +114,6 @@ pub fn read(heap: &Heap, runtime: Addr) -> Result<SysInfo, String> {
         stdlib_dir: text(stdlib),
         platlibdir: text(plat),
         path: entries.unwrap_or_default().into_iter().filter_map(|e| heap.checked_str(e)).collect(),
-    })
+    };
+    Ok((sys, heap.proven_hash()))
 }

@@ -5,6 +5,10 @@
 //! compares wherever headers are installed. A Py_DEBUG build has the same numbers (`--debug`), and so
 //! has aarch64 (`--cc aarch64-linux-gnu-gcc`): the one structure that differs there is glibc's mutex
 //! inside the GIL, behind all the fields used here.
+//!
+//! `task` is private to `_asyncio`: `tools/dwarf-offsets.py` lets gdb print it from the debug information of
+//! the installed builds (3.8–3.13: pyenv's own files; 3.14, 3.15: Debian's -dbg packages). From 3.14 on the
+//! target's own `.AsyncioDebug` is laid over it (src/python/asyncio.rs), and over `asyncio`.
 
 use super::layout::*;
 
@@ -34,6 +38,7 @@ const V3_8: Layout = Layout {
     instance_dict: InstanceDict::Offset,
     int_form: IntForm::SignedSize,
     str_state: StrState::Bits,
+    gen_states: GenStates { created: -2, suspended: -1, awaiting: None, executing: 0, awaited_slot: 1 },
     runtime: Runtime { interpreters_head: 32, gil: 1152, gc_collecting: 544, main_thread: 72 },
     interp: Interp {
         id: 16,
@@ -108,11 +113,22 @@ const V3_8: Layout = Layout {
     dict: Dict { used: 16, keys: 32, values: 40 },
     dict_keys: DictKeys { log2_size: 8, log2_index_bytes: NONE, kind: NONE, nentries: 32, indices: 40 },
     dict_values: DictValues { values: 0 },
-    function: Function { code: 16 },
+    function: Function { code: 16, closure: 48 },
     cell: Cell { value: 16 },
     method: Method { func: 16, self_: 24 },
-    generator: Generator { frame: 16, state: NONE },
+    generator: Generator { frame: 16, state: NONE, qualname: 56, running: 24 },
     module: Module { dict: 16 },
+    task: Task {
+        event_loop: 16,
+        callback: 24,
+        callbacks: 40,
+        state: 72,
+        fut_waiter: 104,
+        coro: 112,
+        name: 120,
+        ..Task::none()
+    },
+    asyncio: Asyncio::none(),
 };
 
 const V3_9: Layout = Layout {
@@ -120,6 +136,7 @@ const V3_9: Layout = Layout {
     runtime: Runtime { gil: 352, gc_collecting: NONE, ..V3_8.runtime },
     interp: Interp { id: 24, modules: 856, sysdict: 872, gc_collecting: 816, ..V3_8.interp },
     types: Type { qualname: 856, cached_keys: 864, ..V3_8.types },
+    task: Task { state: 80, fut_waiter: 144, coro: 152, name: 160, ..V3_8.task },
     ..V3_8
 };
 
@@ -134,10 +151,13 @@ const V3_10: Layout = Layout {
         block_count: 104,
         block_stack: 112,
         locals: 352,
+        state: 108,
         ..V3_9.frame
     },
     types: Type { qualname: 864, cached_keys: 872, ..V3_9.types },
-    function: Function { code: 48 },
+    function: Function { code: 48, closure: 72 },
+    generator: Generator { qualname: 48, running: NONE, ..V3_9.generator },
+    task: Task { state: 88, fut_waiter: 152, coro: 160, name: 168, ..V3_9.task },
     ..V3_9
 };
 
@@ -202,7 +222,8 @@ const V3_11: Layout = Layout {
         ..Code::none()
     },
     dict_keys: DictKeys { log2_size: 8, log2_index_bytes: 9, kind: 10, nentries: 24, indices: 32 },
-    generator: Generator { frame: 80, state: 75 },
+    generator: Generator { frame: 80, state: 75, qualname: 40, running: NONE },
+    task: Task { state: 88, fut_waiter: 128, coro: 136, name: 144, ..V3_10.task },
     ..V3_10
 };
 
@@ -244,7 +265,7 @@ const V3_12: Layout = Layout {
     },
     types: Type { qualname: 872, cached_keys: 880, ..V3_11.types },
     unicode: Unicode { ascii_data: 40, compact_data: 56, ..V3_11.unicode },
-    generator: Generator { frame: 72, state: 67 },
+    generator: Generator { frame: 72, state: 67, qualname: 32, running: NONE },
     ..V3_11
 };
 
@@ -274,6 +295,9 @@ const V3_13: Layout = Layout {
     },
     code: Code { size: 208, firsttraceable: 184, bytecode: 200, ..V3_12.code },
     dict_values: DictValues { values: 8 },
+    gen_states: GenStates { created: -3, suspended: -2, awaiting: Some([-1, -1]), ..V3_12.gen_states },
+    task: Task { state: 96, fut_waiter: 112, coro: 120, name: 128, ..V3_12.task },
+    asyncio: Asyncio { running_loop: 0, ..V3_12.asyncio },
     ..V3_12
 };
 
@@ -286,6 +310,17 @@ const V3_14: Layout = Layout {
     frame: Frame { owner: 74, locals: 80, ..V3_13.frame },
     code: Code { size: 216, firsttraceable: 192, bytecode: 208, ..V3_13.code },
     tuple: Items { items: 32 },
+    task: Task {
+        state: 104,
+        fut_waiter: 120,
+        coro: 128,
+        name: 136,
+        awaited_by: 96,
+        awaited_by_is_set: 109,
+        node: 152,
+        ..V3_13.task
+    },
+    asyncio: Asyncio { running_loop: 32, running_task: 40, thread_tasks: 48, interp_tasks: 10880 },
     ..V3_13
 };
 
@@ -312,6 +347,8 @@ const V3_15: Layout = Layout {
         ..V3_14.tstate
     },
     types: Type { qualname: 880, cached_keys: 888, ..V3_14.types },
+    gen_states: GenStates { created: 0, suspended: 1, awaiting: Some([2, 3]), executing: 4, awaited_slot: 2 },
+    asyncio: Asyncio { running_loop: 136, running_task: 144, thread_tasks: 160, interp_tasks: 10856 },
     ..V3_14
 };
 
@@ -382,10 +419,28 @@ const fn free_threaded_of(gil_build: Layout) -> Layout {
     l.list.items += HEADER;
     l.set = Set { used: 40, mask: 48, table: 56 };
     l.dict = Dict { used: 32, keys: 48, values: 56 };
-    l.function.code += HEADER;
+    l.function = Function { code: l.function.code + HEADER, closure: l.function.closure + HEADER };
     l.cell.value += HEADER;
     l.method = Method { func: 32, self_: 40 };
-    l.generator = Generator { frame: 88, state: 83 };
+    l.generator = Generator { frame: 88, state: 83, qualname: 48, running: NONE };
     l.module.dict += HEADER;
+    // The object header is all that is known to differ: no free-threaded `_asyncio` later than 3.13 was seen.
+    let t = l.task;
+    l.task = Task {
+        event_loop: t.event_loop + HEADER,
+        callback: t.callback + HEADER,
+        callbacks: t.callbacks + HEADER,
+        state: t.state + HEADER,
+        fut_waiter: t.fut_waiter + HEADER,
+        coro: t.coro + HEADER,
+        name: t.name + HEADER,
+        ..t
+    };
+    if l.minor >= 14 {
+        l.task.awaited_by += HEADER;
+        l.task.awaited_by_is_set += HEADER;
+        l.task.node += HEADER;
+        l.asyncio.interp_tasks = if l.minor == 14 { 17304 } else { 17256 };
+    }
     l
 }

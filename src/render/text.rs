@@ -8,6 +8,7 @@ mod group;
 mod process;
 mod recursion;
 mod stack;
+mod tasks;
 mod thread;
 mod wait;
 
@@ -16,6 +17,8 @@ use super::report::Report;
 use super::style::Ink;
 use crate::snapshot::Skipped;
 use std::io;
+
+pub use tasks::write as write_tasks;
 
 /// How the text report is to look.
 #[derive(Clone, Debug)]

@@ -4,6 +4,8 @@
 //! All of it is read inside the frozen window, through the same memory as the frames, so that what is
 //! said of two threads is of one moment. It is total: what does not check out is not said.
 
+/// Event loops and tasks of asyncio.
+pub mod asyncio;
 /// Live exit slots: which context managers a frame is inside of.
 pub mod exits;
 /// `concurrent.futures`.
@@ -90,7 +92,10 @@ pub struct Seen {
     pub requests: FxHashMap<Addr, Request>,
     /// The task that a thread's event loop runs just now.
     pub current: FxHashMap<Addr, Addr>,
+    /// Without their frames, which whoever resolves lines adds.
     pub tasks: Vec<Task>,
+    /// Innermost first, by task.
+    pub task_frames: FxHashMap<Addr, Vec<RawFrame>>,
     /// What the system call works on, of threads whose wait is told by nothing else.
     pub os: FxHashMap<Addr, os::OsWait>,
     /// Until when threads sleep by their system call; waits that have no deadline of their own get it.
@@ -99,7 +104,7 @@ pub struct Seen {
 }
 
 /// Reads what each thread waits on and holds.
-pub fn read(scene: &Scene) -> Seen {
+pub fn read(scene: &Scene, codes: &mut Codes) -> Seen {
     let mut seen = Seen::default();
     // From the mechanism to the call that the application made: later rooms know better.
     locks::read(scene, &mut seen);
@@ -108,6 +113,7 @@ pub fn read(scene: &Scene) -> Seen {
     futures::read(scene, &mut seen);
     multiprocessing::read(scene, &mut seen);
     importlib::read(scene, &mut seen);
+    asyncio::read(scene, codes, &mut seen);
     web::read(scene, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);

@@ -56,7 +56,7 @@ pub(super) fn command_line(command: &[String]) -> String {
     line
 }
 
-fn header(page: &mut Page, process: &Process) {
+pub(super) fn header(page: &mut Page, process: &Process) {
     page.put(Ink::Strong, &format!("pid {}", process.pid));
     let separator = page.marks.separator;
     page.put(Ink::Faint, separator);
@@ -225,7 +225,7 @@ fn footer(page: &mut Page, process: &Process, report: &Report) {
     page.prose(Ink::Faint, 0, &text);
 }
 
-fn problems(page: &mut Page, process: &Process) {
+pub(super) fn problems(page: &mut Page, process: &Process) {
     if process.problems.is_empty() {
         return;
     }

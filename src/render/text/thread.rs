@@ -118,7 +118,7 @@ fn short_title(thread: &Thread) -> String {
 }
 
 /// `Thread 4242 "MainThread"`.
-fn title(thread: &Thread) -> String {
+pub(super) fn title(thread: &Thread) -> String {
     let name =
         thread.name.as_ref().map(|name| format!(" \"{}\"", name.replace('"', "\\\""))).unwrap_or_default();
     match (thread.tid, thread.ident) {
@@ -234,7 +234,7 @@ fn place(os: &ThreadOs) -> String {
 }
 
 /// `event loop (asyncio) blocked 47 s, 12 callbacks ready, 3 timers overdue`.
-fn loop_line(event_loop: &EventLoop) -> String {
+pub(super) fn loop_line(event_loop: &EventLoop) -> String {
     let mut text = format!("event loop ({}) {}", event_loop.kind, event_loop.state);
     if let Some(age) = event_loop.iteration_age.filter(|_| event_loop.state != "polling") {
         text += &format!(" {}", Duration(age));

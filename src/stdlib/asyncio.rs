@@ -1,0 +1,192 @@
+//! asyncio: which threads run an event loop and how it fares, all tasks, what each awaits.
+//!
+//! A task is read as the interpreter keeps it: its coroutine's frames down to the innermost `await`, and
+//! the future that will wake it. Who can complete that future is learned from the callbacks that hang on
+//! tasks and futures, which is how `gather`, `shield`, `wait_for` and `TaskGroup` work; no version is asked for.
+
+pub mod coroutines;
+mod edges;
+pub mod futures;
+mod loops;
+mod tasks;
+mod waits;
+
+use rustc_hash::FxHashMap;
+
+use super::exits;
+use super::{FrameScene, Scene, Seen, visible};
+use crate::python::code::Codes;
+use crate::python::frames::RawFrame;
+use crate::snapshot::{Address, Certainty, Lock, Task};
+use crate::target::memory::Addr;
+use futures::TaskObject;
+
+/// One task while it is looked at.
+struct TaskScene<'a> {
+    object: TaskObject,
+    /// Innermost first.
+    frames: Vec<FrameScene<'a>>,
+    /// It runs on this thread (index into the scene's) just now.
+    on: Option<usize>,
+    /// The thread of its loop (index into the scene's).
+    thread: Option<usize>,
+    holds: Vec<Lock>,
+}
+
+/// All tasks, and what leads from one to another.
+struct World<'a> {
+    tasks: Vec<TaskScene<'a>>,
+    by_addr: FxHashMap<Addr, usize>,
+    /// Who is inside of an asyncio lock.
+    holders: FxHashMap<Addr, Vec<usize>>,
+    /// Whom each awaits.
+    awaits: Vec<Vec<usize>>,
+}
+
+pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
+    let heap = scene.heap;
+    let found = tasks::all(scene, seen);
+    let running = loops::read(scene, &found.current, seen);
+    let mut raw: Vec<(TaskObject, Vec<RawFrame>, Option<usize>)> = Vec::new();
+    for object in found.tasks {
+        let chain = object.coroutine.map(|c| coroutines::chain(heap, c)).unwrap_or_default();
+        let mut frames = chain.frames;
+        let mut on = None;
+        if chain.executing
+            && let Some(outermost) = frames.last()
+        {
+            // What it calls stands on the stack of the thread that runs it.
+            for (i, thread) in scene.threads.iter().enumerate() {
+                if let Some(at) = thread.raw.frames.iter().position(|f| f.addr == outermost.addr) {
+                    frames = thread.raw.frames[..=at].to_vec();
+                    on = Some(i);
+                    break;
+                }
+            }
+        }
+        raw.push((object, frames, on));
+    }
+    codes.load(heap, raw.iter().flat_map(|t| &t.1).map(|f| f.code));
+
+    let mut world = World {
+        tasks: Vec::new(),
+        by_addr: raw.iter().enumerate().map(|(i, t)| (t.0.future.addr, i)).collect(),
+        holders: FxHashMap::default(),
+        awaits: Vec::new(),
+    };
+    for (i, (object, frames, on)) in raw.iter().enumerate() {
+        let frames = visible(heap, codes, frames);
+        let holds = held(scene, &frames);
+        for lock in &holds {
+            world.holders.entry(lock.address.0).or_default().push(i);
+        }
+        let thread = object.future.event_loop.and_then(|l| running.get(&l).copied()).or(*on);
+        world.tasks.push(TaskScene { object: object.clone(), frames, on: *on, thread, holds });
+    }
+    world.awaits = edges::between(heap, &world);
+    tell(scene, &world, &found.current, seen);
+    seen.task_frames = raw.into_iter().map(|(object, frames, _)| (object.future.addr, frames)).collect();
+}
+
+/// Puts it in the report's words.
+fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mut Seen) {
+    let address = |i: &usize| Address(world.tasks[*i].object.future.addr);
+    let mut awaited_by: Vec<Vec<Address>> = vec![Vec::new(); world.tasks.len()];
+    for (i, awaits) in world.awaits.iter().enumerate() {
+        for other in awaits {
+            awaited_by[*other].push(address(&i));
+        }
+    }
+    for (i, task) in world.tasks.iter().enumerate() {
+        let future = &task.object.future;
+        let is_current = future.event_loop.is_some_and(|l| current.get(&l) == Some(&future.addr));
+        let runs = task.on.is_some() || is_current;
+        seen.tasks.push(Task {
+            id: Address(future.addr),
+            name: task.object.name.clone(),
+            event_loop: future.event_loop.map(Address),
+            tid: task.thread.and_then(|t| scene.threads[t].tid),
+            coroutine: task.object.coroutine.and_then(|c| coroutines::qualname(scene.heap, c)),
+            state: Some(if runs { "running" } else { future.state }.to_owned()),
+            awaits: world.awaits[i].iter().map(address).collect(),
+            awaited_by: std::mem::take(&mut awaited_by[i]),
+            holds: task.holds.clone(),
+            frames: Vec::new(),
+            waits_on: if runs { None } else { waits::of_task(scene, world, i) },
+            request: None,
+        });
+        if let Some(thread) = task.on.or(task.thread.filter(|_| is_current)) {
+            seen.current.insert(scene.threads[thread].raw.tstate, future.addr);
+        }
+    }
+    seen.tasks.sort_by_cached_key(|t| (t.tid, t.event_loop, order(t.name.as_deref()), t.id));
+}
+
+/// `Task-9` before `Task-10`.
+fn order(name: Option<&str>) -> (String, u64) {
+    let name = name.unwrap_or_default();
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    (stem.to_owned(), name[stem.len()..].parse().unwrap_or(0))
+}
+
+/// The asyncio locks that these frames are inside of, proved by their exits.
+fn held(scene: &Scene, frames: &[FrameScene]) -> Vec<Lock> {
+    let heap = scene.heap;
+    let mut found = Vec::new();
+    // Who waits in `Condition.wait` has given its lock back.
+    let given_back: Vec<Addr> = frames
+        .iter()
+        .filter(|f| f.is("/asyncio/locks.py", &["wait"]))
+        .filter_map(|f| heap.attrs(scene.receiver(f)?, ["_lock"])[0])
+        .collect();
+    for (i, frame) in frames.iter().enumerate() {
+        for exit in exits::of_frame(heap, frame) {
+            let Some((address, kind)) = lock_of(scene, exit.manager) else { continue };
+            if given_back.contains(&address) {
+                continue;
+            }
+            found.push(Lock {
+                address: Address(address),
+                kind: kind.to_owned(),
+                name: None,
+                frame: Some(i),
+                line: frame.code.line(exit.handler),
+                certainty: Certainty::Proved,
+            });
+        }
+    }
+    found
+}
+
+/// The lock behind a context manager of asyncio, and the report's word for it.
+fn lock_of(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
+    let heap = scene.heap;
+    let ty = heap.type_of(manager).filter(|t| t.is_heap_type())?;
+    match () {
+        _ if waits::is_asyncio(heap, &ty, "asyncio.locks", "Lock") => Some((manager, "asyncio-lock")),
+        _ if waits::is_asyncio(heap, &ty, "asyncio.locks", "Semaphore") => Some((manager, "semaphore")),
+        _ if waits::is_asyncio(heap, &ty, "asyncio.locks", "Condition") => {
+            Some((heap.attrs(manager, ["_lock"])[0]?, "asyncio-lock"))
+        }
+        // `async with await lock` of old, and `@asynccontextmanager`: the lock stands in a suspended generator.
+        _ if ty.name == "_AsyncGeneratorContextManager" => {
+            let generator = heap.attrs(manager, ["gen"])[0]?;
+            let chain = coroutines::chain(heap, generator);
+            chain.frames.iter().find_map(|raw| {
+                let start = raw.code.checked_add(heap.layout.code.bytecode)?;
+                let offset = match heap.frames_are_objects() {
+                    true => raw.instruction,
+                    false => raw.instruction.wrapping_sub(start as i64),
+                };
+                let exits = exits::of_raw(heap, raw.addr, raw.code, offset);
+                exits.into_iter().filter(|e| e.manager != manager).find_map(|e| plain_lock(scene, e.manager))
+            })
+        }
+        _ => None,
+    }
+}
+
+fn plain_lock(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
+    let ty = scene.heap.type_of(manager)?;
+    (ty.name != "_AsyncGeneratorContextManager").then(|| lock_of(scene, manager))?
+}

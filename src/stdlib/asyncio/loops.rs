@@ -1,0 +1,166 @@
+//! Event loops: which thread runs one, and whether it polls, runs or is blocked.
+
+use rustc_hash::FxHashMap;
+
+use super::futures;
+use crate::python::layout::NONE;
+use crate::python::objects::Heap;
+use crate::python::threads;
+use crate::snapshot::EventLoop;
+use crate::stdlib::{FrameScene, Scene, Seen, ThreadScene};
+use crate::target::memory::Addr;
+
+/// Timers past due are counted up to here.
+const MAX_OVERDUE: u64 = 100_000;
+
+/// The calls in which a loop waits for something to do.
+const POLLS: &[&str] = &["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6"];
+
+/// Fills in `seen.loops`; the thread (index into the scene's) of each loop object.
+pub fn read(scene: &Scene, current: &FxHashMap<Addr, Addr>, seen: &mut Seen) -> FxHashMap<Addr, usize> {
+    let mut running = FxHashMap::default();
+    for (i, thread) in scene.threads.iter().enumerate() {
+        let object = running_loop(scene.heap, thread.raw.tstate).filter(|l| looks_like_loop(scene.heap, *l));
+        if let Some(object) = object {
+            running.insert(object, i);
+        }
+        let of_object = object.map(|o| of_asyncio(scene, thread, o, current.contains_key(&o)));
+        if let Some(event_loop) = of_object.or_else(|| by_frames(scene, thread)) {
+            seen.loops.insert(thread.raw.tstate, event_loop);
+        }
+    }
+    running
+}
+
+/// The loop that asyncio says is running in this thread.
+fn running_loop(heap: &Heap, tstate: Addr) -> Option<Addr> {
+    let l = heap.layout;
+    if l.asyncio.running_loop != NONE {
+        return heap.ptr(tstate + l.tstate.size + l.asyncio.running_loop);
+    }
+    let dict = heap.ptr(tstate + l.tstate.dict)?;
+    heap.type_of(dict).filter(|t| t.is_dict())?;
+    let found = heap.dict_get(dict, ["__asyncio_running_event_loop__"])[0]?;
+    match heap.type_of(found)?.name.as_str() {
+        // Up to 3.11 with the pid, for forks: `PyRunningLoopHolder { rl_pid or rl_loop first }`.
+        "_RunningLoopHolder" => heap.ptr(found + l.object.size),
+        _ => Some(found),
+    }
+}
+
+fn looks_like_loop(heap: &Heap, obj: Addr) -> bool {
+    heap.type_of(obj).is_some_and(|t| t.name != "NoneType" && !t.is_type())
+}
+
+fn of_asyncio(scene: &Scene, thread: &ThreadScene, object: Addr, has_task: bool) -> EventLoop {
+    let heap = scene.heap;
+    let is_uvloop = heap.type_of(object).is_some_and(|t| heap.is_a(&t, "uvloop.loop.Loop"));
+    let tornado = thread.frames.iter().any(|f| f.is("/tornado/platform/asyncio.py", &["start"]));
+    let kind = match () {
+        _ if is_uvloop => "uvloop",
+        _ if tornado => "tornado",
+        _ => "asyncio",
+    };
+    let [ready, scheduled] = heap.attrs(object, ["_ready", "_scheduled"]);
+    // The oldest iteration on the stack is the one that everybody waits for.
+    let once = thread.frames.iter().rposition(|f| f.is("/asyncio/base_events.py", &["_run_once"]));
+    let polls = in_poll(thread)
+        && match once {
+            // The selector itself, not one that a callback uses.
+            Some(once) => is_selector(&thread.frames[..once]),
+            // uvloop's own functions have no frames: nothing of Python stands above who started it.
+            None => !has_task && (is_uvloop || thread.frames.first().is_some_and(is_select)),
+        };
+    let age = || {
+        let end_time = scene.local(&thread.frames[once?], "end_time")?;
+        heap.type_of(end_time).filter(|t| t.name == "float")?;
+        let age = scene.now.monotonic? - heap.float(end_time)?;
+        age.is_finite().then_some(age.max(0.0))
+    };
+    EventLoop {
+        kind: kind.to_owned(),
+        state: state(scene, thread, polls).to_owned(),
+        iteration_age: if polls { None } else { age() },
+        ready: ready.and_then(|r| futures::deque_len(heap, r)),
+        overdue: scheduled.and_then(|s| overdue(heap, s, scene.now.monotonic?)),
+    }
+}
+
+/// Loops that asyncio knows nothing of.
+fn by_frames(scene: &Scene, thread: &ThreadScene) -> Option<EventLoop> {
+    const TRIO: &str = "/trio/_core/_run.py";
+    let trio = |f: &FrameScene| f.is(TRIO, &["run", "unrolled_run"]);
+    let gevent = |f: &FrameScene| f.is("/gevent/hub.py", &["run"]);
+    let (kind, polls) = if thread.frames.iter().any(trio) {
+        let innermost = thread.frames.first();
+        ("trio", innermost.is_some_and(|f| f.in_file(TRIO) || f.code.file.as_deref().is_some_and(is_trio_io)))
+    } else if thread.frames.iter().any(gevent) {
+        ("gevent", thread.frames.first().is_some_and(gevent))
+    } else {
+        return None;
+    };
+    let state = state(scene, thread, polls && in_poll(thread)).to_owned();
+    Some(EventLoop { kind: kind.to_owned(), state, iteration_age: None, ready: None, overdue: None })
+}
+
+fn is_trio_io(file: &str) -> bool {
+    file.contains("/trio/_core/_io_")
+}
+
+fn in_poll(thread: &ThreadScene) -> bool {
+    thread.call().is_some_and(|call| POLLS.contains(&call))
+}
+
+fn is_select(frame: &FrameScene) -> bool {
+    frame.is("/selectors.py", &["select"])
+}
+
+/// The frames above `_run_once` are those of a selector alone: asyncio's, or one that wraps it.
+fn is_selector(frames: &[FrameScene]) -> bool {
+    match frames {
+        // A selector of C has no frame.
+        [] => true,
+        [innermost, rest @ ..] => {
+            (is_select(innermost) || innermost.code.name == "select")
+                && rest.iter().all(|f| f.code.name == "select")
+        }
+    }
+}
+
+fn state(scene: &Scene, thread: &ThreadScene, polls: bool) -> &'static str {
+    let waits_for_gil = || {
+        let gil = threads::gil(scene.heap, scene.python.runtime, thread.interp)?;
+        Some(gil.waits_here(scene.heap.layout, thread.futex()?))
+    };
+    match thread.syscall {
+        _ if polls => "polling",
+        Some(_) if waits_for_gil() != Some(true) => "blocked",
+        _ => "running",
+    }
+}
+
+/// How many timers of the heap `_scheduled` are past due: below one that is not, none is.
+fn overdue(heap: &Heap, scheduled: Addr, now: f64) -> Option<u64> {
+    let ty = heap.type_of(scheduled).filter(|t| t.is_list())?;
+    let size = u64::try_from(heap.size(scheduled)?).ok()?;
+    if size == 0 {
+        return Some(0);
+    }
+    let items = heap.mem.u64(scheduled + heap.layout.list.items).ok()?;
+    debug_assert!(ty.is_list());
+    let mut count = 0;
+    let mut left = vec![0u64];
+    while let Some(i) = left.pop() {
+        if i >= size || count >= MAX_OVERDUE {
+            continue;
+        }
+        let Some(when) = heap.ptr(items + 8 * i).and_then(|handle| super::waits::when(heap, handle)) else {
+            continue;
+        };
+        if when <= now {
+            count += 1;
+            left.extend([2 * i + 1, 2 * i + 2]);
+        }
+    }
+    Some(count)
+}

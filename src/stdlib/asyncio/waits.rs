@@ -1,0 +1,269 @@
+//! What a suspended task waits for, from its innermost frames and the objects in them.
+
+use serde_json::{Value, json};
+
+use super::World;
+use super::futures;
+use crate::python::objects::{Heap, TypeInfo};
+use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::stdlib::{FrameScene, Scene, exits};
+use crate::target::memory::Addr;
+
+/// Tasks that are named as those who must act.
+const MAX_ACTORS: usize = 16;
+
+pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
+    let task = &world.tasks[index];
+    // Without a future it stands in line to be run.
+    let future = task.object.waits_for?;
+    let mut wait = by_frame(scene, world, &task.frames)
+        .or_else(|| on_tasks(world, index))
+        .or_else(|| on_executor(scene, future))
+        .unwrap_or_else(|| Wait { detail: json!({ "state": "pending" }), ..new("future", Some(future)) });
+    if let Some(deadline) = deadline(scene, &task.frames)
+        && wait.ends_in.is_none()
+        && let Some(now) = scene.now.monotonic
+    {
+        wait.deadline = Some("at".to_owned());
+        wait.ends_in = Some((deadline - now).max(0.0));
+    }
+    Some(wait)
+}
+
+fn new(kind: &str, address: Option<Addr>) -> Wait {
+    Wait {
+        kind: kind.to_owned(),
+        address: address.map(Address),
+        label: None,
+        call: None,
+        frame: None,
+        blocked_for: None,
+        deadline: None,
+        ends_in: None,
+        on: Vec::new(),
+        certainty: Certainty::Proved,
+        detail: json!({}),
+    }
+}
+
+/// The primitives of asyncio, by the innermost frame that is not that of a future itself.
+fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait> {
+    let heap = scene.heap;
+    let at = frames.iter().position(|f| !f.is("/asyncio/futures.py", &["__await__", "__iter__"]))?;
+    // What is made of another primitive: `Queue.join` of an event, a barrier of a condition.
+    let compound = |f: &FrameScene| {
+        f.is("/asyncio/queues.py", &["join"]) || f.is("/asyncio/locks.py", &["_block", "_wait"])
+    };
+    let inner = frames[at..].iter().take(4).take_while(|f| f.in_file("/asyncio/locks.py") || compound(f));
+    let at = inner.enumerate().find(|(_, f)| compound(f)).map_or(at, |(i, _)| at + i);
+    let frame = &frames[at];
+    let object = || scene.receiver(frame);
+    let name = frame.code.name.as_str();
+    let file = frame.code.file.as_deref()?;
+    let file = file.rsplit_once("/asyncio/").map(|(_, file)| file)?;
+    let with = |kind: &str, call: &str, address: Option<Addr>| Wait {
+        call: Some(format!("asyncio.{call}")),
+        frame: Some(at),
+        ..new(kind, address)
+    };
+    let number = |obj: Addr, attr: &str| {
+        let value = heap.attrs(obj, [attr])[0]?;
+        heap.type_of(value).filter(|t| t.is_int()).and_then(|_| heap.int(value))
+    };
+    Some(match (file, name) {
+        ("locks.py", "acquire" | "wait" | "_block" | "_wait") => {
+            let lock = object()?;
+            let ty = heap.type_of(lock)?;
+            let is = |class: &str| is_asyncio(heap, &ty, "asyncio.locks", class);
+            let class = ty.name.clone();
+            match name {
+                "acquire" if is("Semaphore") => Wait {
+                    detail: json!({ "value": number(lock, "_value"), "max": number(lock, "_bound_value") }),
+                    on: holders(scene, world, lock),
+                    ..with("semaphore", &format!("{class}.acquire"), Some(lock))
+                },
+                "acquire" => {
+                    let lock = if is("Condition") { heap.attrs(lock, ["_lock"])[0]? } else { lock };
+                    let on = holders(scene, world, lock);
+                    let owner = on.first().and_then(|a| a.task);
+                    let detail = json!({ "owner": owner });
+                    Wait { on, detail, ..with("lock", &format!("{class}.acquire"), Some(lock)) }
+                }
+                "wait" if is("Event") => with("event", &format!("{class}.wait"), Some(lock)),
+                "wait" if is("Condition") => with("condition", &format!("{class}.wait"), Some(lock)),
+                _ if is("Barrier") => with("barrier", &format!("{class}.wait"), Some(lock)),
+                _ => return None,
+            }
+        }
+        ("queues.py", "get" | "put" | "join") => {
+            let queue = object()?;
+            let [items, unfinished] = heap.attrs(queue, ["_queue", "_unfinished_tasks"]);
+            let size = items.and_then(|q| heap.size(q));
+            let unfinished = unfinished.and_then(|n| heap.int(n));
+            let detail = json!({ "operation": name, "size": size, "maxsize": number(queue, "_maxsize"), "unfinished": unfinished });
+            Wait { detail, ..with("queue", &format!("Queue.{name}"), Some(queue)) }
+        }
+        ("tasks.py", "sleep") => {
+            let seconds = scene.local(frame, "delay").and_then(|d| seconds(heap, d));
+            let when = scene.local(frame, "h").and_then(|h| when(heap, h));
+            let ends_in = when.zip(scene.now.monotonic).map(|(when, now)| (when - now).max(0.0));
+            let detail = json!({ "seconds": seconds });
+            Wait { deadline: Some("at".to_owned()), ends_in, detail, ..with("sleep", "sleep", None) }
+        }
+        ("streams.py", "_wait_for_data" | "_drain_helper") => {
+            let stream = object()?;
+            let transport = heap.attrs(stream, ["_transport"])[0];
+            let [socket, pipe] = transport.map_or([None; 2], |t| heap.attrs(t, ["_sock_fd", "_fileno"]));
+            let call = if name == "_drain_helper" { "StreamWriter.drain" } else { "StreamReader.read" };
+            let fd = socket.or(pipe).and_then(|fd| heap.int(fd));
+            let kind = if pipe.is_some() { "pipe" } else { "socket" };
+            Wait { detail: json!({ "fd": fd }), ..with(kind, call, Some(stream)) }
+        }
+        ("base_subprocess.py", "_wait") | ("subprocess.py", "wait") => {
+            let transport = object()?;
+            let pid = number(transport, "_pid").and_then(|p| i32::try_from(p).ok());
+            let on = pid.map(|pid| Actor { pid: Some(pid), tid: None, thread: None, task: None });
+            Wait { on: on.into_iter().collect(), ..with("process", "subprocess.Process.wait", None) }
+        }
+        ("selector_events.py" | "proactor_events.py", sock) if sock.starts_with("sock_") => {
+            // The first field of a `PySocketSockObject`.
+            let socket = scene.local(frame, "sock").or_else(|| scene.local(frame, "conn"));
+            let fd =
+                socket.and_then(|s| heap.mem.i32(s + heap.layout.object.size).ok()).filter(|fd| *fd >= 0);
+            Wait { detail: json!({ "fd": fd }), ..with("socket", &format!("loop.{sock}"), socket) }
+        }
+        _ => return None,
+    })
+}
+
+/// The tasks that are proved to be inside of a lock.
+fn holders(scene: &Scene, world: &World, lock: Addr) -> Vec<Actor> {
+    let holders = world.holders.get(&lock).map_or(&[][..], Vec::as_slice);
+    holders.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect()
+}
+
+fn actor(scene: &Scene, world: &World, index: usize) -> Actor {
+    let task = &world.tasks[index];
+    let tid = task.thread.and_then(|t| scene.threads[t].tid);
+    Actor { pid: Some(scene.pid), tid, thread: None, task: Some(Address(task.object.future.addr)) }
+}
+
+/// Other tasks, awaited directly or through `gather`, `wait_for` and their kind.
+fn on_tasks(world: &World, index: usize) -> Option<Wait> {
+    let awaits = &world.awaits[index];
+    let first = world.tasks[*awaits.first()?].object.future.addr;
+    let task = &world.tasks[index];
+    let at = task
+        .frames
+        .iter()
+        .position(|f| f.in_file("/asyncio/tasks.py") || f.in_file("/asyncio/taskgroups.py"));
+    let call = at.map(|at| match task.frames[at].code.name.as_str() {
+        "__aexit__" | "_aexit" => "asyncio.TaskGroup".to_owned(),
+        "_wait" => "asyncio.wait".to_owned(),
+        name => format!("asyncio.{name}"),
+    });
+    let actor = |i: &usize| {
+        let task = &world.tasks[*i];
+        Actor { pid: None, tid: None, thread: None, task: Some(Address(task.object.future.addr)) }
+    };
+    let names: Vec<&str> =
+        awaits.iter().take(3).filter_map(|i| world.tasks[*i].object.name.as_deref()).collect();
+    let more = awaits.len() - names.len().min(awaits.len());
+    let label = match (names.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(names.join(", ")),
+        (false, more) => Some(format!("{} and {more} more", names.join(", "))),
+    };
+    Some(Wait {
+        label,
+        call,
+        frame: at,
+        on: awaits.iter().take(MAX_ACTORS).map(actor).collect(),
+        detail: json!({ "tasks": awaits.len() }),
+        ..new("task", Some(first))
+    })
+}
+
+/// `run_in_executor` and `wrap_future`: a callback of the future knows the one of `concurrent.futures`.
+fn on_executor(scene: &Scene, future: Addr) -> Option<Wait> {
+    let heap = scene.heap;
+    let future = futures::future(heap, future)?;
+    let callbacks = futures::callbacks(heap, &future);
+    let chained = callbacks
+        .into_iter()
+        .find(|c| futures::function_name(heap, *c).as_deref() == Some("_call_check_cancel"))?;
+    let (_, source) = futures::closure(heap, chained).into_iter().find(|(name, _)| name == "source")?;
+    let state = heap.attrs(source, ["_state"])[0].and_then(|s| heap.checked_str(s));
+    let runs = |frame: &FrameScene| {
+        frame.is("/concurrent/futures/thread.py", &["run"])
+            && scene.receiver(frame).is_some_and(|item| heap.attrs(item, ["future"])[0] == Some(source))
+    };
+    let worker = scene.threads.iter().find(|t| t.frames.iter().any(runs));
+    let on = worker.map(|t| Actor { pid: Some(scene.pid), tid: t.tid, thread: t.name(), task: None });
+    Some(Wait {
+        call: Some("asyncio.run_in_executor".to_owned()),
+        on: on.into_iter().collect(),
+        detail: json!({ "state": state.map(|s| s.to_ascii_lowercase()), "executor": Value::Bool(true) }),
+        ..new("future", Some(source))
+    })
+}
+
+/// When the nearest `timeout()` or `wait_for()` around ends it, on the loop's clock.
+fn deadline(scene: &Scene, frames: &[FrameScene]) -> Option<f64> {
+    let heap = scene.heap;
+    let mut nearest: Option<f64> = None;
+    for frame in frames {
+        let mut add = |when: Option<f64>| {
+            if let Some(when) = when {
+                nearest = Some(nearest.map_or(when, |n| n.min(when)));
+            }
+        };
+        if frame.is("/asyncio/tasks.py", &["wait_for", "_wait"]) {
+            // Up to 3.11, and `asyncio.wait`.
+            add(scene.local(frame, "timeout_handle").and_then(|h| when(heap, h)));
+        }
+        for exit in exits::of_frame(heap, frame) {
+            let is_timeout = heap.type_of(exit.manager).is_some_and(|t| t.name == "Timeout");
+            if is_timeout {
+                let [when, deadline] = heap.attrs(exit.manager, ["_when", "_deadline"]);
+                add(when.or(deadline).and_then(|w| seconds(heap, w)));
+            }
+        }
+    }
+    nearest
+}
+
+/// `_when` of a `TimerHandle`.
+pub fn when(heap: &Heap, handle: Addr) -> Option<f64> {
+    heap.type_of(handle).filter(|t| t.name == "TimerHandle")?;
+    let slots = heap.slots(handle, 16);
+    let (_, when) = slots.into_iter().find(|(name, _)| name == "_when")?;
+    seconds(heap, when)
+}
+
+/// A float or int.
+fn seconds(heap: &Heap, obj: Addr) -> Option<f64> {
+    let ty = heap.type_of(obj)?;
+    match ty.name.as_str() {
+        "float" => heap.float(obj).filter(|f| f.is_finite()),
+        "int" => heap.int(obj).map(|i| i as f64),
+        _ => None,
+    }
+}
+
+/// Whether this is a class of asyncio's by that name, or derived from it.
+pub fn is_asyncio(heap: &Heap, ty: &TypeInfo, module: &str, class: &str) -> bool {
+    let mut name = heap.type_name(ty);
+    let mut base = ty.base;
+    for _ in 0..16 {
+        if name.strip_prefix(module).and_then(|n| n.strip_prefix('.')) == Some(class) {
+            return true;
+        }
+        let Some(next) = (base != 0).then(|| heap.type_at(base)).flatten().filter(|t| t.is_heap_type())
+        else {
+            return false;
+        };
+        (name, base) = (heap.type_name(&next), next.base);
+    }
+    false
+}
