@@ -13,7 +13,7 @@ use crate::target::find::Selector;
     name = "hangscope",
     version,
     about = "Looks into a live Python process from outside, without stopping it, and says why it hangs",
-    after_help = "Exit codes: 0 done · 2 wrong usage · 3 a target could not be read as asked (what could be read is printed) · 130/143 ended by a signal",
+    after_help = "Exit codes: 0 done · 1 `check` found something critical · 2 wrong usage · 3 a target could not be read as asked (what could be read is printed) · 130/143 ended by a signal",
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -44,6 +44,8 @@ pub enum Command {
     Dump(Dump),
     /// Show asyncio tasks and what each awaits, as a tree
     Tasks(Tasks),
+    /// Say what is wrong, and nothing else: for scripts, probes and CI
+    Check(Check),
     /// Start a small stuck asyncio server with the python3 on PATH, and look into it
     Demo(Demo),
     /// Print the completions for a shell
@@ -185,6 +187,33 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    pub fn look_options(&self) -> look::Options {
+        look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 nothing critical · 1 something critical · 2 wrong usage · 3 a target could not be read"
+)]
+pub struct Check {
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Look again after so many milliseconds, and report what persists
+    #[arg(long = "for", value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub for_ms: u64,
+    /// As JSON
+    #[arg(short, long)]
+    pub json: bool,
+    /// Count this installed package as the application's own code; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub app: Vec<String>,
+    /// Do not mask what looks like a secret (password, token, cookie, …)
+    #[arg(long)]
+    pub show_secrets: bool,
+}
+
+impl Check {
     pub fn look_options(&self) -> look::Options {
         look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
     }

@@ -65,7 +65,8 @@ pub fn run(args: &Demo) -> anyhow::Result<ExitCode> {
         full_filenames: false,
         full_stacks: false,
     };
-    dump::print(Report::new(looked.snapshot), &show)?;
+    let (snapshot, found) = dump::judge(looked.snapshot, &[pid], &Options::default());
+    dump::print(Report::new(snapshot).with(found), &show)?;
     drop(shop);
     writeln!(notes, "\nThe server was ended. On a server of yours: sudo hangscope dump --port 8000")?;
     Ok(ExitCode::from(if looked.unread { super::UNREAD } else { 0 }))

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use super::{UNREAD, complain, complain_of, nothing_found};
 use crate::cli::Dump;
+use crate::diagnose::{Findings, diagnose};
 use crate::look::capture::{Capture, CaptureError};
 use crate::look::{self, Options};
 use crate::render::report::Report;
@@ -22,17 +23,21 @@ pub fn run(args: &Dump) -> anyhow::Result<ExitCode> {
     let options = args.look_options();
     if let Some(file) = &args.capture {
         let (snapshot, code) = replay(file, &options)?;
-        print(Report::new(snapshot), args)?;
+        let found =
+            if args.no_findings { Findings::default() } else { diagnose(std::slice::from_ref(&snapshot)) };
+        print(Report::new(snapshot).with(found), args)?;
         return Ok(code);
     }
     let found = match find::find(&args.targets.selector()) {
         Ok(found) => found,
         Err(error) => return Ok(nothing_found(error, args.show_secrets)),
     };
+    let pids = found.pids.clone();
     let looked = look_at(found, &options);
+    let (snapshot, found) = judge(looked.snapshot, &pids, &options);
     // The report is worth more than the file: it is shown even if that cannot be written.
     let saved = args.save.as_ref().map_or(Ok(()), |file| save(&looked.capture, file));
-    print(Report::new(looked.snapshot), args)?;
+    print(Report::new(snapshot).with(found), args)?;
     saved?;
     Ok(ExitCode::from(if looked.unread { UNREAD } else { 0 }))
 }
@@ -92,6 +97,44 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
     };
     capture.of_snapshot(&snapshot);
     Looked { snapshot, capture, unread }
+}
+
+/// When to look again, at the earliest.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The findings; after a second look where the first one leaves open whether something moves.
+pub fn judge(snapshot: Snapshot, pids: &[i32], options: &Options) -> (Snapshot, Findings) {
+    if options.no_findings {
+        return (snapshot, Findings::default());
+    }
+    let found = diagnose(std::slice::from_ref(&snapshot));
+    // A capture holds one look, and its replay is the very same report.
+    if options.save || !found.are_open() {
+        return (snapshot, found);
+    }
+    let Some(again) = look_again(&snapshot, pids, AGAIN, options) else { return (snapshot, found) };
+    // The second look is shown: that is what the findings' frames are counted in.
+    let found = diagnose(&[snapshot.clone(), again.clone()]);
+    let looks = snapshot.looks.iter().chain(&again.looks).cloned().collect();
+    (Snapshot { looks, captured_at: snapshot.captured_at, skipped: snapshot.skipped, ..again }, found)
+}
+
+/// The same processes once more, `after` the first look.
+pub fn look_again(first: &Snapshot, pids: &[i32], after: Duration, options: &Options) -> Option<Snapshot> {
+    let began = Instant::now();
+    std::thread::sleep(after);
+    let took = first.looks.last().map_or(0.0, |look| look.at + look.took);
+    let at = took + began.elapsed().as_secs_f64();
+    let looking = Instant::now();
+    let options = Options { save: false, ..options.clone() };
+    let look = |pid: &i32| look::live(*pid, &options).ok().map(|looked| looked.process);
+    let processes: Vec<_> = pids.iter().filter_map(look).collect();
+    let gone = first.processes.iter().any(|p| !processes.iter().any(|again| again.pid == p.pid));
+    (!gone).then(|| Snapshot {
+        looks: vec![Look { at, took: looking.elapsed().as_secs_f64() }],
+        processes,
+        ..first.clone()
+    })
 }
 
 /// The snapshot that a capture file holds.

@@ -6,6 +6,7 @@ use crate::render::text::TextOptions;
 use crate::render::{clean, style};
 use crate::target::find::FindError;
 
+pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod dump;
@@ -14,6 +15,8 @@ pub mod ps;
 pub mod schema;
 pub mod tasks;
 
+/// `check` found something critical.
+pub const CRITICAL: u8 = 1;
 /// Some target could not be read as asked.
 pub const UNREAD: u8 = 3;
 /// Wrong usage.

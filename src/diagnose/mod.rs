@@ -2,9 +2,27 @@
 //!
 //! One root, one finding: what merely follows from it is named under `related`.
 
-use crate::snapshot::{Address, Certainty, Frame, Request, Wait};
+/// The words of a finding.
+mod advice;
+/// One case: who suffers, the chain to the root.
+mod case;
+/// How bad a case is.
+mod judge;
+/// The rule catalogue.
+mod rules;
+/// The wait-for graph.
+mod waits;
+
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::snapshot::{Address, Certainty, Frame, Request, Snapshot, Wait};
+use case::Case;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use waits::{Fate, Graph, Party};
 
 /// Something that is wrong, who suffers from it, and what causes it.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
@@ -60,4 +78,221 @@ pub enum Severity {
     Info,
     Warning,
     Critical,
+}
+
+/// What was found, by process and across them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Findings {
+    /// Those of one process, worst first.
+    pub processes: Vec<(i32, Vec<Finding>)>,
+    /// Those that concern more than one process.
+    pub global: Vec<Finding>,
+    /// Rules that failed, by process.
+    pub problems: Vec<String>,
+}
+
+impl Findings {
+    pub fn all(&self) -> impl Iterator<Item = &Finding> {
+        self.processes.iter().flat_map(|p| &p.1).chain(&self.global)
+    }
+
+    pub fn worst(&self) -> Option<Severity> {
+        self.all().map(|finding| finding.severity).max()
+    }
+
+    /// Whether a second look could change the verdict: all but proved deadlocks.
+    pub fn are_open(&self) -> bool {
+        self.all().any(|f| judge::is_suspicious(f.severity, f.certainty, f.cycle.is_some()))
+    }
+
+    fn put(&mut self, finding: Finding) {
+        let Some(pid) = finding.pid.filter(|_| finding.pids.len() < 2) else {
+            self.global.push(finding);
+            return;
+        };
+        match self.processes.iter_mut().find(|p| p.0 == pid) {
+            Some((_, findings)) => findings.push(finding),
+            None => self.processes.push((pid, vec![finding])),
+        }
+    }
+}
+
+/// What one or more looks at the same processes mean; the last is judged, those before it tell what moves.
+pub fn diagnose(looks: &[Snapshot]) -> Findings {
+    let Some((now, before)) = looks.split_last() else { return Findings::default() };
+    // A report without findings is worth more than none.
+    catch_unwind(AssertUnwindSafe(|| judged(now, before.first()))).unwrap_or_else(|_| Findings {
+        problems: vec!["the findings could not be made: what was read is contradictory".into()],
+        ..Findings::default()
+    })
+}
+
+fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
+    let graph = Graph::new(now, before);
+    let two_looks = before.is_some();
+    let mut judged: Vec<(Case, &'static rules::Rule, Severity)> = Vec::new();
+
+    let cycles = waits::cycles(&graph);
+    for (members, followers) in &cycles {
+        // An event loop that waits for a deadlock suffers most.
+        let suffers = |&&at: &&usize| {
+            let is_loop = graph.parties[at].thread().is_some_and(|t| t.event_loop.is_some());
+            is_loop && graph.parties[at].wait().is_some()
+        };
+        let head = followers.iter().find(suffers).filter(|_| !members.iter().any(|at| suffers(&at)));
+        let mut case = Case::of(&graph, *head.unwrap_or(&members[0]), two_looks);
+        case.followers = followers.len();
+        judged.extend(judge(case));
+    }
+    let in_cycle = |at: usize| graph.fates[at] == Fate::Deadlock;
+    for at in (0..graph.parties.len()).filter(|&at| !in_cycle(at)) {
+        judged.extend(judge(Case::of(&graph, at, two_looks)));
+    }
+    one_per_root(&graph, &mut judged);
+
+    let mut findings = Findings::default();
+    let mut made: Vec<Finding> =
+        judged.iter().map(|(case, rule, severity)| finding(case, rule, *severity)).collect();
+    made.sort_by_key(|finding| std::cmp::Reverse((finding.severity, finding.request.is_some())));
+    made.into_iter().for_each(|finding| findings.put(finding));
+    findings
+}
+
+fn judge<'g, 'a>(case: Case<'g, 'a>) -> Option<(Case<'g, 'a>, &'static rules::Rule, Severity)> {
+    let rule = rules::find(&case)?;
+    let severity = judge::severity(&case, rule)?;
+    Some((case, rule, severity))
+}
+
+/// What is the same root: the same last one; of tasks and threads that wait for no one, the same object.
+fn same_root(graph: &Graph, a: &Case, b: &Case) -> bool {
+    let object = |case: &Case| graph.parties[case.root()].wait().and_then(|wait| wait.address);
+    // What hangs on one who hangs on this one follows from it.
+    a.chain.contains(&b.head()) || b.chain.contains(&a.head()) || a.root() == b.root() || {
+        let same = object(a).is_some() && object(a) == object(b) && a.party().pid() == b.party().pid();
+        same && a.chain.len() == b.chain.len()
+    }
+}
+
+/// One root, one finding: the one who suffers most heads it.
+fn one_per_root<'g, 'a>(
+    graph: &'g Graph<'a>,
+    judged: &mut Vec<(Case<'g, 'a>, &'static rules::Rule, Severity)>,
+) {
+    let rank = |case: &Case, severity: Severity| {
+        let party = case.party();
+        let main = party.thread().is_some_and(|t| t.main);
+        (
+            case.cycle.is_some(),
+            case.is_loop(case.head()),
+            severity,
+            judge::request(case).is_some(),
+            main,
+            case.chain.len(),
+        )
+    };
+    judged.sort_by_key(|(case, _, severity)| std::cmp::Reverse(rank(case, *severity)));
+    let mut kept: Vec<(Case, &'static rules::Rule, Severity)> = Vec::new();
+    for (case, rule, severity) in judged.drain(..) {
+        match kept.iter_mut().find(|(other, ..)| same_root(graph, other, &case)) {
+            Some((other, kept_rule, kept_severity)) if other.cycle.is_none() => {
+                other.followers += 1;
+                *kept_severity = severity.max(*kept_severity);
+                // Three who wait for one are a jam.
+                if let Some(renamed) = rules::find(other).filter(|r| r.id != kept_rule.id) {
+                    *kept_rule = renamed;
+                }
+            }
+            Some((other, ..)) => other.followers += 1,
+            None => kept.push((case, rule, severity)),
+        }
+    }
+    *judged = kept;
+}
+
+fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
+    let party = case.party();
+    let mut pids: Vec<i32> = Vec::new();
+    for &at in &case.chain {
+        let pid = case.graph.parties[at].pid();
+        if !pids.contains(&pid) {
+            pids.push(pid);
+        }
+    }
+    let mut evidence = advice::evidence(case);
+    let mut related = Vec::new();
+    if case.followers > 0 {
+        let (n, s) = (case.followers, if case.followers == 1 { "" } else { "s" });
+        evidence.push(format!("{n} other{s} wait{} for the same", if n == 1 { "s" } else { "" }));
+        if case.followers >= 2 && rule.id != "traffic-jam" {
+            related.push("traffic-jam".to_owned());
+        }
+    }
+    if case.is_loop(case.head()) && severity == Severity::Critical {
+        for listener in party.process.listens.iter().flatten() {
+            if let Some(queued) = listener.queued.filter(|&queued| queued > 0) {
+                let s = if queued == 1 { "connection waits" } else { "connections wait" };
+                evidence.push(format!("{queued} {s} in the listen queue of {}", listener.address));
+                related.push("accept-backlog".to_owned());
+            }
+        }
+    }
+    related.dedup();
+    Finding {
+        rule: rule.id.into(),
+        severity,
+        summary: advice::summary(case, rule),
+        pids,
+        pid: Some(party.pid()),
+        tid: party.tid(),
+        task: party.task().map(|task| task.id).or_else(|| party.thread()?.task),
+        frame: party.blocking_frame(),
+        user_frame: party.user_frame(),
+        blocked_for: if party.task().is_some() {
+            party.wait().and_then(|w| w.blocked_for)
+        } else {
+            case.age()
+        },
+        certainty: case.graph.certainty(&case.chain, case.cycle.is_some()),
+        request: judge::request(case).cloned(),
+        cause: causes(case),
+        cycle: case.cycle.map(|start| (start..case.chain.len()).collect()),
+        evidence,
+        advice: Some(advice::advice(case, rule)),
+        related,
+    }
+}
+
+fn causes(case: &Case) -> Vec<Cause> {
+    let parties = &case.graph.parties;
+    let cause = |(position, &at): (usize, &usize)| {
+        let party = &parties[at];
+        let alike = |&other: &usize| {
+            !case.chain.contains(&other)
+                && parties[other].pid() == party.pid()
+                && is_alike(&parties[other], party)
+        };
+        Cause {
+            pid: Some(party.pid()),
+            tid: party.tid(),
+            thread: party.thread().and_then(|thread| thread.name.clone()),
+            task: party.task().map(|task| task.id),
+            summary: String::new(),
+            wait: party.wait().cloned(),
+            frame: party.telling_frame().cloned(),
+            // Only of those who are to blame: others that suffer are counted in the evidence.
+            alike: if position == 0 { 0 } else { (0..parties.len()).filter(|n| alike(n)).count() as u64 },
+        }
+    };
+    case.chain.iter().enumerate().map(cause).collect()
+}
+
+/// Stands exactly where the other does.
+fn is_alike(a: &Party, b: &Party) -> bool {
+    let kind = |party: &Party| party.wait().map(|wait| (wait.kind.clone(), wait.call.clone()));
+    let place = |party: &Party| party.telling_frame().map(|f| (f.file.clone(), f.line, f.function.clone()));
+    a.thread().is_some() == b.thread().is_some()
+        && place(a).is_some()
+        && place(a) == place(b)
+        && kind(a) == kind(b)
 }

@@ -226,7 +226,8 @@ fn settle_activity(thread: &mut Thread, tstate: Addr, seen: &Seen, gil: Option<&
                     .collect();
             }
         }
-        Activity::Idle | Activity::Waiting if thread.waits_on.is_some() => {
+        // It may have woken up since the window, which is what the report is about.
+        Activity::Idle | Activity::Waiting | Activity::Running if thread.waits_on.is_some() => {
             let for_work = seen.os.get(&tstate).is_some_and(|os| os.for_work);
             let idle = for_work || is_idle(thread);
             thread.activity = if idle { Activity::Idle } else { Activity::Waiting };

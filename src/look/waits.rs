@@ -7,12 +7,13 @@ use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::mask;
-use crate::snapshot::{Actor, Socket, Wait};
+use crate::snapshot::{Actor, Wait};
 use crate::stdlib::Seen;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
 use crate::target::facts::{FdFacts, FdKind, ProcessFacts, ThreadFacts};
 use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
 use crate::target::memory::Addr;
+use crate::target::net;
 
 /// How long the descriptors of other processes may be searched for the other ends.
 const SEARCH: Duration = Duration::from_millis(30);
@@ -157,17 +158,8 @@ impl Join<'_> {
     fn one(&self, wait: &mut Wait, facts: &FdFacts, operation: &str) {
         match facts.kind {
             FdKind::Socket => {
-                let mut socket = facts.socket.clone().unwrap_or_else(|| Socket {
-                    fd: facts.fd,
-                    family: None,
-                    local: None,
-                    peer: None,
-                    tcp_state: None,
-                    recv_queue: None,
-                    send_queue: None,
-                    timeout: None,
-                    peer_process: None,
-                });
+                let unknown = || net::socket(facts.fd, None);
+                let mut socket = facts.socket.clone().unwrap_or_else(unknown);
                 socket.timeout = wait.detail["timeout"].as_f64();
                 if let Some(peer) = &mut socket.peer_process {
                     peer.command = self.command(&peer.command);

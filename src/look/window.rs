@@ -180,6 +180,10 @@ impl Window<'_> {
         };
 
         self.memory.refresh();
+        if self.memory.is_recording() {
+            // A capture has the bytes of the last attempt only: those of code objects must be among them.
+            stacks.codes = Codes::default();
+        }
         let heap = self.python.heap(self.memory);
         let (interpreters, problems) = threads::read(&heap, self.python.runtime);
         let locals = self.locals.map(|limits| read_locals(&heap, &interpreters, limits));

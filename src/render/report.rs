@@ -2,7 +2,7 @@
 //!
 //! Its JSON shape is a promise (`hangscope.report/1`): adding to it is free, changing it is not.
 
-use crate::diagnose::Finding;
+use crate::diagnose::{Finding, Findings};
 use crate::snapshot::{Look, Process, Skipped, Snapshot};
 use schemars::JsonSchema;
 use serde::ser::SerializeStruct;
@@ -52,6 +52,21 @@ impl Report {
             findings: Vec::new(),
             skipped,
         }
+    }
+
+    /// And what was found about it.
+    pub fn with(mut self, found: Findings) -> Report {
+        for (pid, findings) in found.processes {
+            match self.processes.iter_mut().find(|p| p.process.pid == pid) {
+                Some(process) => process.findings.extend(findings),
+                None => self.findings.extend(findings),
+            }
+        }
+        self.findings.extend(found.global);
+        if let (Some(first), false) = (self.processes.first_mut(), found.problems.is_empty()) {
+            first.process.problems.extend(found.problems);
+        }
+        self
     }
 }
 

@@ -10,6 +10,7 @@ mod recursion;
 mod stack;
 mod tasks;
 mod thread;
+mod verdict;
 mod wait;
 
 use super::page::Page;
@@ -57,6 +58,19 @@ pub fn write(out: &mut dyn io::Write, report: &Report, options: &TextOptions) ->
     }
     for process in &report.processes {
         process::write(&mut page, process, report, options);
+    }
+    skipped(&mut page, &report.skipped);
+    out.write_all(page.into_text().as_bytes())
+}
+
+/// Only what is wrong: no stacks.
+pub fn write_findings(out: &mut dyn io::Write, report: &Report, options: &TextOptions) -> io::Result<()> {
+    let mut page = Page::new(options.width, options.unicode);
+    for finding in &report.findings {
+        finding::write(&mut page, finding, None, options);
+    }
+    for process in &report.processes {
+        verdict::write(&mut page, process, options);
     }
     skipped(&mut page, &report.skipped);
     out.write_all(page.into_text().as_bytes())

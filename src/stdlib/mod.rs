@@ -173,9 +173,12 @@ impl<'a> Scene<'a> {
     /// The value of a variable of a frame; cells are looked into.
     pub fn local(&self, frame: &FrameScene, name: &str) -> Option<Addr> {
         let known = self.variables(frame)?;
-        let i = known.names.iter().position(|n| n == name)?;
-        let slot = self.heap.words(frame.raw.addr + self.heap.layout.frame.locals + 8 * i as u64, 1)?[0];
-        known.variables.value(self.heap, i, slot)
+        // Up to 3.10 an argument that a closure uses has two slots: its own, empty, and its cell.
+        let slots = known.names.iter().enumerate().filter(|(_, n)| *n == name);
+        slots.map(|(i, _)| i).find_map(|i| {
+            let at = frame.raw.addr + self.heap.layout.frame.locals + 8 * i as u64;
+            known.variables.value(self.heap, i, self.heap.mem.u64(at).ok()?)
+        })
     }
 
     /// All variables of a frame that hold an object: (name, object).

@@ -101,12 +101,11 @@ impl Room<'_, '_> {
 
     fn variables(&self, frame: &FrameScene, of_self: Option<&str>) -> Option<Request> {
         let known = self.scene.variables(frame)?;
-        let heap = self.scene.heap;
         for name in NAMES {
-            let Some(i) = known.names.iter().position(|n| n == name) else { continue };
-            let at = frame.raw.addr + heap.layout.frame.locals + 8 * i as u64;
-            let slot = heap.mem.u64(at).ok();
-            let Some(obj) = slot.and_then(|slot| known.variables.value(heap, i, slot)) else { continue };
+            if !known.names.iter().any(|n| n == name) {
+                continue;
+            }
+            let Some(obj) = self.scene.local(frame, name) else { continue };
             let found = match name {
                 "self" => of_self.and_then(|attribute| self.attribute(obj, attribute)),
                 "func" if frame.in_file("/anyio/_backends/_asyncio.py") => {
@@ -206,17 +205,10 @@ impl Room<'_, '_> {
     /// An ASGI scope or a WSGI environ.
     fn of_dict(&self, dict: Addr) -> Option<Request> {
         let heap = self.scene.heap;
-        let keys = [
-            "type",
-            "path",
-            "method",
-            "query_string",
-            "REQUEST_METHOD",
-            "PATH_INFO",
-            "QUERY_STRING",
-            "SCRIPT_NAME",
-        ];
-        let [kind, path, method, query, wsgi_method, info, wsgi_query, script] = heap.dict_get(dict, keys);
+        let asgi = ["type", "path", "method", "query_string", "app"];
+        let wsgi = ["REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SCRIPT_NAME"];
+        let [kind, path, method, query, app] = heap.dict_get(dict, asgi);
+        let [wsgi_method, info, wsgi_query, script] = heap.dict_get(dict, wsgi);
         let text = |obj: Option<Addr>| obj.and_then(|o| self.text(o));
         let with_query = |path: String, query: Option<String>| match query.filter(|q| !q.is_empty()) {
             Some(query) => format!("{path}?{query}"),
@@ -233,7 +225,11 @@ impl Room<'_, '_> {
             "websocket" => "WEBSOCKET".to_owned(),
             _ => return None,
         };
-        Some(request(method, with_query(path, text(query))))
+        // What the application is an instance of, where no frame shows it.
+        let app = app.and_then(|app| heap.type_of(app)).map(|ty| heap.type_name(&ty));
+        let framework = app.and_then(|name| FRAMEWORKS.iter().find(|f| name.split('.').next() == Some(**f)));
+        let framework = framework.map(|f| (*f).to_owned());
+        Some(Request { framework, ..request(method, with_query(path, text(query))) })
     }
 
     /// A `str`, or ASCII `bytes`.

@@ -89,6 +89,10 @@ impl CachedMemory {
         self.recording.set(true);
     }
 
+    pub fn is_recording(&self) -> bool {
+        self.recording.get()
+    }
+
     /// Everything read since the last `refresh`, as ranges that neither overlap nor touch.
     pub fn recorded(&self) -> Image {
         let mut ranges = self.cache.borrow().recorded.clone();

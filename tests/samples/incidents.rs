@@ -156,8 +156,8 @@ pub fn deadlock() -> Report {
             address: Address(0x7f2e_5c1a_0b40 + n as u64 * 0x40),
             kind: "lock".into(),
             name: Some(format!("accounts[{n}].lock")),
-            frame: None,
-            line: None,
+            frame: Some(0),
+            line: Some(38),
             certainty: Certainty::Proved,
         }];
         causes.push(cause(4243 + n as i32, name, frame(n), one.waits_on.clone()));

@@ -1,0 +1,56 @@
+//! `hangscope check`: only what is wrong, after two looks; the exit code says whether it is critical.
+
+use std::io::{BufWriter, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::dump::{look_again, look_at};
+use super::{CRITICAL, UNREAD, nothing_found};
+use crate::cli::Check;
+use crate::diagnose::{Severity, diagnose};
+use crate::render::report::Report;
+use crate::render::{json, text};
+use crate::target::find;
+
+pub fn run(args: &Check) -> anyhow::Result<ExitCode> {
+    let options = args.look_options();
+    let found = match find::find(&args.targets.selector()) {
+        Ok(found) => found,
+        Err(error) => return Ok(nothing_found(error, args.show_secrets)),
+    };
+    let pids = found.pids.clone();
+    let looked = look_at(found, &options);
+    let first = looked.snapshot;
+    let readable: Vec<i32> = first.processes.iter().map(|p| p.pid).filter(|pid| pids.contains(pid)).collect();
+    let again = match readable[..] {
+        [] => None,
+        _ => look_again(&first, &readable, Duration::from_millis(args.for_ms), &options),
+    };
+    let (snapshot, findings) = match again {
+        Some(mut again) => {
+            let findings = diagnose(&[first.clone(), again.clone()]);
+            again.looks.splice(0..0, first.looks);
+            (again, findings)
+        }
+        None => {
+            let findings = diagnose(std::slice::from_ref(&first));
+            (first, findings)
+        }
+    };
+    let critical = findings.worst() == Some(Severity::Critical);
+    let report = Report::new(snapshot).with(findings);
+    if args.json {
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        json::write(&mut out, &report)?;
+        out.flush()?;
+    } else {
+        let mut out = anstream::stdout().lock();
+        text::write_findings(&mut out, &report, &super::text_options())?;
+        out.flush()?;
+    }
+    Ok(ExitCode::from(match (critical, looked.unread) {
+        (true, _) => CRITICAL,
+        (false, true) => UNREAD,
+        (false, false) => 0,
+    }))
+}

@@ -1,0 +1,274 @@
+//! The words of a finding: its summary, what was seen, what to do. All name the objects themselves.
+
+use super::case::Case;
+use super::rules::Rule;
+use super::waits::{Fate, Party, number, word};
+use crate::snapshot::{Frame, Wait};
+
+/// `server.py:41`.
+pub fn place(frame: &Frame) -> String {
+    let path = frame.path.as_deref().or(frame.file.as_deref()).unwrap_or("?");
+    let file = path.rsplit('/').next().unwrap_or(path);
+    frame.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))
+}
+
+/// The last two words of a dotted call: `Event.wait`, `time.sleep`.
+pub fn short_call(wait: &Wait) -> Option<String> {
+    let call = wait.call.as_deref()?;
+    let mut words: Vec<&str> = call.rsplit('.').take(2).collect();
+    words.reverse();
+    Some(words.join("."))
+}
+
+/// What is waited for: `Queue(maxsize=1)`, `lock jobs_lock`.
+pub fn object(wait: &Wait) -> String {
+    let label = wait.label.as_deref();
+    match wait.kind.as_str() {
+        "queue" => {
+            let call = wait.call.as_deref().unwrap_or("Queue.get");
+            let class = call.rsplit('.').nth(1).unwrap_or("Queue");
+            let size = number(wait, "maxsize")
+                .filter(|&m| m > 0)
+                .map(|m| format!("maxsize={m}"))
+                .unwrap_or_default();
+            match label {
+                Some(label) => format!("`{label}`"),
+                None => format!("`{class}({size})`"),
+            }
+        }
+        "thread" => match word(wait, "name").or(label) {
+            Some(name) => format!("thread {name}"),
+            None => "a thread".into(),
+        },
+        "process" => match (wait.on.first().and_then(|on| on.pid), command(wait)) {
+            (Some(pid), Some(command)) => format!("process {pid} ({command})"),
+            (Some(pid), None) => format!("process {pid}"),
+            _ => "a process".into(),
+        },
+        "socket" => match word(wait, "peer") {
+            Some(peer) => format!("the peer {peer}"),
+            None => "a socket".into(),
+        },
+        "file" => word(wait, "path").map_or_else(|| "a file".into(), |path| format!("`{path}`")),
+        "sleep" => "its sleep".into(),
+        "poll" => "its selector".into(),
+        "gil" => "the GIL".into(),
+        "unknown" | "cpu" => "something unknown".into(),
+        kind => match (label, wait.address) {
+            (Some(label), _) => format!("{kind} `{label}`"),
+            (None, Some(address)) => format!("{kind} {:#x}", address.0),
+            (None, None) => {
+                format!("{} {kind}", if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
+            }
+        },
+    }
+}
+
+fn command(wait: &Wait) -> Option<String> {
+    let command = wait.detail.get("command")?;
+    let words =
+        || command.as_array().map(|a| a.iter().filter_map(|w| w.as_str()).collect::<Vec<_>>().join(" "));
+    command.as_str().map(str::to_owned).or_else(words).filter(|c| !c.is_empty())
+}
+
+/// `drain_queue` (thread 7).
+pub fn who(party: &Party) -> String {
+    match (party.user_frame(), party.tid()) {
+        (Some(at), Some(tid)) if party.task().is_none() && !party.thread().is_some_and(|t| t.main) => {
+            format!("`{}` ({}, thread {tid})", party.frames()[at].function, party.name())
+        }
+        _ => party.name(),
+    }
+}
+
+/// `waits in Event.wait at server.py:41`.
+fn stands(party: &Party) -> String {
+    let at = party.telling_frame().map(|frame| format!(" at {}", place(frame))).unwrap_or_default();
+    match party.wait() {
+        Some(wait) => {
+            let call = short_call(wait)
+                .map_or_else(|| format!("for {}", object(wait)), |call| format!("in `{call}`"));
+            let peer = match wait.kind.as_str() {
+                "socket" => word(wait, "peer").map(|peer| format!(" for {peer}")).unwrap_or_default(),
+                _ => String::new(),
+            };
+            format!("waits {call}{at}{peer}")
+        }
+        None if party.thread().is_some_and(|t| t.activity == crate::snapshot::Activity::Running) => {
+            format!("runs{at}")
+        }
+        None => format!("stands{at}"),
+    }
+}
+
+/// What the next one is to the wait of the one before.
+fn part(wait: &Wait) -> &'static str {
+    match (wait.kind.as_str(), word(wait, "operation")) {
+        ("queue", Some("put")) => ", which gets from it,",
+        ("queue", Some("get")) => ", which puts into it,",
+        ("queue", _) => ", which has its items,",
+        ("lock" | "semaphore", _) => ", which holds it,",
+        ("event", _) => ", which sets it,",
+        ("condition" | "barrier", _) => ", which should come,",
+        ("future", _) => ", which should complete it,",
+        ("thread" | "process" | "task", _) => "",
+        ("gil", _) => ", which has it,",
+        _ => ", which must act,",
+    }
+}
+
+/// The state of the object, where that is the point: `Queue(maxsize=1)` is full.
+fn state(wait: &Wait) -> Option<String> {
+    let object = object(wait);
+    match (wait.kind.as_str(), word(wait, "operation")) {
+        ("queue", Some("put")) if super::waits::is_full(wait) => {
+            let (size, max) = (number(wait, "size")?, number(wait, "maxsize")?);
+            Some(format!("{object} is full ({size} of {max})"))
+        }
+        ("queue", Some("get")) => match number(wait, "size")? {
+            0 => Some(format!("{object} is empty")),
+            size => Some(format!("{object} has {size} items, and still its getter sleeps")),
+        },
+        ("queue", Some("join")) => {
+            Some(format!("{} items of {object} are not reported as done", number(wait, "unfinished")?))
+        }
+        ("semaphore", _) => Some(format!("{object} has {} left", number(wait, "value")?)),
+        ("future", _) => Some(format!("{object} is {}", word(wait, "state")?.to_ascii_lowercase())),
+        _ => None,
+    }
+}
+
+/// One sentence per link of the chain.
+pub fn evidence(case: &Case) -> Vec<String> {
+    let mut seen = Vec::new();
+    let parties: Vec<&Party> = case.chain.iter().map(|&at| &case.graph.parties[at]).collect();
+    for (at, party) in parties.iter().enumerate() {
+        let Some(wait) = party.wait() else { continue };
+        let next = parties.get(at + 1).copied().or_else(|| case.cycle.map(|start| parties[start]));
+        let state = state(wait);
+        match next {
+            Some(next) if case.cycle.is_none() || at < parties.len() => {
+                let whose = if state.is_some()
+                    || matches!(wait.kind.as_str(), "lock" | "semaphore" | "event" | "gil")
+                {
+                    part(wait)
+                } else {
+                    ""
+                };
+                let head = state.unwrap_or_else(|| format!("{} waits for {}", party.name(), object(wait)));
+                seen.push(format!("{head}; {}{whose} {}", who(next), stands(next)));
+            }
+            _ => seen.extend(state),
+        }
+    }
+    for party in parties.iter().filter(|_| case.cycle.is_some()) {
+        for lock in party
+            .holds()
+            .iter()
+            .filter(|l| parties.iter().any(|p| p.wait().and_then(|w| w.address) == Some(l.address)))
+        {
+            let frame = lock.frame.and_then(|at| party.frames().get(at));
+            let file = frame.map(|f| place(&Frame { line: lock.line.or(f.line), ..f.clone() }));
+            let name = lock.name.as_deref().map_or_else(|| format!("{:#x}", lock.address.0), str::to_owned);
+            let since = file.map(|file| format!(", taken at {file}")).unwrap_or_default();
+            seen.push(format!("{} holds {} {name}{since}", party.name(), lock.kind));
+        }
+    }
+    seen.truncate(8);
+    seen
+}
+
+/// One line in a tired person's words.
+pub fn summary(case: &Case, rule: &Rule) -> String {
+    let party = case.party();
+    let name = party.name();
+    if case.cycle.is_some() {
+        let names: Vec<String> = case.members().map(Party::name).collect();
+        let [one] = &names[..] else {
+            let (last, first) = names.split_last().expect("a cycle has members");
+            let cycle = format!("{} and {last} wait for each other", first.join(", "));
+            return if case.cycle == Some(0) {
+                cycle
+            } else {
+                format!("{name} waits for a deadlock: {cycle}")
+            };
+        };
+        return match (rule.id, case.wait()) {
+            ("lock-self", Some(wait)) => format!("{one} waits for {}, which it holds itself", object(wait)),
+            ("pool-self-wait", _) => format!("{one} waits for work that only its own pool could do"),
+            ("loop-self-deadlock", _) => {
+                format!("{one} waits for a coroutine that only its own event loop could run")
+            }
+            _ => format!("{one} waits for itself"),
+        };
+    }
+    let object = case.wait().map_or_else(|| "something unknown".into(), object);
+    let call = case.wait().and_then(short_call);
+    let culprit = || if case.chain.len() > 1 { format!(": {}", culprit_line(case)) } else { String::new() };
+    if case.is_loop(case.head()) {
+        return match (rule.id, call) {
+            ("loop-cpu", _) => format!("{name} serves nobody else: it computes{}", in_function(party)),
+            ("loop-flood", _) => format!("{name} is behind: {} callbacks are ready", case.ready()),
+            ("gil-blocked" | "gil-hog", _) => {
+                format!("{name} serves nobody: it waits for the GIL{}", culprit())
+            }
+            (_, Some(call)) => match case.kind() {
+                "thread" | "process" | "lock" | "queue" | "semaphore" => {
+                    format!("{name} serves nobody: `{call}` waits for {object}{}", culprit())
+                }
+                "socket" => format!("{name} serves nobody: `{call}` waits for {object}"),
+                _ => format!("{name} serves nobody: it sits in `{call}`{}", culprit()),
+            },
+            (_, None) => format!("{name} serves nobody: it is blocked{}", in_function(party)),
+        };
+    }
+    let wants = match (case.kind(), case.operation()) {
+        ("queue", "put") => format!("{name} waits for room in {object}"),
+        ("queue", "get") => format!("{name} waits for an item in {object}"),
+        ("queue", _) => format!("{name} waits until {object} is done"),
+        ("thread" | "process", _) => format!("{name} waits for {object} to end"),
+        ("event", _) => format!("{name} waits for {object} to be set"),
+        ("condition", _) => format!("{name} waits for {object} to be notified"),
+        _ => format!("{name} waits for {object}"),
+    };
+    match (case.chain.len(), case.fate) {
+        (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
+        (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
+        (1, _) => wants,
+        _ => wants + &culprit(),
+    }
+}
+
+fn culprit_line(case: &Case) -> String {
+    let culprit = case.culprit();
+    format!("{} {}", culprit.name(), stands(culprit))
+}
+
+fn in_function(party: &Party) -> String {
+    party.telling_frame().map(|f| format!(" in `{}` at {}", f.function, place(f))).unwrap_or_default()
+}
+
+/// The rule's advice, with the names filled in.
+pub fn advice(case: &Case, rule: &Rule) -> String {
+    let object = case.wait().map_or_else(|| "it".into(), object);
+    let culprit = if case.chain.len() > 1 || case.cycle.is_some() {
+        who(case.culprit())
+    } else {
+        "whoever should".into()
+    };
+    let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
+    let root = case.culprit();
+    if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none()) {
+        let place = root.telling_frame().map(|f| format!(" at {}", place(f))).unwrap_or_default();
+        match wait.kind.as_str() {
+            "socket" if wait.deadline.as_deref() == Some("none") => {
+                text += &format!("; give the call{place} a timeout")
+            }
+            "event" | "condition" | "barrier" => {
+                text += &format!("; see who should wake {}{place}", root.name())
+            }
+            _ => {}
+        }
+    }
+    text
+}

@@ -1,0 +1,196 @@
+//! One case: who suffers, the chain to the root, and what will become of it.
+
+use super::waits::{Fate, Graph, Party, Who, word};
+use crate::snapshot::{Activity, EventLoop, Wait};
+
+pub struct Case<'g, 'a> {
+    pub graph: &'g Graph<'a>,
+    /// From who suffers to the root.
+    pub chain: Vec<usize>,
+    /// Where in the chain the cycle begins; it goes on to the end.
+    pub cycle: Option<usize>,
+    pub fate: Fate,
+    /// How many others wait for the same root.
+    pub followers: usize,
+    pub two_looks: bool,
+}
+
+impl<'g, 'a> Case<'g, 'a> {
+    pub fn of(graph: &'g Graph<'a>, head: usize, two_looks: bool) -> Self {
+        let (chain, closed) = graph.chain(head);
+        let fate = graph.fates[head];
+        // A circle in which somebody has a deadline or moves is none.
+        let cycle = closed.filter(|_| fate == Fate::Deadlock);
+        Case { graph, chain, cycle, fate, followers: 0, two_looks }
+    }
+
+    pub fn head(&self) -> usize {
+        self.chain[0]
+    }
+
+    pub fn root(&self) -> usize {
+        *self.chain.last().expect("a chain begins with who suffers")
+    }
+
+    pub fn second(&self) -> Option<usize> {
+        self.chain.get(1).copied()
+    }
+
+    pub fn party(&self) -> &Party<'a> {
+        &self.graph.parties[self.head()]
+    }
+
+    pub fn culprit(&self) -> &Party<'a> {
+        &self.graph.parties[self.root()]
+    }
+
+    pub fn wait(&self) -> Option<&'a Wait> {
+        let at = self.cycle.map_or(self.head(), |start| self.chain[start]);
+        self.graph.parties[at].wait()
+    }
+
+    pub fn kind(&self) -> &str {
+        self.wait().map_or("", |wait| &wait.kind)
+    }
+
+    pub fn call(&self) -> &str {
+        self.wait().and_then(|wait| wait.call.as_deref()).unwrap_or("")
+    }
+
+    pub fn operation(&self) -> &str {
+        self.wait().and_then(|wait| word(wait, "operation")).unwrap_or("")
+    }
+
+    pub fn event_loop(&self) -> Option<&'a EventLoop> {
+        self.party().thread()?.event_loop.as_ref()
+    }
+
+    pub fn is_loop(&self, at: usize) -> bool {
+        self.graph.parties[at]
+            .thread()
+            .is_some_and(|t| t.event_loop.as_ref().is_some_and(|l| l.state != "polling"))
+    }
+
+    /// How long it has lasted: the loop's iteration, or the wait.
+    pub fn age(&self) -> Option<f64> {
+        let iteration = self.event_loop().filter(|l| l.state != "polling").and_then(|l| l.iteration_age);
+        iteration.or_else(|| self.party().blocked_for())
+    }
+
+    pub fn call_is(&self, ends: &[&str]) -> bool {
+        ends.iter().any(|end| self.call() == *end || self.call().ends_with(&format!(".{end}")))
+    }
+
+    pub fn call_ends(&self, names: &[&str]) -> bool {
+        let last = self.call().rsplit('.').next().unwrap_or("");
+        names.contains(&last)
+    }
+
+    pub fn call_starts(&self, module: &str) -> bool {
+        self.call().starts_with(module)
+    }
+
+    /// A frame between the application's own code and the call that blocks.
+    pub fn library_call(&self, module: &str, function: &str) -> bool {
+        let frames = self.party().frames();
+        let own = frames.iter().position(|frame| frame.user).unwrap_or(frames.len());
+        frames[..own]
+            .iter()
+            .any(|f| f.function == function && f.module.as_deref().is_some_and(|m| m.starts_with(module)))
+    }
+
+    pub fn has_frame(&self, module: &str, function: &str) -> bool {
+        frame_in(self.party(), module, function)
+    }
+
+    pub fn says(&self, key: &str) -> bool {
+        self.wait().is_some_and(|wait| wait.detail.get(key).and_then(|v| v.as_bool()) == Some(true))
+    }
+
+    pub fn wait_is(&self, kind: &str, call_part: &str) -> bool {
+        self.kind() == kind && self.call().contains(call_part)
+    }
+
+    pub fn tcp_state(&self, state: &str) -> bool {
+        let now = self.wait().and_then(|wait| word(wait, "tcp_state")).unwrap_or("");
+        now.eq_ignore_ascii_case(state)
+    }
+
+    pub fn is_io(&self) -> bool {
+        matches!(self.kind(), "socket" | "unknown" | "poll" | "")
+    }
+
+    pub fn waits_for_own_process(&self) -> bool {
+        let pid = self.party().pid();
+        self.wait().is_some_and(|wait| wait.on.iter().any(|actor| actor.pid == Some(pid)))
+    }
+
+    pub fn waits_for_pool(&self) -> bool {
+        self.wait().is_some_and(super::waits::is_queued)
+    }
+
+    pub fn os_state(&self) -> Option<char> {
+        self.party().thread()?.os.as_ref()?.state
+    }
+
+    pub fn is_computing(&self) -> bool {
+        let Some(thread) = self.party().thread() else { return false };
+        thread.waits_on.as_ref().is_none_or(|wait| wait.kind == "cpu") && thread.activity == Activity::Running
+    }
+
+    pub fn is_gil(&self) -> bool {
+        let waits = self.party().thread().is_some_and(|t| t.activity == Activity::WaitingForGil);
+        self.second().is_some() && (self.kind() == "gil" || self.wait().is_none() && waits)
+    }
+
+    /// Who has the GIL is asleep.
+    pub fn root_sleeps(&self) -> bool {
+        let os = self.second().and_then(|at| self.graph.parties[at].thread()?.os.as_ref());
+        os.is_some_and(|os| matches!(os.state, Some('S' | 'D')))
+    }
+
+    pub fn ready(&self) -> u64 {
+        self.event_loop().and_then(|l| l.ready).unwrap_or(0)
+    }
+
+    pub fn is_nested_loop(&self) -> bool {
+        self.party().frames().iter().filter(|f| f.function == "run_forever").count() > 1
+    }
+
+    // ------------------------------------------------------------ cycles
+
+    pub fn members(&self) -> impl Iterator<Item = &Party<'a>> {
+        let from = self.cycle.unwrap_or(self.chain.len());
+        self.chain[from..].iter().map(|&at| &self.graph.parties[at])
+    }
+
+    pub fn cycle_len(&self) -> usize {
+        self.members().count()
+    }
+
+    pub fn in_cycle(&self, fits: impl Fn(&Wait) -> bool) -> bool {
+        self.members().filter_map(|party| party.wait()).any(fits)
+    }
+
+    pub fn cycle_crosses(&self) -> bool {
+        let mut pids = self.members().map(Party::pid);
+        let first = pids.next();
+        pids.any(|pid| Some(pid) != first)
+    }
+
+    pub fn cycle_of_tasks(&self) -> bool {
+        self.members().all(|party| matches!(party.who, Who::Task(_)))
+    }
+
+    pub fn cycle_has_frame(&self, module: &str, function: &str) -> bool {
+        let pids: Vec<i32> = self.members().map(Party::pid).collect();
+        // The feeder is a thread of its own beside the one that ends.
+        let all = self.graph.parties.iter().filter(|party| pids.contains(&party.pid()));
+        all.into_iter()
+            .any(|party| frame_in(party, module, function) && party.wait().is_some_and(|w| w.kind == "pipe"))
+    }
+}
+
+fn frame_in(party: &Party, module: &str, function: &str) -> bool {
+    party.frames().iter().any(|f| f.function == function && f.module.as_deref() == Some(module))
+}

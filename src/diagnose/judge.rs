@@ -1,0 +1,147 @@
+//! How bad a case is: by its consequence, not by its rule.
+
+use super::Severity::{self, Critical, Info, Warning};
+use super::case::Case;
+use super::rules::Rule;
+use super::waits::{Fate, is_full, is_lost_wakeup, number};
+use crate::snapshot::{Certainty, EventLoop};
+
+/// A loop's iteration that is older than this is critical, seconds.
+const LOOP_CRITICAL: f64 = 1.0;
+const LOOP_WARNING: f64 = 0.1;
+/// Elsewhere, without an end in sight.
+const LONG: f64 = 5.0;
+
+/// `None`: nobody suffers.
+pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
+    if case.cycle.is_some() {
+        return of_cycle(case);
+    }
+    let head = case.head();
+    if case.is_loop(head) {
+        return of_loop(case);
+    }
+    let age = case.age().filter(|&age| age >= LONG)?;
+    let severity =
+        if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
+    Some(severity.min(rule.usual))
+}
+
+fn of_cycle(case: &Case) -> Option<Severity> {
+    let from = case.cycle?;
+    let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
+    let old = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min) >= LONG;
+    Some(if proved || old || case.two_looks { Critical } else { Warning })
+}
+
+/// By the age of the iteration, whatever it is that takes so long.
+fn of_loop(case: &Case) -> Option<Severity> {
+    let event_loop: &EventLoop = case.event_loop()?;
+    match case.age() {
+        Some(age) if age > LOOP_CRITICAL => Some(Critical),
+        Some(age) if age > LOOP_WARNING => Some(Warning),
+        Some(_) => None,
+        // Since when is not known; that it stands is.
+        None if event_loop.state == "blocked" && case.fate >= Fate::Ends => Some(Warning),
+        None => None,
+    }
+}
+
+/// Threads and tasks that are no loop, and have waited long.
+fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
+    let party = case.party();
+    let is_main = party.thread().is_some_and(|thread| thread.main);
+    let serves = request(case).is_some();
+    let suffers = is_main || serves;
+    let alone = case.chain.len() == 1;
+    // Who waits for one of these wants to go on; who joins may be a supervisor, for whom waiting is health.
+    let wants = match case.kind() {
+        "lock" | "semaphore" | "gil" => true,
+        "queue" => case.operation() == "put",
+        _ => false,
+    };
+    let jammed = case.followers >= 2 && wants;
+    match case.fate {
+        Fate::Moves => None,
+        Fate::Idle if alone => case.wait().filter(|w| is_lost_wakeup(w)).map(|_| Critical),
+        _ if case.is_hopeless() => {
+            let lost = case.wait().is_some_and(is_lost_wakeup);
+            let full = case.kind() == "queue" && case.wait().is_some_and(is_full);
+            Some(if suffers || jammed || wants || lost || full { Critical } else { Warning })
+        }
+        Fate::Stuck => Some(if suffers || wants { Critical } else { Warning }),
+        Fate::Ends => (serves || wants).then_some(Warning),
+        Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
+        Fate::Unknown => None,
+        // All consumers are back for more, and still there are items that nobody has called done.
+        Fate::Idle if suffers && is_forgotten(case) => Some(Warning),
+        // Somebody holds what is wanted and waits for work meanwhile.
+        Fate::Idle if wants => Some(Warning),
+        Fate::Idle => None,
+        Fate::Outside if is_server_of_work(case) => None,
+        Fate::Outside if serves || wants && (suffers || jammed) => Some(Critical),
+        Fate::Outside if is_main || wants => Some(Warning),
+        Fate::Outside => None,
+        // Nobody is known who could end it; but who knows all?
+        Fate::Endless if serves => Some(Critical),
+        Fate::Endless if alone => (suffers || wants || task_of_interest(case)).then_some(Warning),
+        Fate::Endless if wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
+        Fate::Endless if wants || suffers || task_of_interest(case) => Some(Warning),
+        Fate::Endless => None,
+        Fate::Deadlock => Some(Critical),
+    }
+}
+
+fn is_forgotten(case: &Case) -> bool {
+    let count = |key: &str| case.wait().and_then(|wait| number(wait, key));
+    case.kind() == "queue"
+        && case.operation() == "join"
+        && count("size") == Some(0)
+        && count("unfinished").is_some_and(|n| n > 0)
+}
+
+/// A wait of a task that seldom is a wait for work.
+fn task_of_interest(case: &Case) -> bool {
+    case.party().task().is_some() && (matches!(case.kind(), "lock" | "queue") && case.operation() != "get")
+}
+
+pub fn request<'a>(case: &Case<'_, 'a>) -> Option<&'a crate::snapshot::Request> {
+    let party = case.party();
+    if let Some(task) = party.task() {
+        return task.request.as_ref();
+    }
+    let thread = party.thread()?;
+    let of_task = || party.process.tasks.iter().find(|task| Some(task.id) == thread.task)?.request.as_ref();
+    thread.request.as_ref().or_else(of_task)
+}
+
+/// Waits for a client, a broker, its children: for work.
+fn is_server_of_work(case: &Case) -> bool {
+    const BROKERS: &[&str] = &[
+        "pika",
+        "amqp",
+        "kombu",
+        "kafka",
+        "confluent_kafka",
+        "celery",
+        "redis.client",
+        "gunicorn",
+        "socketserver",
+        "http.server",
+        "xmlrpc",
+    ];
+    let culprit = case.culprit();
+    let wait = culprit.wait();
+    let kind = wait.map_or("", |w| &w.kind);
+    let call = wait.and_then(|w| w.call.as_deref()).unwrap_or("");
+    let accepts = call.ends_with("accept") || call.ends_with("input") || call.ends_with("stdin.read");
+    let polls = super::waits::has_library(culprit.frames(), BROKERS) && request(case).is_none();
+    let stdin = kind == "file"
+        || kind == "pipe" && wait.is_some_and(|w| w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0));
+    case.chain.len() == 1 && kind == "process" || accepts || polls || kind == "pipe" && stdin
+}
+
+/// What a look alone cannot tell, and a second one might.
+pub fn is_suspicious(severity: Severity, certainty: Certainty, cycle: bool) -> bool {
+    severity > Info && !(cycle && certainty == Certainty::Proved)
+}

@@ -1,0 +1,465 @@
+//! The rule catalogue: id, what it is recognised by, how bad it usually is, and what to do. The first
+//! rule that matches names the finding; how bad it is in the end, the consequence decides (`judge`).
+//!
+//! In advice, `{object}` is what is waited for, `{culprit}` who is at the end of the chain.
+
+use super::Severity::{self, Critical, Info, Warning};
+use super::case::Case;
+use super::waits::{Fate, has_library, is_full, is_lost_wakeup, is_queued, nobody_can, number, word};
+
+pub struct Rule {
+    pub id: &'static str,
+    /// Never worse than this, unless an event loop or a request has suffered past its limit.
+    pub usual: Severity,
+    pub when: fn(&Case) -> bool,
+    pub advice: &'static str,
+}
+
+const HTTP: &[&str] = &["requests", "urllib3", "urllib.request", "http.client", "httpx", "httpcore"];
+const DATABASES: &[&str] = &[
+    "psycopg",
+    "psycopg2",
+    "pymysql",
+    "MySQLdb",
+    "mysql.connector",
+    "sqlite3",
+    "redis",
+    "pymongo",
+    "sqlalchemy",
+    "cx_Oracle",
+    "oracledb",
+    "pyodbc",
+    "cassandra",
+];
+
+/// A cycle. Asked first, for whoever takes part in one.
+pub static CYCLES: &[Rule] = &[
+    Rule {
+        id: "loop-self-deadlock",
+        usual: Critical,
+        when: |c| c.kind() == "future" && c.is_loop(c.head()) && c.cycle_len() <= 2 && !c.waits_for_pool(),
+        advice: "await the coroutine: the loop's own thread can never finish what it waits for",
+    },
+    Rule {
+        id: "pool-self-wait",
+        usual: Critical,
+        when: |c| {
+            c.in_cycle(|w| w.kind == "future" && is_queued(w)) || c.cycle_len() == 1 && c.kind() == "future"
+        },
+        advice: "do not wait inside a pool for work of the same pool: use a second pool, or hand the result on with add_done_callback",
+    },
+    Rule {
+        id: "self-join",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1 && c.kind() == "thread",
+        advice: "a thread cannot join itself",
+    },
+    Rule {
+        id: "lock-self",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1,
+        advice: "{culprit} holds {object} already: use an RLock, or call what needs it outside of the `with`",
+    },
+    Rule {
+        id: "mp-feeder",
+        usual: Critical,
+        when: |c| c.cycle_crosses() && c.cycle_has_frame("multiprocessing.queues", "_feed"),
+        advice: "get everything from the queue before you join the child",
+    },
+    Rule {
+        id: "pipe-deadlock",
+        usual: Critical,
+        when: |c| c.cycle_crosses() && c.in_cycle(|w| w.kind == "pipe"),
+        advice: "read and write at the same time: communicate() instead of wait() or write(), or a thread that empties the pipe",
+    },
+    Rule {
+        id: "await-cycle",
+        usual: Critical,
+        when: |c| c.cycle_of_tasks(),
+        advice: "let one of the tasks go on without the other: these wait for each other",
+    },
+    Rule {
+        id: "lock-cycle",
+        usual: Critical,
+        when: |_| true,
+        advice: "take the locks in one order everywhere, and hold none while waiting for another thread",
+    },
+];
+
+/// Who suffers is an event loop.
+pub static LOOPS: &[Rule] = &[
+    Rule {
+        id: "loop-sleep",
+        usual: Critical,
+        when: |c| c.kind() == "sleep" && !c.library(DATABASES),
+        advice: "use `await asyncio.sleep()` instead of time.sleep",
+    },
+    Rule {
+        id: "loop-self-deadlock",
+        usual: Critical,
+        when: |c| c.kind() == "future" && c.second().is_some_and(|to| to == c.head()),
+        advice: "await the coroutine instead of asking run_coroutine_threadsafe's future for its result",
+    },
+    Rule {
+        id: "loop-executor-shutdown",
+        usual: Critical,
+        when: |c| {
+            c.call_is(&["Executor.shutdown", "ThreadPoolExecutor.shutdown", "ProcessPoolExecutor.shutdown"])
+                || c.library_call("concurrent.futures", "shutdown")
+        },
+        advice: "keep one long-lived executor instead of a `with` block in async code; when a client goes, cancel its futures and call shutdown(wait=False, cancel_futures=True)",
+    },
+    Rule {
+        id: "loop-log",
+        usual: Warning,
+        when: |c| c.library(&["logging"]),
+        advice: "log through a QueueHandler: a handler must not block the loop",
+    },
+    Rule {
+        id: "loop-http",
+        usual: Critical,
+        when: |c| c.is_io() && c.library(HTTP),
+        advice: "use an async client (httpx.AsyncClient, aiohttp), with a timeout",
+    },
+    Rule {
+        id: "loop-db",
+        usual: Critical,
+        when: |c| c.library(DATABASES),
+        advice: "use the async driver, or call it in a thread: `await asyncio.to_thread(...)`",
+    },
+    Rule {
+        id: "loop-dns",
+        usual: Critical,
+        when: |c| c.call_ends(&["getaddrinfo", "gethostbyname", "gethostbyname_ex", "getnameinfo"]),
+        advice: "use `await loop.getaddrinfo()`",
+    },
+    Rule {
+        id: "loop-connect",
+        usual: Critical,
+        when: |c| {
+            c.kind() == "socket"
+                && (c.call_ends(&["connect", "create_connection", "do_handshake"]) || c.tcp_state("SYN_SENT"))
+        },
+        advice: "connect with asyncio.open_connection, with a timeout",
+    },
+    Rule {
+        id: "loop-subprocess",
+        usual: Critical,
+        when: |c| c.library(&["subprocess"]) || c.call_ends(&["system", "waitpid", "wait4"]),
+        advice: "use asyncio.create_subprocess_exec; `communicate()` and `wait()` are awaited there",
+    },
+    Rule {
+        id: "loop-queue",
+        usual: Critical,
+        when: |c| c.kind() == "queue",
+        advice: "use asyncio.Queue, or put and get with a timeout in a thread",
+    },
+    Rule {
+        id: "loop-future-result",
+        usual: Critical,
+        when: |c| c.kind() == "future",
+        advice: "use `await asyncio.wrap_future(future)`",
+    },
+    Rule {
+        id: "loop-join",
+        usual: Critical,
+        when: |c| matches!(c.kind(), "thread" | "process"),
+        advice: "use `await asyncio.to_thread(….join)`",
+    },
+    Rule {
+        id: "loop-event",
+        usual: Critical,
+        when: |c| matches!(c.kind(), "event" | "condition" | "barrier" | "semaphore"),
+        advice: "use asyncio's own Event, Condition or Semaphore; from threads set it with loop.call_soon_threadsafe",
+    },
+    Rule {
+        id: "loop-lock",
+        usual: Critical,
+        when: |c| c.kind() == "lock",
+        advice: "shorten what {culprit} does while it holds {object}, or use asyncio.Lock",
+    },
+    Rule {
+        id: "loop-nested",
+        usual: Critical,
+        when: |c| c.is_nested_loop(),
+        advice: "await it directly: a second loop on the loop's thread stops the first",
+    },
+    Rule {
+        id: "gil-blocked",
+        usual: Critical,
+        when: |c| c.is_gil() && c.root_sleeps(),
+        advice: "{culprit} sleeps with the GIL held: the extension it calls must release it",
+    },
+    Rule {
+        id: "gil-hog",
+        usual: Warning,
+        when: |c| c.is_gil(),
+        advice: "{culprit} keeps the GIL: do it in a process, or in smaller steps",
+    },
+    Rule {
+        id: "loop-file",
+        usual: Warning,
+        when: |c| c.kind() == "file" || c.os_state() == Some('D'),
+        advice: "do the file access in a thread: `await asyncio.to_thread(...)`",
+    },
+    Rule {
+        id: "loop-flood",
+        usual: Warning,
+        when: |c| c.is_computing() && c.ready() > 1000,
+        advice: "limit how much is scheduled at once: a semaphore, or a bounded queue",
+    },
+    Rule {
+        id: "loop-cpu",
+        usual: Warning,
+        when: |c| c.is_computing(),
+        advice: "move the computation into a process pool, or into a thread (asyncio.to_thread) if it releases the GIL",
+    },
+    // By the mechanism alone: whatever it is, it blocks.
+    Rule {
+        id: "loop-io",
+        usual: Critical,
+        when: |c| matches!(c.kind(), "socket" | "pipe"),
+        advice: "use streams of asyncio, or a thread; and set a timeout",
+    },
+    Rule {
+        id: "loop-blocked",
+        usual: Critical,
+        when: |_| true,
+        advice: "call what blocks in a thread: `await asyncio.to_thread(...)`",
+    },
+];
+
+/// Everybody else.
+pub static OTHERS: &[Rule] = &[
+    Rule {
+        id: "exit-hang",
+        usual: Warning,
+        when: |c| {
+            c.has_frame("threading", "_shutdown") || c.has_frame("concurrent.futures.thread", "_python_exit")
+        },
+        advice: "the program has ended and waits for {culprit}: make that a daemon thread, or tell it to stop",
+    },
+    Rule {
+        id: "import-lock",
+        usual: Warning,
+        when: |c| {
+            c.kind() == "lock"
+                && (c.library(&["importlib._bootstrap", "_frozen_importlib"]) || c.wait_is("lock", "import"))
+        },
+        advice: "do not wait for other threads while a module is being imported",
+    },
+    Rule {
+        id: "mp-dead-holder",
+        usual: Critical,
+        when: |c| {
+            matches!(c.kind(), "lock" | "semaphore") && c.is_alone() && c.call_starts("multiprocessing")
+        },
+        advice: "the process that took {object} has ended without releasing it: restart the group",
+    },
+    Rule {
+        id: "fork-lock",
+        usual: Critical,
+        when: |c| c.kind() == "lock" && c.is_alone() && c.says("forked"),
+        advice: "the lock was held by another thread at the moment of the fork: use the `spawn` or `forkserver` start method, or fork before threads start",
+    },
+    Rule {
+        id: "lock-orphan",
+        usual: Critical,
+        when: |c| c.kind() == "lock" && c.is_alone(),
+        advice: "take locks with `with`: whoever took {object} has left without releasing it",
+    },
+    Rule {
+        id: "semaphore-leaked",
+        usual: Critical,
+        when: |c| c.kind() == "semaphore" && c.is_alone(),
+        advice: "take slots with `with`: nobody who is still there has one of {object} to give back",
+    },
+    Rule {
+        id: "traffic-jam",
+        usual: Critical,
+        when: |c| matches!(c.kind(), "lock" | "semaphore") && c.followers >= 2,
+        advice: "shorten what {culprit} does while it holds {object}",
+    },
+    Rule {
+        id: "lock-wait",
+        usual: Critical,
+        when: |c| matches!(c.kind(), "lock" | "semaphore"),
+        advice: "shorten what {culprit} does while it holds {object}, and never wait without a timeout in there",
+    },
+    Rule {
+        id: "lost-wakeup",
+        usual: Critical,
+        when: |c| c.root_wait().is_some_and(is_lost_wakeup),
+        advice: "put items in with put(): what goes into the deque inside of the queue wakes nobody",
+    },
+    Rule {
+        id: "queue-full",
+        usual: Critical,
+        when: |c| c.kind() == "queue" && c.operation() == "put",
+        advice: "put with a timeout and handle queue.Full; watch that {culprit} is alive",
+    },
+    Rule {
+        id: "task-done-missing",
+        usual: Warning,
+        when: |c| {
+            c.kind() == "queue"
+                && c.operation() == "join"
+                && c.wait().is_some_and(|w| number(w, "size").is_none_or(|s| s == 0))
+        },
+        advice: "call task_done() once for every item that was taken: in a `finally`",
+    },
+    Rule {
+        id: "queue-join",
+        usual: Warning,
+        when: |c| c.kind() == "queue" && c.operation() == "join",
+        advice: "see why {culprit} takes no more items",
+    },
+    Rule {
+        id: "queue-starved",
+        usual: Info,
+        when: |c| c.kind() == "queue",
+        advice: "see why {culprit} produces nothing; get with a timeout",
+    },
+    Rule {
+        id: "pool-exhausted",
+        usual: Warning,
+        when: |c| c.kind() == "future" && c.wait().is_some_and(is_queued),
+        advice: "all workers of the pool are busy: {culprit} is one of them; more workers, or timeouts in what they do",
+    },
+    Rule {
+        id: "mp-result-lost",
+        usual: Critical,
+        when: |c| c.is_alone() && c.call_starts("multiprocessing.pool"),
+        advice: "the worker that had the task is gone: get with a timeout, or use ProcessPoolExecutor, which notices",
+    },
+    Rule {
+        id: "lost-future",
+        usual: Warning,
+        when: |c| c.kind() == "future" && c.is_alone(),
+        advice: "nobody is known who could complete {object}: set its result or exception on every path",
+    },
+    Rule {
+        id: "anyio-exhausted",
+        usual: Warning,
+        when: |c| c.library(&["anyio"]) && c.kind() == "semaphore",
+        advice: "raise the limiter's total_tokens, or see why its threads do not come back",
+    },
+    Rule {
+        id: "join-endless",
+        usual: Critical,
+        when: |c| matches!(c.kind(), "thread" | "process" | "future" | "task"),
+        advice: "see why {culprit} does not end; join with a timeout",
+    },
+    Rule {
+        id: "event-never",
+        usual: Critical,
+        when: |c| matches!(c.kind(), "event" | "condition" | "barrier"),
+        advice: "see who should set {object}, and on which path it is forgotten; wait with a timeout",
+    },
+    Rule {
+        id: "gil-blocked",
+        usual: Critical,
+        when: |c| c.is_gil() && c.root_sleeps(),
+        advice: "{culprit} sleeps with the GIL held: the extension it calls must release it",
+    },
+    Rule {
+        id: "gil-hog",
+        usual: Warning,
+        when: |c| c.is_gil(),
+        advice: "{culprit} keeps the GIL: do it in a process, or in smaller steps",
+    },
+    Rule {
+        id: "db-wait",
+        usual: Critical,
+        when: |c| c.library(DATABASES),
+        advice: "see what the database does for this connection; set a statement timeout",
+    },
+    Rule {
+        id: "peer-unreachable",
+        usual: Warning,
+        when: |c| c.kind() == "socket" && c.tcp_state("SYN_SENT"),
+        advice: "the peer does not answer the handshake: connect with a timeout",
+    },
+    Rule {
+        id: "file-lock",
+        usual: Warning,
+        when: |c| {
+            c.kind() == "file"
+                && c.wait().is_some_and(|w| {
+                    word(w, "holder").is_some() || !w.on.is_empty() || word(w, "lock").is_some()
+                })
+        },
+        advice: "see why {object} stays locked",
+    },
+    Rule {
+        id: "disk-stall",
+        usual: Warning,
+        when: |c| c.os_state() == Some('D'),
+        advice: "the disk or the network file system does not answer",
+    },
+    Rule {
+        id: "pipe-deadlock",
+        usual: Critical,
+        when: |c| c.kind() == "pipe" && c.waits_for_own_process(),
+        advice: "both ends of the pipe are open in this process: close the one you do not use",
+    },
+    Rule {
+        id: "pipe-wait",
+        usual: Warning,
+        when: |c| c.kind() == "pipe",
+        advice: "see why the other end of the pipe does not move",
+    },
+    Rule {
+        id: "socket-wait",
+        usual: Critical,
+        when: |c| c.kind() == "socket",
+        advice: "set a timeout: the peer may never answer",
+    },
+];
+
+/// The first rule that fits.
+pub fn find(case: &Case) -> Option<&'static Rule> {
+    let rules = match (&case.cycle, case.is_loop(case.head())) {
+        (Some(_), _) => CYCLES,
+        (None, true) => LOOPS,
+        (None, false) => OTHERS,
+    };
+    rules.iter().find(|rule| (rule.when)(case))
+}
+
+/// Helpers that the tables read like sentences with.
+impl Case<'_, '_> {
+    fn library(&self, modules: &[&str]) -> bool {
+        has_library(self.graph.parties[self.head()].frames(), modules)
+    }
+
+    fn is_alone(&self) -> bool {
+        self.chain.len() == 1 && self.wait().is_some_and(|wait| wait.on.is_empty())
+    }
+
+    fn root_wait(&self) -> Option<&crate::snapshot::Wait> {
+        self.graph.parties[self.root()].wait()
+    }
+
+    /// Nobody can end it, and that is certain.
+    pub fn is_hopeless(&self) -> bool {
+        self.fate == Fate::Stuck && nobody_can(&self.graph.parties[self.root()])
+            || self.root_wait().is_some_and(is_lost_wakeup)
+            || self.fate == Fate::Stuck && self.wait().is_some_and(is_full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_well_formed() {
+        for table in [CYCLES, LOOPS, OTHERS] {
+            for (at, rule) in table.iter().enumerate() {
+                assert!(rule.id.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", rule.id);
+                assert!(!table[..at].iter().any(|other| other.id == rule.id), "{}", rule.id);
+            }
+        }
+    }
+}

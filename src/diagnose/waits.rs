@@ -1,0 +1,574 @@
+//! The wait-for graph of one look: who must act for whom, over threads, tasks and processes.
+//!
+//! An edge leads from who waits to who must act (`waits_on.on`, or the holder of the lock). Some waits
+//! need all of them (a join), some any one (a full queue needs one consumer). What can go on by itself
+//! is free, and so is who waits for it; who is not free in the end is part of a deadlock or behind one.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde_json::Value;
+
+use crate::snapshot::{
+    Activity, Actor, Address, Certainty, Frame, Lock, Process, Snapshot, Task, Thread, Wait,
+};
+
+/// What will become of somebody, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Runs, or stood somewhere else in the look before.
+    Moves,
+    /// Waits with a deadline.
+    Ends,
+    /// Sleeps, and on what is not known.
+    Unknown,
+    /// Waits for work: a selector, accept, an empty queue.
+    Idle,
+    /// Waits, without a deadline, for somebody outside: a peer, a child, a file lock.
+    Outside,
+    /// Waits without a deadline, and nobody is known who will end it. Somebody may be there all the same.
+    Endless,
+    /// As `Endless`, and the objects show that nobody can end it.
+    Stuck,
+    /// Part of a cycle, or waits for one who is.
+    Deadlock,
+}
+
+/// A thread or a task.
+#[derive(Clone, Copy)]
+pub struct Party<'a> {
+    pub process: &'a Process,
+    pub who: Who<'a>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Who<'a> {
+    Thread(&'a Thread),
+    Task(&'a Task),
+}
+
+impl<'a> Party<'a> {
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
+    pub fn thread(&self) -> Option<&'a Thread> {
+        match self.who {
+            Who::Thread(thread) => Some(thread),
+            Who::Task(_) => None,
+        }
+    }
+
+    pub fn task(&self) -> Option<&'a Task> {
+        match self.who {
+            Who::Task(task) => Some(task),
+            Who::Thread(_) => None,
+        }
+    }
+
+    pub fn tid(&self) -> Option<i32> {
+        match self.who {
+            Who::Thread(thread) => thread.tid,
+            Who::Task(task) => task.tid,
+        }
+    }
+
+    pub fn wait(&self) -> Option<&'a Wait> {
+        match self.who {
+            Who::Thread(thread) => thread.waits_on.as_ref(),
+            Who::Task(task) => task.waits_on.as_ref(),
+        }
+    }
+
+    pub fn frames(&self) -> &'a [Frame] {
+        match self.who {
+            Who::Thread(thread) => &thread.frames,
+            Who::Task(task) => &task.frames,
+        }
+    }
+
+    pub fn holds(&self) -> &'a [Lock] {
+        match self.who {
+            Who::Thread(thread) => &thread.holds,
+            Who::Task(task) => &task.holds,
+        }
+    }
+
+    /// How people know it.
+    pub fn name(&self) -> String {
+        match self.who {
+            Who::Thread(thread) => match (&thread.name, thread.tid) {
+                (Some(name), _) => name.clone(),
+                (None, Some(tid)) => format!("thread {tid}"),
+                (None, None) => "a thread".into(),
+            },
+            Who::Task(task) => match (&task.name, &task.coroutine) {
+                (Some(name), _) => format!("task {name}"),
+                (None, Some(coroutine)) => format!("task {coroutine}"),
+                (None, None) => format!("task {:#x}", task.id.0),
+            },
+        }
+    }
+
+    /// Index of the innermost frame of the application's own code.
+    pub fn user_frame(&self) -> Option<usize> {
+        self.frames().iter().position(|frame| frame.user)
+    }
+
+    /// Index of the call that blocks.
+    pub fn blocking_frame(&self) -> Option<usize> {
+        let frame = self.wait().and_then(|wait| wait.frame).or((!self.frames().is_empty()).then_some(0));
+        frame.filter(|&frame| frame < self.frames().len())
+    }
+
+    /// The frame that says most: the application's own, else the call that blocks.
+    pub fn telling_frame(&self) -> Option<&'a Frame> {
+        self.frames().get(self.user_frame().or(self.blocking_frame())?)
+    }
+
+    /// How long it has been waiting, as far as that is known.
+    pub fn blocked_for(&self) -> Option<f64> {
+        let os = || self.thread()?.os.as_ref()?.blocked_for;
+        self.wait().and_then(|wait| wait.blocked_for).or_else(os)
+    }
+}
+
+/// Whom a wait needs.
+#[derive(Clone, Debug, Default)]
+pub struct Links {
+    /// Indices of parties.
+    pub to: Vec<usize>,
+    /// All of them must act; otherwise any one will do.
+    pub all: bool,
+    pub certainty: Option<Certainty>,
+}
+
+pub struct Graph<'a> {
+    pub parties: Vec<Party<'a>>,
+    pub links: Vec<Links>,
+    pub fates: Vec<Fate>,
+    /// Who was found to be free before whom: whoever frees another comes before it.
+    order: Vec<usize>,
+}
+
+impl<'a> Graph<'a> {
+    /// The graph of `now`; who stood elsewhere in `before` moves.
+    pub fn new(now: &'a Snapshot, before: Option<&'a Snapshot>) -> Self {
+        let parties: Vec<Party> = parties(now).collect();
+        let names = Names::new(&parties);
+        let links: Vec<Links> = (0..parties.len()).map(|at| names.links(&parties, at)).collect();
+        let earlier = before.map(Earlier::new);
+        let moved = |party: &Party| earlier.as_ref().is_some_and(|earlier| earlier.moved(party));
+        let (fates, order) = fates(&parties, &links, &moved);
+        Graph { parties, links, fates, order }
+    }
+
+    /// Who is to blame, one step on.
+    pub fn next(&self, at: usize) -> Option<usize> {
+        let links = &self.links[at];
+        let to = || links.to.iter().copied();
+        if self.fates[at] == Fate::Deadlock {
+            // Oneself first: the shortest of the cycles.
+            return to().find(|&n| n == at).or_else(|| to().find(|&n| self.fates[n] == Fate::Deadlock));
+        }
+        if links.all {
+            // The first of the worst.
+            to().reduce(|best, n| if self.fates[n] > self.fates[best] { n } else { best })
+        } else {
+            to().min_by_key(|&n| (self.fates[n], self.order[n]))
+        }
+    }
+
+    /// From one who suffers to the root. The second value is where a cycle closes.
+    pub fn chain(&self, from: usize) -> (Vec<usize>, Option<usize>) {
+        let mut chain = vec![from];
+        let mut at = from;
+        while let Some(next) = self.next(at) {
+            if let Some(start) = chain.iter().position(|&n| n == next) {
+                return (chain, Some(start));
+            }
+            chain.push(next);
+            at = next;
+        }
+        (chain, None)
+    }
+
+    /// Proved only if every link is.
+    pub fn certainty(&self, chain: &[usize], closed: bool) -> Certainty {
+        let of_link = |&at: &usize| {
+            let wait = self.parties[at].wait().map_or(Certainty::Proved, |wait| wait.certainty);
+            wait.min(self.links[at].certainty.unwrap_or(wait))
+        };
+        let upto = if closed || chain.len() < 2 { chain.len() } else { chain.len() - 1 };
+        let least = chain[..upto].iter().map(of_link).min().unwrap_or(Certainty::Likely);
+        // Who only stands there without a known wait proves nothing.
+        let nothing = chain.len() == 1 && self.parties[chain[0]].wait().is_none();
+        if nothing { Certainty::Likely } else { least }
+    }
+}
+
+fn parties(snapshot: &Snapshot) -> impl Iterator<Item = Party<'_>> {
+    snapshot.processes.iter().flat_map(|process| {
+        let threads = process.threads.iter().map(Who::Thread);
+        threads.chain(process.tasks.iter().map(Who::Task)).map(move |who| Party { process, who })
+    })
+}
+
+/// Parties by what others call them.
+struct Names {
+    threads: FxHashMap<(i32, i32), usize>,
+    named: FxHashMap<(i32, String), Vec<usize>>,
+    tasks: FxHashMap<(i32, Address), usize>,
+    main: FxHashMap<i32, usize>,
+    holders: FxHashMap<(i32, Address), Vec<(usize, Certainty)>>,
+    gil: FxHashMap<(i32, i64), i32>,
+}
+
+impl Names {
+    fn new(parties: &[Party]) -> Self {
+        let mut names = Names {
+            threads: FxHashMap::default(),
+            named: FxHashMap::default(),
+            tasks: FxHashMap::default(),
+            main: FxHashMap::default(),
+            holders: FxHashMap::default(),
+            gil: FxHashMap::default(),
+        };
+        for (at, party) in parties.iter().enumerate() {
+            let pid = party.pid();
+            match party.who {
+                Who::Thread(thread) => {
+                    if let Some(tid) = thread.tid {
+                        names.threads.insert((pid, tid), at);
+                    }
+                    if let Some(name) = &thread.name {
+                        names.named.entry((pid, name.clone())).or_default().push(at);
+                    }
+                    if thread.main || thread.tid == Some(pid) {
+                        names.main.entry(pid).or_insert(at);
+                    }
+                }
+                Who::Task(task) => _ = names.tasks.insert((pid, task.id), at),
+            }
+            for lock in party.holds() {
+                names.holders.entry((pid, lock.address)).or_default().push((at, lock.certainty));
+            }
+            for interpreter in &party.process.interpreters {
+                if let Some(holder) = interpreter.gil.as_ref().and_then(|gil| gil.holder) {
+                    names.gil.insert((pid, interpreter.id), holder);
+                }
+            }
+        }
+        names
+    }
+
+    fn find(&self, actor: &Actor, here: i32) -> Option<usize> {
+        let pid = actor.pid.unwrap_or(here);
+        if let Some(task) = actor.task {
+            return self.tasks.get(&(pid, task)).copied();
+        }
+        if let Some(tid) = actor.tid {
+            return self.threads.get(&(pid, tid)).copied();
+        }
+        if let Some(name) = &actor.thread {
+            let [one] = self.named.get(&(pid, name.clone()))?[..] else { return None };
+            return Some(one);
+        }
+        // That the other end is open in this very process says nothing of which thread would act.
+        if pid == here { None } else { self.main.get(&pid).copied() }
+    }
+
+    fn links(&self, parties: &[Party], at: usize) -> Links {
+        let party = &parties[at];
+        let pid = party.pid();
+        let Some(wait) = party.wait() else { return self.without_wait(parties, at) };
+        let mut links = Links { all: needs_all(wait), ..Links::default() };
+        for actor in &wait.on {
+            links.to.extend(self.find(actor, pid).filter(|n| !links.to.contains(n)));
+        }
+        let lock_like = matches!(wait.kind.as_str(), "lock" | "semaphore" | "condition");
+        if links.to.is_empty()
+            && lock_like
+            && let Some(holders) = wait.address.and_then(|address| self.holders.get(&(pid, address)))
+        {
+            links.to = holders.iter().map(|h| h.0).collect();
+            links.certainty = holders.iter().map(|h| h.1).min();
+        }
+        if let (Who::Task(task), true) = (party.who, links.to.is_empty()) {
+            self.awaited(task, pid, &mut links);
+        }
+        if wait.kind == "gil" {
+            links.to = self.gil_holder(party).into_iter().collect();
+        }
+        links
+    }
+
+    fn without_wait(&self, parties: &[Party], at: usize) -> Links {
+        let party = &parties[at];
+        let mut links = Links { all: true, ..Links::default() };
+        match party.who {
+            Who::Thread(thread) if thread.activity == Activity::WaitingForGil => {
+                links.to = self.gil_holder(party).into_iter().collect();
+            }
+            Who::Thread(_) => {}
+            Who::Task(task) => {
+                self.awaited(task, party.pid(), &mut links);
+                // What nothing holds up but the loop, waits for the loop's thread.
+                let loop_thread = task.tid.and_then(|tid| self.threads.get(&(party.pid(), tid)).copied());
+                if let Some(thread) = loop_thread.filter(|_| links.to.is_empty())
+                    && parties[thread]
+                        .thread()
+                        .is_some_and(|t| t.event_loop.as_ref().is_some_and(|l| l.state == "blocked"))
+                {
+                    links.to.push(thread);
+                }
+            }
+        }
+        links
+    }
+
+    fn awaited(&self, task: &Task, pid: i32, links: &mut Links) {
+        links.all = true;
+        links.to.extend(task.awaits.iter().filter_map(|id| self.tasks.get(&(pid, *id))));
+    }
+
+    fn gil_holder(&self, party: &Party) -> Option<usize> {
+        let thread = party.thread()?;
+        let tid = self.gil.get(&(party.pid(), thread.interpreter.unwrap_or(0)))?;
+        self.threads.get(&(party.pid(), *tid)).copied().filter(|_| thread.tid != Some(*tid))
+    }
+}
+
+/// Whether every one of `on` must act, or any one will do.
+fn needs_all(wait: &Wait) -> bool {
+    match wait.kind.as_str() {
+        "lock" | "thread" | "process" | "task" | "gil" | "file" => true,
+        "future" => !is_queued(wait),
+        _ => false,
+    }
+}
+
+/// The future's work has not begun: any worker that becomes free will take it.
+pub fn is_queued(wait: &Wait) -> bool {
+    let state = word(wait, "state").unwrap_or_default().to_ascii_lowercase();
+    wait.kind == "future"
+        && (wait.detail.get("queued_at").is_some_and(|at| !at.is_null())
+            || state == "queued"
+            || state == "pending" && wait.on.len() > 1)
+}
+
+pub fn word<'a>(wait: &'a Wait, key: &str) -> Option<&'a str> {
+    wait.detail.get(key)?.as_str()
+}
+
+pub fn number(wait: &Wait, key: &str) -> Option<i64> {
+    wait.detail.get(key)?.as_i64()
+}
+
+/// The look before: where everybody stood.
+struct Earlier<'a> {
+    threads: FxHashMap<(i32, Option<i32>, Option<u64>), &'a Thread>,
+    tasks: FxHashMap<(i32, Address), &'a Task>,
+}
+
+impl<'a> Earlier<'a> {
+    fn new(before: &'a Snapshot) -> Self {
+        let threads =
+            before.processes.iter().flat_map(|p| p.threads.iter().map(move |t| ((p.pid, t.tid, t.ident), t)));
+        let tasks = before.processes.iter().flat_map(|p| p.tasks.iter().map(move |t| ((p.pid, t.id), t)));
+        Earlier { threads: threads.collect(), tasks: tasks.collect() }
+    }
+
+    fn moved(&self, party: &Party) -> bool {
+        match party.who {
+            Who::Thread(now) => match self.threads.get(&(party.pid(), now.tid, now.ident)) {
+                None => true,
+                Some(before) => elsewhere((&before.waits_on, &before.frames), (&now.waits_on, &now.frames)),
+            },
+            Who::Task(now) => match self.tasks.get(&(party.pid(), now.id)) {
+                None => true,
+                Some(before) => elsewhere((&before.waits_on, &before.frames), (&now.waits_on, &now.frames)),
+            },
+        }
+    }
+}
+
+fn elsewhere(before: (&Option<Wait>, &[Frame]), now: (&Option<Wait>, &[Frame])) -> bool {
+    if let (Some(before), Some(now)) = (before.0, now.0)
+        && (&before.kind, before.address, &before.call) != (&now.kind, now.address, &now.call)
+    {
+        return true;
+    }
+    // The frames of the library's own loops may differ: where the application stands does not.
+    let place = |frames: &[Frame]| {
+        let own: Vec<_> = frames.iter().filter(|f| f.user).map(|f| (f.function.clone(), f.line)).collect();
+        let all = || frames.iter().map(|f| (f.function.clone(), f.line)).collect();
+        if own.is_empty() { all() } else { own }
+    };
+    place(before.1) != place(now.1)
+}
+
+/// Level by level, best first: whoever is not reached waits in a circle.
+fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> (Vec<Fate>, Vec<usize>) {
+    let mut fates: Vec<Option<Fate>> = vec![None; parties.len()];
+    let moves: Vec<bool> = parties.iter().map(moved).collect();
+    let alone: Vec<Fate> = parties.iter().map(by_itself).collect();
+    let mut order = vec![usize::MAX; parties.len()];
+    let mut place = 0;
+    use Fate::*;
+    for level in [Moves, Ends, Unknown, Idle, Outside, Endless, Stuck] {
+        loop {
+            let mut changed = false;
+            for at in 0..parties.len() {
+                if fates[at].is_some() {
+                    continue;
+                }
+                let to = &links[at].to;
+                let known = || to.iter().filter_map(|&n| fates[n]);
+                let by_others = if to.is_empty() {
+                    Some(alone[at])
+                } else if links[at].all {
+                    known().max().filter(|_| known().count() == to.len())
+                } else {
+                    known().min()
+                };
+                let ends = has_deadline(&parties[at]).then_some(Ends);
+                let idle = is_idle(&parties[at]).then_some(Idle);
+                let moves = moves[at].then_some(Moves);
+                let fate = [by_others, ends, idle, moves].into_iter().flatten().min();
+                if let Some(fate) = fate.filter(|&fate| fate <= level) {
+                    fates[at] = Some(fate);
+                    order[at] = place;
+                    place += 1;
+                    changed = true;
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+    }
+    (fates.into_iter().map(|fate| fate.unwrap_or(Deadlock)).collect(), order)
+}
+
+fn has_deadline(party: &Party) -> bool {
+    party.wait().is_some_and(|wait| wait.deadline.as_deref() == Some("at") || wait.ends_in.is_some())
+}
+
+/// Waits for work: what the look itself calls idle, unless it wants to get rid of something.
+fn is_idle(party: &Party) -> bool {
+    let idle = party.thread().is_some_and(|t| t.activity == Activity::Idle);
+    let gets = match party.wait() {
+        None => true,
+        Some(wait) => match wait.kind.as_str() {
+            "poll" => return true,
+            "queue" => word(wait, "operation") == Some("get") && !has_items(wait),
+            "socket" | "condition" | "semaphore" | "unknown" | "pipe" => true,
+            _ => false,
+        },
+    };
+    idle && gets
+}
+
+fn has_items(wait: &Wait) -> bool {
+    number(wait, "size").is_some_and(|size| size > 0)
+}
+
+/// The fate of one who needs nobody that we know of.
+fn by_itself(party: &Party) -> Fate {
+    let Some(wait) = party.wait() else {
+        return match party.thread().map(|t| t.activity) {
+            Some(Activity::Running | Activity::WaitingForGil) => Fate::Moves,
+            Some(Activity::Idle) => Fate::Idle,
+            _ => Fate::Unknown,
+        };
+    };
+    match wait.kind.as_str() {
+        "poll" => Fate::Idle,
+        "cpu" | "gil" => Fate::Moves,
+        "sleep" => Fate::Ends,
+        "socket" | "process" | "file" | "pipe" => Fate::Outside,
+        "unknown" => Fate::Unknown,
+        "queue" => match word(wait, "operation") {
+            Some("get") if is_lost_wakeup(wait) => Fate::Stuck,
+            Some("get") => Fate::Idle,
+            _ if nobody_can(party) => Fate::Stuck,
+            _ => Fate::Endless,
+        },
+        "lock" | "event" | "condition" | "barrier" | "semaphore" | "future" if nobody_can(party) => {
+            Fate::Stuck
+        }
+        _ => Fate::Endless,
+    }
+}
+
+/// A getter sleeps although items are there.
+pub fn is_lost_wakeup(wait: &Wait) -> bool {
+    wait.kind == "queue"
+        && word(wait, "operation") == Some("get")
+        && has_items(wait)
+        && !wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"))
+}
+
+/// The objects show that nobody is left who could end it.
+pub fn nobody_can(party: &Party) -> bool {
+    let Some(wait) = party.wait().filter(|wait| wait.on.is_empty()) else { return false };
+    if wait.certainty != Certainty::Proved {
+        return false;
+    }
+    let says = |key: &str| wait.detail.get(key).and_then(Value::as_bool) == Some(true);
+    let none = |key: &str| wait.detail.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty);
+    says("nobody")
+        || says("orphan")
+        || says("owner_gone")
+        || match (wait.kind.as_str(), word(wait, "operation")) {
+            ("queue", Some("put")) => is_full(wait) && none("consumers"),
+            ("queue", _) => false,
+            _ => none("setters") || owner_is_gone(party, wait),
+        }
+}
+
+/// The owner that the lock records is no thread of the process.
+fn owner_is_gone(party: &Party, wait: &Wait) -> bool {
+    let Some(owner) = wait.detail.get("owner").and_then(Value::as_u64).filter(|&owner| owner != 0) else {
+        return false;
+    };
+    let ours =
+        |thread: &Thread| thread.ident == Some(owner) || thread.tid.is_some_and(|tid| tid as u64 == owner);
+    wait.kind == "lock" && !party.process.threads.iter().any(ours)
+}
+
+pub fn is_full(wait: &Wait) -> bool {
+    match (number(wait, "size"), number(wait, "maxsize")) {
+        (Some(size), Some(max)) => max > 0 && size >= max,
+        _ => false,
+    }
+}
+
+/// All cycles, each once, with those who wait for one of its members.
+pub fn cycles(graph: &Graph) -> Vec<(Vec<usize>, Vec<usize>)> {
+    let mut found: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();
+    for at in (0..graph.parties.len()).filter(|&at| graph.fates[at] == Fate::Deadlock) {
+        let (chain, Some(start)) = graph.chain(at) else { continue };
+        let members: FxHashSet<usize> = chain[start..].iter().copied().collect();
+        let known = found.iter_mut().find(|(cycle, _)| members.contains(&cycle[0]));
+        let entry = match known {
+            Some(entry) => entry,
+            None => {
+                found.push((chain[start..].to_vec(), Vec::new()));
+                found.last_mut().expect("it was just put there")
+            }
+        };
+        if !members.contains(&at) {
+            entry.1.push(at);
+        }
+    }
+    found
+}
+
+/// Whether the way from the application's own code to the call that blocks leads through a module.
+pub fn has_library(frames: &[Frame], modules: &[&str]) -> bool {
+    let own = frames.iter().position(|frame| frame.user).unwrap_or(frames.len());
+    let of = |name: &str| {
+        modules.iter().any(|m| name == *m || name.strip_prefix(m).is_some_and(|rest| rest.starts_with('.')))
+    };
+    frames[..own].iter().any(|frame| frame.module.as_deref().is_some_and(of))
+}
