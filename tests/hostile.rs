@@ -123,7 +123,7 @@ proptest! {
                 }
             }
         }
-        let located = Located { runtime, image: String::new(), how: String::new(), hexversion: None, hash_secret: None, named_minor: None, asyncio: None };
+        let located = Located { runtime, image: String::new(), how: String::new(), hexversion: None, named_minor: None, asyncio: None, hash_secret: None };
         let _ = Python::understand(&mem, &located);
         prop_assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     }

@@ -221,6 +221,7 @@ impl Stacks {
                 &tid,
                 &call,
                 Now { monotonic: facts.monotonic, realtime: facts.realtime },
+                true,
             );
         }
         stacks.interpreters = interpreters;

@@ -32,6 +32,8 @@ use crate::target::syscalls::{self, Arch};
 /// this time is said not to have been.
 const ATTEMPTS: usize = 60;
 const BUDGET: Duration = Duration::from_millis(250);
+/// After so many attempts the window is made shorter: tasks are not read in it any more.
+const ATTEMPTS_WITH_TASKS: usize = 4;
 /// How long whoever seems to run without the GIL is watched for waiting for it.
 const GIL_WAITERS: Duration = Duration::from_millis(12);
 /// With `--pause`, how long a thread may take to stop.
@@ -109,7 +111,35 @@ impl Window<'_> {
         }
         seat.leave();
         self.find_gil_waiters(&mut stacks);
+        if self.waits && stacks.attempts > ATTEMPTS_WITH_TASKS {
+            self.read_tasks(&mut stacks);
+        }
         stacks
+    }
+
+    /// The tasks of a process that is too busy to stand still for all of them: each is read as it is met.
+    fn read_tasks(&self, stacks: &mut Stacks) {
+        let heap = self.python.heap(self.memory);
+        let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
+        let call = |tid| stacks.standings.get(&tid)?.doing.syscall();
+        let (codes, names) = (&mut stacks.codes, &mut stacks.names);
+        let seen = read_waits(
+            &heap,
+            self.python,
+            self.pid,
+            codes,
+            names,
+            &stacks.interpreters,
+            &tid,
+            &call,
+            stacks.now,
+            true,
+        );
+        stacks.seen.tasks = seen.tasks;
+        stacks.seen.task_frames = seen.task_frames;
+        stacks.seen.loops = seen.loops;
+        stacks.seen.current = seen.current;
+        stacks.note("the tasks are not of one moment with the stacks: the process is too busy".into());
     }
 
     /// Who waits for the GIL wakes every 5 ms to ask for it, and may be met just then, "running"; on a
@@ -203,6 +233,7 @@ impl Window<'_> {
                 &tid,
                 &call,
                 moment,
+                stacks.attempts <= ATTEMPTS_WITH_TASKS,
             );
         }
 
@@ -357,11 +388,12 @@ pub fn read_waits(
     tid: &dyn Fn(Addr) -> Option<i32>,
     syscall: &dyn Fn(i32) -> Option<RawSyscall>,
     now: Now,
+    tasks: bool,
 ) -> Seen {
     codes.load(heap, interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).map(|f| f.code));
     *names = interpreters.iter().map(|i| (i.addr, names::of_interpreter(heap, i.addr))).collect();
     let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall, now);
-    stdlib::read(&scene, codes)
+    stdlib::read(&scene, codes, tasks)
 }
 
 pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {

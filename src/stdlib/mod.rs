@@ -104,7 +104,10 @@ pub struct Seen {
 }
 
 /// Reads what each thread waits on and holds.
-pub fn read(scene: &Scene, codes: &mut Codes) -> Seen {
+///
+/// Without `tasks` those of asyncio are left out: there may be thousands, and a thread that runs does
+/// not stand still for so long.
+pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     let mut seen = Seen::default();
     // From the mechanism to the call that the application made: later rooms know better.
     locks::read(scene, &mut seen);
@@ -113,7 +116,9 @@ pub fn read(scene: &Scene, codes: &mut Codes) -> Seen {
     futures::read(scene, &mut seen);
     multiprocessing::read(scene, &mut seen);
     importlib::read(scene, &mut seen);
-    asyncio::read(scene, codes, &mut seen);
+    if tasks {
+        asyncio::read(scene, codes, &mut seen);
+    }
     web::read(scene, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
