@@ -54,7 +54,8 @@ fn judge_all(report: &Value, pid: i32, truth: &Value) -> Outcome {
     let process = process(report, pid)?;
     let mut wrong = Vec::new();
     for (tid, expected) in truth["waits"].as_object().into_iter().flatten() {
-        let Some(thread) = list(process, "threads").iter().find(|t| t["tid"].to_string() == *tid) else {
+        let Some(thread) = list(process, "threads").iter().find(|t| t["tid"].as_i64() == tid.parse().ok())
+        else {
             wrong.push(format!("{}: not there", expected["name"]));
             continue;
         };
