@@ -231,7 +231,7 @@ pub struct Demo {
 
 /// Promised, and to come.
 const NOT_BUILT: &[&str] =
-    &["record", "top", "watch", "check", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
+    &["record", "top", "watch", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
 
 /// The word for what is promised and not built yet, where clap would guess at a typing error.
 pub fn not_built_yet(error: &clap::Error) -> Option<&'static str> {
