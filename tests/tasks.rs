@@ -8,9 +8,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use common::{
-    Interpreter, Program, dump_json, each_interpreter, list, process, text,
-};
+use common::{Interpreter, Program, dump_json, each_interpreter, list, process, text};
 
 fn all(_: &Interpreter) -> bool {
     true

@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 use super::window::Stacks;
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
+use crate::python::layout::LineTable;
 use crate::python::names::{self, ThreadName};
 use crate::python::objects::Heap;
 use crate::python::paths::Paths;
@@ -166,6 +167,9 @@ pub fn of_stacks(
             let name = names.get(&raw.ident);
             let mut thread = thread(facts, interp, raw, facts_of, name, read, &gil_view, &mut resolver);
             add_seen(&mut thread, raw.tstate, &stacks.seen);
+            if loses_frames(heap, &thread) {
+                thread.complete = false;
+            }
             if !options.no_findings {
                 settle_activity(&mut thread, raw.tstate, &stacks.seen, gil_view.gil.as_ref(), facts);
             }
@@ -193,6 +197,15 @@ pub fn of_stacks(
     }
     process.problems.extend(stacks.seen.problems.iter().cloned());
     process
+}
+
+/// While a cancelled coroutine unwinds, 3.8 and 3.9 lose frames below it, the event loop's included
+/// (`gen_send_ex` clears `f_back` early): such a stack ends without being at its root.
+fn loses_frames(heap: &Heap, thread: &Thread) -> bool {
+    let root = thread.frames.last().map(|f| f.function.as_str());
+    heap.layout.line_table == LineTable::Lnotab
+        && thread.event_loop.is_some()
+        && root.is_some_and(|f| f != "<module>" && f != "_bootstrap")
 }
 
 /// What `stdlib` knows of a thread beyond its frames.

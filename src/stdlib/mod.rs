@@ -120,6 +120,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
         asyncio::read(scene, codes, &mut seen);
     }
     web::read(scene, &mut seen);
+    web::through_tasks(scene, codes, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     seen

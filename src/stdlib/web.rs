@@ -1,7 +1,10 @@
 //! The requests being served: by the frames of frameworks that hold one in a known variable, and by any
 //! variable `scope` or `environ` that is one by its own keys.
 
+use rustc_hash::FxHashMap;
+
 use super::{FrameScene, Scene, Seen};
+use crate::python::code::Codes;
 use crate::python::objects::TypeInfo;
 use crate::snapshot::Request;
 use crate::target::memory::Addr;
@@ -56,15 +59,49 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
     }
 }
 
-/// The request that these frames serve, innermost first; of a task too.
-pub fn request_of_frames(scene: &Scene, frames: &[FrameScene]) -> Option<Request> {
-    Room { scene }.of_frames(frames)
-}
+/// How far up the chain of tasks the request's own task is looked for.
+const MAX_TASKS_UP: usize = 32;
 
-/// The future that the task awaits which sent this function to a worker thread of AnyIO.
-pub fn worker_future(scene: &Scene, frames: &[FrameScene]) -> Option<Addr> {
-    let frame = frames.iter().find(|f| f.is("/anyio/_backends/_asyncio.py", &["run"]))?;
-    scene.local(frame, "future").filter(|f| scene.heap.type_of(*f).is_some_and(|t| t.name != "NoneType"))
+/// Code that a request's task has handed to another task: the request is that of the task that awaits it,
+/// directly or through others.
+pub fn through_tasks(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    let room = Room { scene };
+    let by_id: FxHashMap<Addr, usize> = seen.tasks.iter().enumerate().map(|(i, t)| (t.id.0, i)).collect();
+    let own: Vec<Option<Request>> = seen
+        .tasks
+        .iter()
+        .map(|task| {
+            let raw = seen.task_frames.get(&task.id.0)?;
+            room.of_frames(&super::visible(scene.heap, codes, raw))
+        })
+        .collect();
+    let request_of = |task: Addr| {
+        let mut level = vec![task];
+        let mut met: Vec<Addr> = Vec::new();
+        while let Some(at) = level.pop().filter(|_| met.len() < MAX_TASKS_UP) {
+            if met.contains(&at) {
+                continue;
+            }
+            met.push(at);
+            let Some(i) = by_id.get(&at) else { continue };
+            if let Some(request) = &own[*i] {
+                return Some(request.clone());
+            }
+            level.extend(seen.tasks[*i].awaited_by.iter().map(|t| t.0));
+        }
+        None
+    };
+    let of_tasks: Vec<Option<Request>> = seen.tasks.iter().map(|t| request_of(t.id.0)).collect();
+    for (tstate, task) in &seen.current {
+        if !seen.requests.contains_key(tstate)
+            && let Some(request) = by_id.get(task).and_then(|i| of_tasks[*i].clone())
+        {
+            seen.requests.insert(*tstate, request);
+        }
+    }
+    for (task, request) in seen.tasks.iter_mut().zip(of_tasks) {
+        task.request = request;
+    }
 }
 
 /// Hides the query strings.

@@ -13,6 +13,7 @@ fn start(interpreter: &crate::common::Interpreter, app: &str) -> Outcome<Server>
 }
 
 #[test]
+#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn hangs() {
     each_interpreter("full-queue", venv::exists_for, |interpreter| {
         let server = start(interpreter, "full_queue:app")?;
@@ -38,6 +39,7 @@ fn hangs() {
 }
 
 #[test]
+#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn fixed() {
     each_interpreter("full-queue-fixed", venv::exists_for, |interpreter| {
         let server = start(interpreter, "full_queue_fixed:app")?;

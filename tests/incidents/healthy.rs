@@ -59,6 +59,7 @@ fn server(name: &str, args: &[&str], paths: &'static [&'static str]) {
 }
 
 #[test]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn uvicorn() {
     let args =
         ["-m", "uvicorn", "--host=127.0.0.1", "--port={port}", "--log-level=warning", "web:fastapi_app"];
@@ -66,6 +67,7 @@ fn uvicorn() {
 }
 
 #[test]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn gunicorn() {
     let args =
         ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--workers=2", "--log-level=warning", "web:flask_app"];
@@ -73,6 +75,7 @@ fn gunicorn() {
 }
 
 #[test]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn aiohttp() {
     server("healthy-aiohttp", &["web.py", "{port}"], &["/work", "/health"]);
 }

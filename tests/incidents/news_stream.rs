@@ -15,16 +15,19 @@ fn uvicorn(loop_: &'static str, workers: &'static str, app: &'static str) -> Vec
 }
 
 #[test]
+#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn one_worker() {
     hangs("news-stream", &venv::LABELS, &uvicorn("--loop=asyncio", "--workers=1", "news_stream:app"));
 }
 
 #[test]
+#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn two_workers() {
     hangs("news-stream-two", &["3.9", "3.12"], &uvicorn("--loop=asyncio", "--workers=2", "news_stream:app"));
 }
 
 #[test]
+#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn uvloop() {
     hangs(
         "news-stream-uvloop",
@@ -34,6 +37,7 @@ fn uvloop() {
 }
 
 #[test]
+#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn fixed() {
     let args = uvicorn("--loop=asyncio", "--workers=1", "news_stream_fixed:app");
     each_interpreter("news-stream-fixed", venv::exists_for, |interpreter| {
@@ -135,7 +139,7 @@ fn differences(report: &Value, pid: i32, silent: &str, minor: u32) -> Vec<String
         wrong.push(format!("frame is {call:?}, which is not the blocking call"));
     }
     // 3.8 and 3.9 name the last line of the body, where the `with` ends.
-    let with = line_of("with ThreadPoolExecutor");
+    let with = line_of("    with ThreadPoolExecutor(");
     let last = if minor < 10 { line_of("# end of the with") } else { with };
     match at("user_frame") {
         Some(frame) if text(frame, "function") != "event_generator" => {
