@@ -55,7 +55,12 @@ fn python_path() -> &'static str {
 }
 
 fn start(command: &mut Command) -> Running {
-    Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    // An executable just written is busy while a fork of another test still has it open.
+    Running(wait_for("start", || match command.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+        other => Some(other.unwrap()),
+    }))
 }
 
 /// Runs a program that prints a line when it is where the test wants it.
