@@ -32,8 +32,10 @@ use crate::target::syscalls::{self, Arch};
 /// this time is said not to have been.
 const ATTEMPTS: usize = 60;
 const BUDGET: Duration = Duration::from_millis(250);
-/// After so many attempts the window is made shorter: tasks are not read in it any more.
+/// After so many attempts the window is made shorter: tasks are not read in it any more...
 const ATTEMPTS_WITH_TASKS: usize = 4;
+/// ...and then nothing but stacks is.
+const ATTEMPTS_WITH_WAITS: usize = 16;
 /// How long whoever seems to run without the GIL is watched for waiting for it.
 const GIL_WAITERS: Duration = Duration::from_millis(12);
 /// With `--pause`, how long a thread may take to stop.
@@ -88,12 +90,31 @@ enum Keeper {
     Thread { tstate: Addr, tid: i32 },
 }
 
+/// Unproven threads as the attempt before read them. Who is read twice the same was met at one point
+/// of its way. The values count as well: a new call may lie in the frame of an old one.
+#[derive(Default)]
+struct Previous(FxHashMap<Addr, (RawThread, Vec<Option<Vec<Local>>>)>);
+
+impl Previous {
+    fn is(&self, thread: &RawThread, locals: &FxHashMap<Addr, Vec<Local>>) -> bool {
+        self.0.get(&thread.tstate).is_some_and(|(old, values)| {
+            let now = thread.frames.iter().map(|f| locals.get(&f.addr));
+            old == thread && values.iter().map(Option::as_ref).eq(now)
+        })
+    }
+
+    fn keep(&mut self, thread: &RawThread, locals: &FxHashMap<Addr, Vec<Local>>) {
+        let values = thread.frames.iter().map(|f| locals.get(&f.addr).cloned()).collect();
+        self.0.insert(thread.tstate, (thread.clone(), values));
+    }
+}
+
 impl Window<'_> {
     pub fn read(&self) -> Stacks {
         let mut stacks = self.scout();
         let began = Instant::now();
         let mut seat = Seat::default();
-        let mut previous: FxHashMap<Addr, RawThread> = FxHashMap::default();
+        let mut previous = Previous::default();
         for attempt in 0..ATTEMPTS {
             if attempt > 1 && began.elapsed() > BUDGET {
                 break;
@@ -112,13 +133,17 @@ impl Window<'_> {
         seat.leave();
         self.find_gil_waiters(&mut stacks);
         if self.waits && stacks.attempts > ATTEMPTS_WITH_TASKS {
-            self.read_tasks(&mut stacks);
+            self.read_left_out(&mut stacks);
         }
         stacks
     }
 
-    /// The tasks of a process that is too busy to stand still for all of them: each is read as it is met.
-    fn read_tasks(&self, stacks: &mut Stacks) {
+    /// What was left out of the window of a process that is too busy to stand still for all of it:
+    /// each object is read as it is met.
+    fn read_left_out(&self, stacks: &mut Stacks) {
+        if stacks.attempts > ATTEMPTS_WITH_WAITS {
+            stacks.now = now();
+        }
         let heap = self.python.heap(self.memory);
         let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
         let call = |tid| stacks.standings.get(&tid)?.doing.syscall();
@@ -135,6 +160,11 @@ impl Window<'_> {
             stacks.now,
             true,
         );
+        if stacks.attempts > ATTEMPTS_WITH_WAITS {
+            stacks.seen = seen;
+            stacks.note("what threads wait on is not of one moment with the stacks: it is too busy".into());
+            return;
+        }
         stacks.seen.tasks = seen.tasks;
         stacks.seen.task_frames = seen.task_frames;
         stacks.seen.loops = seen.loops;
@@ -192,7 +222,7 @@ impl Window<'_> {
         self.probes.iter().filter_map(|p| Some((p.tid, p.standing().ok()?))).collect()
     }
 
-    fn attempt(&self, stacks: &mut Stacks, seat: &mut Seat, previous: &mut FxHashMap<Addr, RawThread>) {
+    fn attempt(&self, stacks: &mut Stacks, seat: &mut Seat, previous: &mut Previous) {
         // What /proc says of each thread belongs to the same window as its frames.
         seat.leave();
         let before = self.standings();
@@ -217,7 +247,7 @@ impl Window<'_> {
         let heap = self.python.heap(self.memory);
         let (interpreters, problems) = threads::read(&heap, self.python.runtime);
         let locals = self.locals.map(|limits| read_locals(&heap, &interpreters, limits));
-        if self.waits {
+        if self.waits && stacks.attempts <= ATTEMPTS_WITH_WAITS {
             let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
             let call = |tid| before.get(&tid)?.doing.syscall();
             let names = &mut stacks.names;
@@ -292,12 +322,12 @@ impl Window<'_> {
                             *thread = old.clone();
                             read
                         }
-                        None if previous.get(&thread.tstate) == Some(thread) => Read::Moving,
+                        None if previous.is(thread, &locals) => Read::Moving,
                         None => Read::Torn,
                     },
                 };
                 if matches!(read, Read::Moving | Read::Torn) {
-                    previous.insert(thread.tstate, thread.clone());
+                    previous.keep(thread, &locals);
                 }
                 reads.insert(thread.tstate, read);
             }
