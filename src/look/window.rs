@@ -93,7 +93,10 @@ enum Keeper {
 /// Unproven threads as the attempt before read them. Who is read twice the same was met at one point
 /// of its way. The values count as well: a new call may lie in the frame of an old one.
 #[derive(Default)]
-struct Previous(FxHashMap<Addr, (RawThread, Vec<Option<Vec<Local>>>)>);
+struct Previous(FxHashMap<Addr, (RawThread, Values)>);
+
+/// The locals of each frame of one thread.
+type Values = Vec<Option<Vec<Local>>>;
 
 impl Previous {
     fn is(&self, thread: &RawThread, locals: &FxHashMap<Addr, Vec<Local>>) -> bool {
