@@ -282,7 +282,10 @@ impl Watch {
 }
 
 /// `500ms`, `1s`, `1.5`, `2m`, `1h`; between these many milliseconds.
-fn duration(least: u64, most: u64) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+fn duration(
+    least: u64,
+    most: u64,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
     move |text| {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = match &text[digits.len()..] {
@@ -292,7 +295,8 @@ fn duration(least: u64, most: u64) -> impl Fn(&str) -> Result<Duration, String> 
             "h" => 3600e3,
             other => return Err(format!("{other:?} is no unit of time: ms, s, m or h")),
         };
-        let number: f64 = digits.parse().map_err(|_| "it is a number with a unit, such as 500ms, 1s or 2m")?;
+        let number: f64 =
+            digits.parse().map_err(|_| "it is a number with a unit, such as 500ms, 1s or 2m")?;
         let millis = number * unit;
         if !(least as f64..=most as f64).contains(&millis) {
             return Err(format!("it is between {least} ms and {} s", most as f64 / 1e3));
@@ -304,14 +308,15 @@ fn duration(least: u64, most: u64) -> impl Fn(&str) -> Result<Duration, String> 
 /// `100M`, `1G`, `4096`.
 fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor: u64 = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1 << 40,
-        other => return Err(format!("{other:?} is no unit of size: K, M, G or T")),
-    };
+    let factor: u64 =
+        match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+            "" => 1,
+            "K" => 1 << 10,
+            "M" => 1 << 20,
+            "G" => 1 << 30,
+            "T" => 1 << 40,
+            other => return Err(format!("{other:?} is no unit of size: K, M, G or T")),
+        };
     let number: u64 = digits.parse().map_err(|_| "it is a number with a unit, such as 100M or 1G")?;
     number.checked_mul(factor).ok_or_else(|| "it is too large".into())
 }
@@ -327,8 +332,7 @@ pub struct Demo {
 }
 
 /// Promised, and to come.
-const NOT_BUILT: &[&str] =
-    &["record", "top", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
+const NOT_BUILT: &[&str] = &["record", "top", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
 
 /// The word for what is promised and not built yet, where clap would guess at a typing error.
 pub fn not_built_yet(error: &clap::Error) -> Option<&'static str> {

@@ -218,7 +218,11 @@ impl Teller {
             }
             Event::Over { pid, rule, lasted } => {
                 self.over += 1;
-                self.line(&format!("{} {rule} · pid {pid} · over after {}", crate::target::host::now(), Span(*lasted)));
+                self.line(&format!(
+                    "{} {rule} · pid {pid} · over after {}",
+                    crate::target::host::now(),
+                    Span(*lasted)
+                ));
             }
         }
     }

@@ -19,8 +19,11 @@ use crate::target::blocked::monotonic;
 use crate::target::find::FindError;
 use crate::target::host;
 
-/// When a stall that goes on is looked at again, in multiples of the limit after the first look.
-const SERIES: [f64; 2] = [1.0, 4.0];
+/// When a stall that goes on is looked at again, in multiples of the limit after the look before: at once, to
+/// tell what moves; then after as long again; then when there is no hope left.
+const SERIES: [f64; 3] = [0.1, 1.0, 4.0];
+/// Two looks are this far apart at least, seconds.
+const APART: f64 = 0.1;
 /// Looks for what no poll can see may take this share of a core, and are this far apart at least, seconds.
 const PATROL_SHARE: f64 = 0.001;
 const PATROL_EVERY: f64 = 5.0;
@@ -108,7 +111,12 @@ enum Cause {
 }
 
 impl Engine {
-    pub fn new(settings: Settings, follower: Follower, reports: Option<Reports>, runner: Option<Runner>) -> Self {
+    pub fn new(
+        settings: Settings,
+        follower: Follower,
+        reports: Option<Reports>,
+        runner: Option<Runner>,
+    ) -> Self {
         Engine {
             settings,
             follower,
@@ -266,7 +274,14 @@ impl Engine {
     }
 
     /// Counts a stall, writes the first report, and remembers it while it lasts.
-    fn begin(&mut self, stall: Stall, what: Cause, seen: Option<(Seen, Report)>, now: f64, tell: &mut dyn FnMut(Event)) {
+    fn begin(
+        &mut self,
+        stall: Stall,
+        what: Cause,
+        seen: Option<(Seen, Report)>,
+        now: f64,
+        tell: &mut dyn FnMut(Event),
+    ) {
         if let Some(metrics) = &self.settings.metrics {
             metrics.stalls.get_or_create(&OfRule { rule: stall.rule.clone() }).inc();
         }
@@ -286,12 +301,16 @@ impl Engine {
                                 file = Some(text.clone());
                                 let call = Call { report: text, rule: stall.rule.clone(), pid: stall.pid };
                                 if self.runner.as_ref().is_some_and(|runner| !runner.call(call)) {
-                                    tell(Event::Trouble("too many commands of --exec wait: this one is left out".into()));
+                                    tell(Event::Trouble(
+                                        "too many commands of --exec wait: this one is left out".into(),
+                                    ));
                                 }
                                 series = Some(begun);
                             }
                             Err(WriteError::Full) => refused = Some(Refusal::Bytes),
-                            Err(error) => tell(Event::Trouble(format!("the report cannot be written: {error}"))),
+                            Err(error) => {
+                                tell(Event::Trouble(format!("the report cannot be written: {error}")))
+                            }
                         }
                         first = Some(seen.snapshot);
                     }
@@ -305,7 +324,7 @@ impl Engine {
             metrics.unwritten.get_or_create(&OfReason { reason: why.word().into() }).inc();
         }
         tell(Event::Stall { stall: stall.clone(), at, file, refused });
-        let next_look = now + SERIES[0] * self.settings.stall;
+        let next_look = now + APART.max(SERIES[0] * self.settings.stall);
         self.episodes.push(Episode { stall, what, began, series, first, looks: 1, next_look });
     }
 
@@ -321,8 +340,7 @@ impl Engine {
                 Cause::Finding => true,
             });
             if !goes_on {
-                let over = self.episodes.swap_remove(i);
-                tell(Event::Over { pid, rule: over.stall.rule, lasted: now - over.began });
+                self.over(i, now, tell);
                 continue;
             }
             if episode.series.is_some() && episode.looks <= SERIES.len() && now >= episode.next_look {
@@ -332,11 +350,25 @@ impl Engine {
         }
     }
 
+    /// The stall is over, or the process is.
+    fn over(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
+        let over = self.episodes.swap_remove(episode);
+        let lasted = now - over.began;
+        if let (Some(series), Some(reports)) = (&over.series, &mut self.reports) {
+            match write::end(reports, series, &over.stall, over.looks, lasted) {
+                Ok(()) | Err(WriteError::Full) => {}
+                Err(error) => tell(Event::Trouble(format!("the report cannot be written: {error}"))),
+            }
+        }
+        tell(Event::Over { pid: over.stall.pid, rule: over.stall.rule, lasted });
+    }
+
     fn look_again(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
         let seen = self.look(self.episodes[episode].stall.pid);
         let episode = &mut self.episodes[episode];
         episode.looks += 1;
-        episode.next_look = now + SERIES.get(episode.looks - 1).copied().unwrap_or(f64::INFINITY) * self.settings.stall;
+        let wait = SERIES.get(episode.looks - 1).copied().unwrap_or(f64::INFINITY);
+        episode.next_look = now + APART.max(wait * self.settings.stall);
         let (Some(mut seen), Some(first), Some(series), Some(reports)) =
             (seen, &episode.first, &episode.series, &mut self.reports)
         else {
@@ -386,14 +418,15 @@ impl Engine {
             let episode = &self.episodes[i];
             let still = found.iter().any(|s| s.rule == episode.stall.rule && s.tid == episode.stall.tid);
             if of_pid(episode) && !still {
-                let over = self.episodes.swap_remove(i);
-                tell(Event::Over { pid, rule: over.stall.rule, lasted: now - over.began });
+                self.over(i, now, tell);
             } else {
                 i += 1;
             }
         }
         let is_known = |s: &Stall| {
-            self.episodes.iter().any(|e| e.stall.pid == pid && (e.stall.rule == s.rule || e.stall.tid == s.tid))
+            self.episodes
+                .iter()
+                .any(|e| e.stall.pid == pid && (e.stall.rule == s.rule || e.stall.tid == s.tid))
         };
         let new: Vec<Stall> = found.into_iter().filter(|s| !is_known(s)).collect();
         if new.is_empty() {

@@ -76,11 +76,17 @@ impl Default for Metrics {
         let m = &metrics;
         registry.register("polls", "Polls made", m.polls.clone());
         registry.register("targets", "Processes that are watched", m.targets.clone());
-        let help = "How long an event loop's iteration had lasted when it was polled; 0 while it waits for work";
+        let help =
+            "How long an event loop's iteration had lasted when it was polled; 0 while it waits for work";
         registry.register_with_unit("loop_lag", help, Unit::Seconds, m.loop_lag.clone());
         registry.register("stalls", "Stalls seen, by rule", m.stalls.clone());
-        registry.register("reports_not_written", "Stalls that were not written, by reason", m.unwritten.clone());
-        let help = "Threads that have slept in one call for longer than the limit, and somebody suffers from it";
+        registry.register(
+            "reports_not_written",
+            "Stalls that were not written, by reason",
+            m.unwritten.clone(),
+        );
+        let help =
+            "Threads that have slept in one call for longer than the limit, and somebody suffers from it";
         registry.register("blocked_threads", help, m.blocked_threads.clone());
         let help = "Share of the last polls at which some thread held the GIL";
         registry.register("gil_held_ratio", help, m.gil_held.clone());
@@ -133,7 +139,8 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         Err(_) if text.starts_with(':') => format!("127.0.0.1{text}"),
         Err(_) => text.to_owned(),
     };
-    let mut found = full.to_socket_addrs().map_err(|e| format!("{e}; it is ADDR:PORT, such as 127.0.0.1:9464"))?;
+    let mut found =
+        full.to_socket_addrs().map_err(|e| format!("{e}; it is ADDR:PORT, such as 127.0.0.1:9464"))?;
     found.next().ok_or_else(|| "the name has no address".into())
 }
 
@@ -152,7 +159,8 @@ impl Endpoint {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("metrics".into()).spawn(answer).map_err(|e| e.to_string())?;
+        let thread =
+            std::thread::Builder::new().name("metrics".into()).spawn(answer).map_err(|e| e.to_string())?;
         Ok(Endpoint { address, server, ending, thread: Some(thread) })
     }
 }

@@ -166,7 +166,8 @@ impl Poller {
 
     /// Whether what was suspected goes on.
     pub fn goes_on(&self, suspect: &Suspect) -> bool {
-        self.thread(suspect.tid).is_some_and(|thread| thread.suspicion() == Some((suspect.what, suspect.since)))
+        self.thread(suspect.tid)
+            .is_some_and(|thread| thread.suspicion() == Some((suspect.what, suspect.since)))
     }
 
     /// Which threads there are, and which of them run a loop.
@@ -174,8 +175,11 @@ impl Poller {
         self.refreshed = now;
         let tids = tasks::tids(self.pid);
         let known = self.threads.len();
-        self.threads.retain(|t| tids.binary_search_by_key(&(t.tid != self.pid, t.tid), |tid| (*tid != self.pid, *tid)).is_ok());
-        let new: Vec<i32> = tids.iter().copied().filter(|tid| !self.threads.iter().any(|t| t.tid == *tid)).collect();
+        self.threads.retain(|t| {
+            tids.binary_search_by_key(&(t.tid != self.pid, t.tid), |tid| (*tid != self.pid, *tid)).is_ok()
+        });
+        let new: Vec<i32> =
+            tids.iter().copied().filter(|tid| !self.threads.iter().any(|t| t.tid == *tid)).collect();
         for tid in &new {
             if let Ok(probe) = ThreadProbe::below(&self.dir, self.pid, *tid) {
                 self.threads.push(Watched::new(*tid, probe, now));
@@ -193,7 +197,8 @@ impl Poller {
             let states = tids::of_threads(&heap, raw, &inside);
             for thread in &mut self.threads {
                 let number = outside.iter().position(|tid| *tid == thread.tid).map(|at| inside[at]);
-                thread.tstate = states.iter().find(|(_, tid)| Some(**tid) == number).map(|(tstate, _)| *tstate);
+                thread.tstate =
+                    states.iter().find(|(_, tid)| Some(**tid) == number).map(|(tstate, _)| *tstate);
             }
         }
         for thread in &mut self.threads {

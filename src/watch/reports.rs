@@ -100,7 +100,14 @@ impl Reports {
     }
 
     /// Whether this stall may be written; its place then cools down. `at` is the wall-clock time, RFC 3339.
-    pub fn begin(&mut self, rule: &str, place: &str, pid: i32, at: &str, now: f64) -> Result<Series, Refusal> {
+    pub fn begin(
+        &mut self,
+        rule: &str,
+        place: &str,
+        pid: i32,
+        at: &str,
+        now: f64,
+    ) -> Result<Series, Refusal> {
         if self.written >= self.limits.reports {
             return Err(Refusal::Reports);
         }
@@ -184,7 +191,8 @@ mod tests {
                 Err(_) => refused += 1,
             }
         }
-        let on_disk: u64 = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        let on_disk: u64 =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(on_disk <= 10_000 && on_disk >= 9_000, "{on_disk}");
         assert!(refused > 8_000, "{refused}");
         // Another one that starts on the same directory counts what is there.

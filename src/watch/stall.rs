@@ -44,7 +44,12 @@ pub fn explain(report: &Report, suspect: &Suspect, age: f64) -> Option<Stall> {
         f.pid == Some(suspect.pid) && f.tid == Some(suspect.tid)
             || f.cause.iter().any(|c| c.pid == Some(suspect.pid) && c.tid == Some(suspect.tid))
     };
-    let found = process.findings.iter().chain(&report.findings).filter(|f| f.severity > Severity::Info).find(concerns);
+    let found = process
+        .findings
+        .iter()
+        .chain(&report.findings)
+        .filter(|f| f.severity > Severity::Info)
+        .find(concerns);
     let place = place(thread).unwrap_or_else(|| "?".to_owned());
     let told = |rule: &str, what: String| Stall {
         pid: suspect.pid,
@@ -81,7 +86,8 @@ pub fn explain(report: &Report, suspect: &Suspect, age: f64) -> Option<Stall> {
 pub fn of_findings(process: &ReportProcess, global: &[Finding], stall: f64) -> Vec<Stall> {
     let lasting = |f: &&Finding| {
         // Where its age is not known, it counts if it is as bad as can be.
-        f.severity > Severity::Info && f.blocked_for.map_or(f.severity == Severity::Critical, |age| age >= stall)
+        f.severity > Severity::Info
+            && f.blocked_for.map_or(f.severity == Severity::Critical, |age| age >= stall)
     };
     let stall_of = |f: &Finding| {
         let pid = f.pid?;

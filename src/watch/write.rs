@@ -1,6 +1,7 @@
 //! The files of one look: text for people, JSON for programs, a capture for another machine.
 
 use super::reports::{Reports, Series, WriteError};
+use super::stall::Stall;
 use crate::look::capture::Capture;
 use crate::render::report::Report;
 use crate::render::text::TextOptions;
@@ -28,4 +29,20 @@ pub fn look(
         Err(error) => return Err(error),
     }
     reports.write(&series.file(look, "txt"), &plain)
+}
+
+/// Once it is over: what it was, and how long it lasted.
+pub fn end(
+    reports: &mut Reports,
+    series: &Series,
+    stall: &Stall,
+    looks: usize,
+    lasted: f64,
+) -> Result<(), WriteError> {
+    let Stall { pid, tid, rule, place, summary, severity, age: _ } = stall;
+    let end = serde_json::json!({
+        "rule": rule, "place": place, "summary": summary, "severity": severity,
+        "pid": pid, "tid": tid, "looks": looks, "lasted": lasted,
+    });
+    reports.write(&series.whole("over.json"), format!("{end:#}\n").as_bytes())
 }
