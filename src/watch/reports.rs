@@ -193,7 +193,7 @@ mod tests {
         }
         let on_disk: u64 =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
-        assert!(on_disk <= 10_000 && on_disk >= 9_000, "{on_disk}");
+        assert!((9_000..=10_000).contains(&on_disk), "{on_disk}");
         assert!(refused > 8_000, "{refused}");
         // Another one that starts on the same directory counts what is there.
         assert_eq!(Reports::open(dir.path(), limits()).unwrap().bytes(), on_disk);
