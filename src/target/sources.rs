@@ -124,7 +124,7 @@ impl Files {
         // SAFETY: as in `image`.
         let text = unsafe { Mmap::map(&opened) }.ok()?;
         let mut starts = vec![0];
-        starts.extend(text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1));
+        starts.extend(memchr::memchr_iter(b'\n', &text).map(|i| i + 1));
         Some(Source { path, text, starts })
     }
 }
