@@ -7,6 +7,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::kin::Kin;
+
 /// An address in a target, written as `"0x7f…"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(pub u64);
@@ -89,6 +91,9 @@ pub struct Process {
     pub tasks: Vec<Task>,
     /// What could not be read or was found to be contradictory, in words.
     pub problems: Vec<String>,
+    /// What leads to other processes; no part of the report.
+    #[serde(skip)]
+    pub kin: Kin,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]

@@ -148,6 +148,7 @@ fn process(pid: i32, threads: Vec<Thread>) -> Process {
         threads,
         tasks: vec![],
         problems: vec![],
+        kin: Default::default(),
     }
 }
 

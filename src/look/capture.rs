@@ -120,8 +120,9 @@ impl Capture {
 
     /// The very same snapshot, read again from the memory that was kept.
     pub fn replay(&self, options: &super::Options) -> Result<Snapshot, String> {
-        let processes =
-            self.processes.iter().map(|p| super::captured(p, options)).collect::<Result<_, _>>()?;
+        let mut processes =
+            self.processes.iter().map(|p| super::captured(p, options)).collect::<Result<Vec<_>, _>>()?;
+        super::across::settle(&mut processes);
         Ok(Snapshot {
             captured_at: self.captured_at.clone(),
             host: self.host.clone(),

@@ -4,6 +4,7 @@
 use rustc_hash::FxHashMap;
 
 use super::window::Stacks;
+use crate::kin::Kin;
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
 use crate::python::layout::LineTable;
@@ -30,7 +31,7 @@ pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
         executable_replaced: facts.executable_replaced,
         cwd: facts.cwd.clone(),
         python: None,
-        followed: false,
+        followed: facts.followed,
         uptime: facts.uptime,
         rss: facts.rss,
         open_fds: facts.open_fds,
@@ -52,6 +53,12 @@ pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
         threads: facts.threads.iter().map(|t| thread_without_python(facts, t)).collect(),
         tasks: Vec::new(),
         problems: facts.problems.clone(),
+        kin: Kin {
+            caught_signals: facts.caught_signals,
+            areas: facts.areas.clone(),
+            semlocks: facts.semlocks.clone(),
+            ..Kin::default()
+        },
     }
 }
 
@@ -201,6 +208,9 @@ pub fn of_stacks(
         task.frames = shown.iter().map(|f| resolver.frame(f)).collect();
     }
     process.problems.extend(stacks.seen.problems.iter().cloned());
+    process.kin.runtime = Some(snapshot::Address(python.runtime));
+    process.kin.fds = std::mem::take(&mut stacks.seen.fds);
+    process.kin.jobs = std::mem::take(&mut stacks.seen.jobs);
     process
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kin::{Area, SemLocks};
 use crate::snapshot::{self, Listener, PeerProcess, Socket, ThreadOs};
 
 /// Facts of one process from `/proc/PID`. `None` means "could not be learned".
@@ -45,6 +46,18 @@ pub struct ProcessFacts {
     /// The file by which a server's worker gives signs of life.
     #[serde(default)]
     pub heartbeat: Option<Heartbeat>,
+    /// Signals that it catches, as bits from 1 on.
+    #[serde(default)]
+    pub caught_signals: Option<u64>,
+    /// Semaphores in shared memory.
+    #[serde(default)]
+    pub areas: Vec<Area>,
+    /// Its SemLock objects, of semaphores that somebody waits for.
+    #[serde(default)]
+    pub semlocks: Vec<SemLocks>,
+    /// Read only because a wait led here.
+    #[serde(default)]
+    pub followed: bool,
     /// What could not be read, in words, one entry each.
     pub problems: Vec<String>,
 }
@@ -100,6 +113,9 @@ pub enum FdKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct End {
     pub pid: i32,
+    /// Its descriptors of that end.
+    #[serde(default)]
+    pub fds: Vec<i32>,
     pub command: Vec<String>,
 }
 

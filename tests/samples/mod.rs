@@ -70,6 +70,7 @@ pub fn process(pid: i32, command: &str, threads: Vec<Thread>) -> Process {
         threads,
         tasks: vec![],
         problems: vec![],
+        kin: Default::default(),
     }
 }
 
