@@ -130,7 +130,7 @@ impl Room<'_, '_> {
                     }
                     // The outermost one is what the application has called.
                     (call.frame, call.of) = (at, name);
-                    call.function = frame.code.qualname.clone().unwrap_or_else(|| frame.code.name.clone());
+                    call.function = frame.code.qualname.as_ref().unwrap_or(&frame.code.name).to_string();
                     self.learn(frame, &mut call);
                 }
                 // Sockets, TLS, threads: what the library itself calls. Beyond it, the caller.
