@@ -58,6 +58,11 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
     for thread in &scene.threads {
         if let Some(request) = room.of_frames(&thread.frames) {
             seen.requests.insert(thread.raw.tstate, request);
+            if let Some(fd) = thread.frames.iter().find_map(|f| room.client(f)) {
+                seen.clients.insert(thread.raw.tstate, fd);
+            }
+        } else if let Some(task) = thread.frames.iter().find_map(|f| room.celery_task(f)) {
+            seen.requests.insert(thread.raw.tstate, task);
         }
     }
 }
@@ -339,6 +344,40 @@ impl Room<'_, '_> {
 }
 
 impl Room<'_, '_> {
+    /// The descriptor of the client's connection, which servers leave in the environ.
+    fn client(&self, frame: &FrameScene) -> Option<i32> {
+        let heap = self.scene.heap;
+        let environ = self.scene.local(frame, "environ")?;
+        heap.type_of(environ).filter(|t| t.is_dict())?;
+        let [gunicorn, werkzeug] = heap.dict_get(environ, ["gunicorn.socket", "werkzeug.socket"]);
+        let socket = gunicorn.or(werkzeug)?;
+        // The fd is the first of a socket's own fields (Modules/socketmodule.h).
+        let is_socket = heap.is_a(&*heap.type_of(socket)?, "_socket.socket");
+        is_socket.then(|| heap.mem.i32(socket + heap.layout.object.size).ok()).flatten().filter(|fd| *fd >= 0)
+    }
+
+    /// What a worker of celery does is a request as well (celery/app/trace.py).
+    fn celery_task(&self, frame: &FrameScene) -> Option<Request> {
+        let heap = self.scene.heap;
+        if !frame.is("/celery/app/trace.py", &["trace_task"]) {
+            return None;
+        }
+        let started = self.scene.local(frame, "time_start");
+        let context = self.scene.local(frame, "task_request")?;
+        let [task, id] = heap.attrs(context, ["task", "id"]);
+        let path = match (self.text(task?)?, id.and_then(|id| self.text(id))) {
+            (name, Some(id)) => format!("{name}[{id}]"),
+            (name, None) => name,
+        };
+        let started = started.filter(|s| heap.type_of(*s).is_some_and(|t| t.name == "float"));
+        let age = started.and_then(|s| Some(self.scene.now.monotonic? - heap.float(s)?));
+        Some(Request {
+            framework: Some("celery".into()),
+            age: age.filter(|age| (0.0..1e9).contains(age)),
+            ..request("TASK".into(), path)
+        })
+    }
+
     /// `request_start` is a local time, and the target's time zone is not known. But all zones differ by
     /// quarters of an hour, and the arbiter kills a sync worker when its timeout is over.
     fn gunicorn_age(&self, frame: &FrameScene) -> Option<f64> {
