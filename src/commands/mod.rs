@@ -11,7 +11,9 @@ pub mod completions;
 pub mod demo;
 pub mod dump;
 pub mod man;
+pub mod output;
 pub mod ps;
+pub mod record;
 pub mod schema;
 pub mod tasks;
 
