@@ -86,9 +86,9 @@ impl Resolver {
         if code.is_incomplete(&frame, offset) {
             return None;
         }
-        let file = code.file.clone().unwrap_or_default();
+        let file = code.file.as_ref().map(ToString::to_string).unwrap_or_default();
         Some(tree.intern(Frame {
-            function: code.qualname.clone().unwrap_or_else(|| code.name.clone()),
+            function: code.qualname.as_ref().unwrap_or(&code.name).to_string(),
             line: match self.lines {
                 Lines::Current => code.line(offset),
                 Lines::First => u32::try_from(code.first_line).ok(),

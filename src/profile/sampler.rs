@@ -130,8 +130,8 @@ pub struct Sampler {
 impl Sampler {
     /// Finds the Python of a live process.
     pub fn attach(pid: i32, options: SamplerOptions) -> Result<Sampler, AccessError> {
-        let facts = proc::process(pid)?;
-        let python = look::attach_to(pid, &facts)?;
+        let mut facts = proc::process(pid)?;
+        let python = look::attach_to(pid, &mut facts)?;
         let clock = CpuClock::of(pid).map_err(|errno| access::explain(pid, errno))?;
         let other_namespace = facts.ns_pid != pid;
         let (interps, threads) = threads::list(pid, other_namespace, &python, Vec::new());
