@@ -11,9 +11,12 @@ pub mod completions;
 pub mod demo;
 pub mod dump;
 pub mod man;
+pub mod output;
 pub mod ps;
+pub mod record;
 pub mod schema;
 pub mod tasks;
+pub mod top;
 pub mod watch;
 
 /// `check` found something critical.

@@ -8,12 +8,13 @@ use super::metrics::{Metrics, OfProcess, OfReason, OfRule};
 use super::poll::Poller;
 use super::reports::{Refusal, Reports, Series, WriteError};
 use super::stall::{self, Stall, Suspect, What};
+use super::target::Target;
 use super::write;
 use crate::diagnose::diagnose;
 use crate::look::capture::Capture;
 use crate::look::{self, Options};
 use crate::render::report::Report;
-use crate::snapshot::{Look, Process, Snapshot};
+use crate::snapshot::{Look, Snapshot};
 use crate::target::access::AccessError;
 use crate::target::blocked::monotonic;
 use crate::target::find::FindError;
@@ -24,11 +25,6 @@ use crate::target::host;
 const SERIES: [f64; 3] = [0.1, 1.0, 4.0];
 /// Two looks are this far apart at least, seconds.
 const APART: f64 = 0.1;
-/// Looks for what no poll can see may take this share of a core, and are this far apart at least, seconds.
-const PATROL_SHARE: f64 = 0.001;
-const PATROL_EVERY: f64 = 5.0;
-/// The second look that a suspicion of the first one needs.
-const PATROL_AGAIN: f64 = 0.25;
 /// Close looks at suspects: this share of a core in the long run, and so many seconds of it at once.
 const LOOKS_SHARE: f64 = 0.002;
 const LOOKS_AT_ONCE: f64 = 0.5;
@@ -36,8 +32,6 @@ const LOOKS_AT_ONCE: f64 = 0.5;
 const MAX_JUDGED: usize = 4096;
 /// How often an attach that failed is tried again, seconds.
 const TRY_AGAIN: f64 = 5.0;
-/// How much the GIL's share of the last second counts.
-const GIL_SMOOTHING: f64 = 0.1;
 
 /// What happened, for whoever prints it.
 #[derive(Debug)]
@@ -58,52 +52,33 @@ pub struct Settings {
 }
 
 pub struct Engine {
-    settings: Settings,
+    pub(super) settings: Settings,
     follower: Follower,
     reports: Option<Reports>,
     runner: Option<Runner>,
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     /// Until when not to try again.
     unreadable: FxHashMap<i32, f64>,
-    episodes: Vec<Episode>,
+    pub(super) episodes: Vec<Episode>,
     /// Seconds of close looks that may be spent now.
-    allowance: f64,
+    pub(super) allowance: f64,
     last_poll: f64,
     last_second: f64,
     said_not_found: bool,
 }
 
-struct Target {
-    poller: Poller,
-    /// What was already looked into, by thread.
-    asked: FxHashMap<i32, f64>,
-    /// What was found of a stack: who stands there stalls, or waits for work.
-    judged: FxHashMap<u64, Option<(String, String)>>,
-    patrol_at: f64,
-    /// The first look of a patrol that saw something.
-    patrol_first: Option<Snapshot>,
-    gil: Gil,
-}
-
-#[derive(Default)]
-struct Gil {
-    polls: u32,
-    held: u32,
-    share: Option<f64>,
-}
-
 /// A stall that goes on.
-struct Episode {
-    stall: Stall,
-    what: Cause,
-    began: f64,
+pub(super) struct Episode {
+    pub stall: Stall,
+    pub what: Cause,
+    pub began: f64,
     series: Option<Series>,
     first: Option<Snapshot>,
     looks: usize,
     next_look: f64,
 }
 
-enum Cause {
+pub(super) enum Cause {
     /// Polls tell how long it lasts.
     Suspect(Suspect),
     /// Only the next patrol tells whether it is over.
@@ -243,8 +218,8 @@ impl Engine {
                 let stall = Stall {
                     pid: suspect.pid,
                     tid: Some(suspect.tid),
-                    rule: rule.clone(),
-                    place: place.clone(),
+                    rule: rule.to_string(),
+                    place: place.to_string(),
                     summary: format!("again in {place}"),
                     age: Some(now - suspect.since),
                     severity: crate::diagnose::Severity::Warning,
@@ -274,7 +249,7 @@ impl Engine {
     }
 
     /// Counts a stall, writes the first report, and remembers it while it lasts.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         stall: Stall,
         what: Cause,
@@ -351,7 +326,7 @@ impl Engine {
     }
 
     /// The stall is over, or the process is.
-    fn over(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
+    pub(super) fn over(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
         let over = self.episodes.swap_remove(episode);
         let lasted = now - over.began;
         if let (Some(series), Some(reports)) = (&over.series, &mut self.reports) {
@@ -387,69 +362,9 @@ impl Engine {
         }
     }
 
-    // ------------------------------------------------------------ what no poll can see
-
-    fn patrol(&mut self, now: f64, tell: &mut dyn FnMut(Event)) {
-        let Some(i) = self.targets.iter().position(|t| now >= t.patrol_at) else { return };
-        let pid = self.targets[i].poller.pid;
-        let began = monotonic();
-        let seen = self.look(pid);
-        let took = (monotonic() - began).as_secs_f64();
-        // Not out of the allowance of suspects.
-        self.allowance += took;
-        let target = &mut self.targets[i];
-        target.patrol_at = now + PATROL_EVERY.max(took / PATROL_SHARE);
-        let Some(seen) = seen else {
-            target.patrol_first = None;
-            return;
-        };
-        if let (Some(metrics), Some(process)) = (&self.settings.metrics, seen.snapshot.processes.first()) {
-            of_process(metrics, process);
-        }
-        let first = target.patrol_first.take();
-        let looks: Vec<Snapshot> = first.iter().cloned().chain([seen.snapshot.clone()]).collect();
-        let report = Report::new(seen.snapshot.clone()).with(diagnose(&looks));
-        let Some(process) = report.processes.first() else { return };
-        let found = stall::of_findings(process, &report.findings, self.settings.stall);
-        let of_pid = |e: &Episode| e.stall.pid == pid && matches!(e.what, Cause::Finding);
-        // What was a finding and is none any more is over.
-        let mut i = 0;
-        while i < self.episodes.len() {
-            let episode = &self.episodes[i];
-            let still = found.iter().any(|s| s.rule == episode.stall.rule && s.tid == episode.stall.tid);
-            if of_pid(episode) && !still {
-                self.over(i, now, tell);
-            } else {
-                i += 1;
-            }
-        }
-        let is_known = |s: &Stall| {
-            self.episodes
-                .iter()
-                .any(|e| e.stall.pid == pid && (e.stall.rule == s.rule || e.stall.tid == s.tid))
-        };
-        let new: Vec<Stall> = found.into_iter().filter(|s| !is_known(s)).collect();
-        if new.is_empty() {
-            return;
-        }
-        if first.is_none() {
-            // One look shows where things stand, not whether they move.
-            if let Some(target) = self.targets.iter_mut().find(|t| t.poller.pid == pid) {
-                target.patrol_first = Some(seen.snapshot);
-                target.patrol_at = now + PATROL_AGAIN;
-            }
-            return;
-        }
-        let mut seen = Some((seen, report));
-        for stall in new {
-            // One report has them all.
-            self.begin(stall, Cause::Finding, seen.take(), now, tell);
-        }
-    }
-
     // ------------------------------------------------------------ looks and numbers
 
-    fn look(&mut self, pid: i32) -> Option<Seen> {
+    pub(super) fn look(&mut self, pid: i32) -> Option<Seen> {
         let began = monotonic();
         let captured_at = host::now();
         let options = Options { save: self.reports.is_some(), ..self.settings.look.clone() };
@@ -485,72 +400,7 @@ impl Engine {
 }
 
 /// One look at one process, with what a capture of it holds.
-struct Seen {
-    snapshot: Snapshot,
-    capture: Capture,
-}
-
-/// What only a whole look tells.
-fn of_process(metrics: &Metrics, process: &Process) {
-    let of = OfProcess { pid: process.pid };
-    if let Some(fds) = process.open_fds {
-        metrics.open_fds.get_or_create(&of).set(fds as i64);
-    }
-    if let Some(age) = process.server.as_ref().and_then(|s| s.heartbeat_age) {
-        metrics.heartbeat_age.get_or_create(&of).set(age);
-    }
-}
-
-impl Target {
-    fn new(poller: Poller, now: f64) -> Self {
-        Target {
-            poller,
-            asked: FxHashMap::default(),
-            judged: FxHashMap::default(),
-            patrol_at: now + 1.0,
-            patrol_first: None,
-            gil: Gil::default(),
-        }
-    }
-
-    /// Threads that have passed the limit since they were asked last.
-    fn suspects(&mut self, now: f64, stall: f64) -> impl Iterator<Item = Suspect> {
-        let pid = self.poller.pid;
-        let threads = self.poller.threads();
-        if self.asked.len() > 2 * threads.len() + 16 {
-            self.asked.retain(|tid, _| threads.iter().any(|t| t.tid == *tid));
-        }
-        let asked = &self.asked;
-        threads.iter().filter_map(move |thread| {
-            let (what, since) = thread.suspicion()?;
-            // What was read of a running thread was not read of one moment: twice the same is.
-            let twice = what == What::Thread || thread.event_loop.is_some_and(|l| l.polls >= 2);
-            let new = asked.get(&thread.tid) != Some(&since);
-            (now - since >= stall && twice && new).then_some(Suspect { pid, tid: thread.tid, what, since })
-        })
-    }
-
-    fn observe(&mut self, metrics: &Metrics, now: f64) {
-        metrics.polls.inc();
-        let lag = metrics.loop_lag.get_or_create(&OfProcess { pid: self.poller.pid });
-        for thread in self.poller.threads().iter().filter(|t| t.event_loop.is_some()) {
-            lag.observe(thread.iteration().map_or(0.0, |start| (now - start).max(0.0)));
-        }
-        if let Some(held) = self.poller.gil_held() {
-            self.gil.polls += 1;
-            self.gil.held += u32::from(held);
-        }
-    }
-}
-
-impl Gil {
-    /// The share so far, smoothed; begins a new second.
-    fn share(&mut self) -> Option<f64> {
-        if self.polls > 0 {
-            let last = f64::from(self.held) / f64::from(self.polls);
-            self.share = Some(self.share.map_or(last, |share| share + GIL_SMOOTHING * (last - share)));
-            (self.polls, self.held) = (0, 0);
-        }
-        self.share
-    }
+pub(super) struct Seen {
+    pub snapshot: Snapshot,
+    pub capture: Capture,
 }
