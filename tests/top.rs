@@ -111,7 +111,8 @@ fn first_row(screen: &str) -> Option<&str> {
 
 fn top_of(terminal_pid: &str) -> Option<i32> {
     // The child of the shell in the terminal.
-    let children = std::fs::read_to_string(format!("/proc/{terminal_pid}/task/{terminal_pid}/children")).ok()?;
+    let children =
+        std::fs::read_to_string(format!("/proc/{terminal_pid}/task/{terminal_pid}/children")).ok()?;
     children.split_whitespace().next()?.parse().ok()
 }
 
@@ -121,7 +122,8 @@ fn the_burning_function_is_shown_and_q_gives_the_terminal_back() {
         let Some(terminal) = Terminal::open(columns, rows) else { return };
         let program = program(&["burn"]);
         terminal.top(&format!("{} --delay 0.2", program.pid()));
-        let screen = terminal.until("the burning function", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+        let screen = terminal
+            .until("the burning function", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
         assert!(screen.contains(&format!("pid {}", program.pid())) && screen.contains("GIL"), "{screen}");
         assert!(screen.lines().count() <= rows as usize && screen.contains("q quit"), "{screen}");
         terminal.keys(&["q"]);
@@ -137,7 +139,9 @@ fn keys_do_what_they_say() {
     terminal.until("the burning function", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
     // By total time, who called it stands first: the other numbers are the same for both.
     terminal.keys(&["4"]);
-    terminal.until("another order", |s| first_row(s).is_some_and(|row| row.contains("<module>") || row.contains("burn")));
+    terminal.until("another order", |s| {
+        first_row(s).is_some_and(|row| row.contains("<module>") || row.contains("burn"))
+    });
     terminal.keys(&["1", "Right"]);
     let stack = terminal.until("the stack", |s| s.contains("stand so"));
     assert!(stack.contains("burn (") && stack.contains("<module> ("), "{stack}");
@@ -162,7 +166,9 @@ fn keys_do_what_they_say() {
     terminal.keys(&["Space"]);
     terminal.until("it to go on", |s| !s.contains("FROZEN"));
     terminal.tmux(&["resize-window", "-x", "120", "-y", "40"]);
-    terminal.until("the new size", |s| s.lines().count() == 40 && s.lines().last().is_some_and(|l| l.contains("q quit")));
+    terminal.until("the new size", |s| {
+        s.lines().count() == 40 && s.lines().last().is_some_and(|l| l.contains("q quit"))
+    });
     terminal.keys(&["C-c"]);
     terminal.is_restored(130);
 }
@@ -246,10 +252,12 @@ fn one_screen_as_text() {
 fn a_command_is_started_and_its_code_is_ours() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/incidents/watched.py");
     let python = python().command[0].to_string_lossy().into_owned();
-    let output = hangscope(&["top", "--once", "--delay", "0.3", "--", &python, file.to_str().unwrap(), "burn"]);
+    let output =
+        hangscope(&["top", "--once", "--delay", "0.3", "--", &python, file.to_str().unwrap(), "burn"]);
     assert!(lossy(&output.stdout).contains("burn ("), "{}{}", lossy(&output.stdout), lossy(&output.stderr));
     let Some(terminal) = Terminal::open(80, 24) else { return };
     let _: PathBuf = file;
-    terminal.top(&format!("-- {python} -c 'import time; print(\"said\"); time.sleep(1); raise SystemExit(7)'"));
+    terminal
+        .top(&format!("-- {python} -c 'import time; print(\"said\"); time.sleep(1); raise SystemExit(7)'"));
     terminal.is_restored(7);
 }

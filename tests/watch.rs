@@ -175,6 +175,12 @@ fn a_stall_among_health_is_caught_with_its_line_and_its_culprit() {
         let capture = file.with_extension("capture");
         let again = common::hangscope(&["dump", "--capture", capture.to_str().unwrap()]);
         assert!(lossy(&again.stdout).contains("time.sleep(seconds)"), "{}", lossy(&again.stderr));
+        // What it was doing, sample by sample, and how long it took.
+        let stem = file.with_extension("").with_extension("");
+        let profile = fs::read_to_string(stem.with_extension("folded")).unwrap();
+        assert!(profile.lines().any(|line| line.contains("stall (") && line.contains(';')), "{profile}");
+        let end = json(&stem.with_extension("over.json"));
+        assert!(end["lasted"].as_f64().is_some_and(|lasted| lasted >= 1.0), "{end}");
         // Health is no stall.
         let stalls = said.lines().filter(|l| l.contains(" · for ")).count();
         assert_eq!(
@@ -329,6 +335,23 @@ fn a_command_is_started_watched_and_ended() {
     watch.line(&["lock-wait", " · for "]).unwrap();
     assert_eq!(watch.end(Signal::SIGTERM).code(), Some(143), "{}", watch.said());
     assert!(common::state(pid, pid).is_none(), "it runs on");
+}
+
+#[test]
+fn metrics_tell_of_pools_and_descriptors() {
+    let program = program(&python(), &["pool"]);
+    let pid = program.pid();
+    let watch = Watch::start(&["--metrics", "127.0.0.1:0", &pid.to_string()]);
+    let served = watch.line(&["metrics are served on http://127.0.0.1:"]).unwrap();
+    let port = served.rsplit(':').next().unwrap().trim_end_matches("/metrics").parse().unwrap();
+    let wanted = format!("hangscope_executor_queue_depth{{pid=\"{pid}\"}} 5\n");
+    program.until(&wanted, || Ok(get(port, "/metrics")?.contains(&wanted))).unwrap();
+    let text = get(port, "/metrics").unwrap();
+    assert!(text.contains("application/openmetrics-text"), "{text}");
+    let fds = format!("hangscope_open_fds{{pid=\"{pid}\"}} ");
+    assert!(text.lines().any(|l| l.starts_with(&fds)), "{text}");
+    assert!(get(port, "/nothing").unwrap().starts_with("HTTP/1.1 404"));
+    assert!(get(port, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
 }
 
 /// What must be there, or the test fails rather than being left out: `HANGSCOPE_REQUIRE_TOOLS=prometheus,tmux`.

@@ -108,7 +108,6 @@ fn once(args: &Top, gatherers: &Gatherers, look: Look) -> anyhow::Result<u8> {
     let height = (app.screen.functions.len() + 5).clamp(12, 60) as u16;
     let area = Rect::new(0, 0, width, height);
     let mut buffer = Buffer::empty(area);
-    app.selected = usize::MAX;
     draw::render(&mut app, Look { colors: false, ..look }, area, &mut buffer);
     let mut out = anstream::stdout().lock();
     for y in 0..height - 1 {

@@ -8,10 +8,10 @@ pub mod births;
 pub mod blocked;
 /// A page cache that lives as long as one look.
 pub mod cached;
-/// Commands that hangscope starts.
-pub mod command;
 /// Deadlines, and the CPU time of a process.
 pub mod clocks;
+/// Commands that hangscope starts.
+pub mod command;
 /// TCP sockets, asked for over netlink.
 mod diag;
 /// Memory of a live process, around any cache.

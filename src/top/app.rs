@@ -39,7 +39,11 @@ pub enum Action {
     /// For the test that the terminal is given back.
     Panic,
     /// Show the stack of this function.
-    Stack { name: String, file: String, line: u32 },
+    Stack {
+        name: String,
+        file: String,
+        line: u32,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +74,9 @@ impl App {
     pub fn functions(&self) -> Vec<&FunctionRow> {
         let wanted = self.search.to_lowercase();
         let fits = |f: &&FunctionRow| {
-            wanted.is_empty() || f.name.to_lowercase().contains(&wanted) || f.file.to_lowercase().contains(&wanted)
+            wanted.is_empty()
+                || f.name.to_lowercase().contains(&wanted)
+                || f.file.to_lowercase().contains(&wanted)
         };
         let mut rows: Vec<&FunctionRow> = self.screen.functions.iter().filter(fits).collect();
         let key = |f: &FunctionRow| match self.order {

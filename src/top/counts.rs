@@ -149,7 +149,7 @@ impl Counts {
         let frame = tree.frame(id);
         let function = Function {
             name: frame.function.clone(),
-            file: frame.file.clone(),
+            file: frame.short.clone(),
             first_line: frame.first_line,
             user: frame.user,
         };
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn frame(function: &str, line: u32) -> Frame {
-        Frame { function: function.into(), file: "a.py".into(), line: Some(line), first_line: 1, user: true }
+        Frame { line: Some(line), first_line: 1, user: true, ..Frame::label(function) }
     }
 
     #[test]

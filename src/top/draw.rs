@@ -20,10 +20,8 @@ pub struct Look {
     pub colors: bool,
 }
 
-/// A bar has so many cells.
-const BAR: usize = 8;
-/// Columns in front of a function's name.
-const NUMBERS: usize = 6 + 1 + BAR + 1 + 6 + 1 + BAR + 1 + 8 + 1 + 8 + 2;
+/// A screen of this width has room for longer bars.
+const WIDE: usize = 110;
 
 pub fn draw(frame: &mut Frame, app: &mut App, look: Look) {
     let area = frame.area();
@@ -92,6 +90,19 @@ impl Paint {
         cut_end(&clean(text, self.look.unicode), room, self.ellipsis()).into_owned()
     }
 
+    /// `function (path:line)` in this many columns: of a path the end says most.
+    fn place(&self, text: &str, room: usize) -> String {
+        let safe = clean(text, self.look.unicode);
+        match safe.rfind('(').filter(|_| width(&safe) > room) {
+            Some(at) => {
+                let left = room.saturating_sub(width(&safe[..at]) + 2);
+                let path = cut_path(safe[at..].trim_matches(['(', ')']), left, self.ellipsis());
+                cut_end(&format!("{}({path})", &safe[..at]), room, self.ellipsis()).into_owned()
+            }
+            None => safe.into_owned(),
+        }
+    }
+
     /// The same, padded.
     fn column(&self, text: &str, room: usize) -> String {
         let mut text = self.text(text, room);
@@ -104,17 +115,23 @@ impl Paint {
         if self.look.unicode { " · " } else { " - " }
     }
 
-    /// A share as a bar of [`BAR`] cells.
+    /// How many cells a bar has.
+    fn bar_cells(&self) -> usize {
+        if self.width < WIDE { 4 } else { 8 }
+    }
+
+    /// A share as a bar.
     fn bar(&self, share: f64) -> String {
         let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
         let mut bar = String::new();
         if self.look.unicode {
+            let cells = self.bar_cells();
             const EIGHTHS: [char; 9] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
-            let eighths = (share * (BAR * 8) as f64).round() as usize;
-            bar.extend((0..BAR).map(|i| EIGHTHS[eighths.saturating_sub(8 * i).min(8)]));
+            let eighths = (share * (cells * 8) as f64).round() as usize;
+            bar.extend((0..cells).map(|i| EIGHTHS[eighths.saturating_sub(8 * i).min(8)]));
         } else {
-            let full = (share * BAR as f64).round() as usize;
-            bar.extend((0..BAR).map(|i| if i < full { '#' } else { ' ' }));
+            let full = (share * self.bar_cells() as f64).round() as usize;
+            bar.extend((0..self.bar_cells()).map(|i| if i < full { '#' } else { ' ' }));
         }
         bar
     }
@@ -146,8 +163,7 @@ impl Paint {
             Span::styled(right, self.faint()),
         ]);
         let lag = match screen.loop_lag {
-            Some(lag) if lag <= 0.0005 => "0 ms".to_owned(),
-            Some(lag) => Duration(lag).to_string(),
+            Some(lag) => milliseconds(lag),
             None => "no loop".to_owned(),
         };
         let facts = [
@@ -210,9 +226,9 @@ impl Paint {
         };
         let mut lines = vec![Line::from(vec![
             named(Order::OwnNow, " %Own"),
-            Span::raw(" ".repeat(BAR + 2)),
+            Span::raw(" ".repeat(self.bar_cells() + 2)),
             named(Order::TotalNow, "%Total"),
-            Span::raw(" ".repeat(BAR + 2)),
+            Span::raw(" ".repeat(self.bar_cells() + 2)),
             named(Order::Own, " OwnTime"),
             Span::raw(" "),
             named(Order::Total, "   Total"),
@@ -234,15 +250,14 @@ impl Paint {
     }
 
     fn function(&self, row: &FunctionRow, selected: bool) -> Line<'static> {
-        let room = self.width.saturating_sub(NUMBERS);
+        // Two shares with their bars, two times.
+        let room = self.width.saturating_sub(2 * (8 + self.bar_cells()) + 20);
         let name = self.text(&row.name, room);
         let left = room.saturating_sub(width(&name));
         let place = match row.file.is_empty() {
             true => String::new(),
             false => {
-                let place = format!("{}:{}", row.file, row.line);
-                let place = clean(&place, self.look.unicode);
-                format!(" ({})", cut_path(&place, left.saturating_sub(3), self.ellipsis()))
+                self.text(&format!(" {}", self.place(&format!("({}:{})", row.file, row.line), left)), left)
             }
         };
         let own = self.style(Style::new().fg(Color::Cyan));
@@ -263,9 +278,10 @@ impl Paint {
     fn threads(&self, app: &App, height: usize) -> Vec<Line<'static>> {
         let several = app.screen.pids.len() > 1;
         let head = match several {
-            true => "    PID     TID  Active            GIL   Thread",
-            false => "    TID  Active            GIL   Thread",
+            true => "    PID     TID  Active",
+            false => "    TID  Active",
         };
+        let head = format!("{head}{}   GIL   Thread", " ".repeat(self.bar_cells() + 1));
         let mut lines = vec![Line::styled(head, self.bold())];
         // The selected one with its stack below.
         let stack = height / 2;
@@ -276,7 +292,11 @@ impl Paint {
         if let Some(row) = app.screen.threads.get(app.selected) {
             lines.resize(1 + list.min(app.screen.threads.len()), Line::default());
             lines.push(Line::styled(format!(" Stack of {}", self.text(&row.name, 60)), self.bold()));
-            lines.extend(row.frames.iter().map(|f| Line::raw(format!("   {}", self.text(f, self.width.saturating_sub(3))))));
+            lines.extend(
+                row.frames
+                    .iter()
+                    .map(|f| Line::raw(format!("   {}", self.place(f, self.width.saturating_sub(3))))),
+            );
             if row.frames.is_empty() {
                 lines.push(Line::styled("   it runs no Python just now", self.faint()));
             }
@@ -288,7 +308,7 @@ impl Paint {
         let pid = if several { format!("{:>7} ", row.pid) } else { String::new() };
         let start = format!("{pid}{:>7} {:>6.1}% ", row.tid, 100.0 * row.active);
         let gil = format!(" {:>5.1}%  ", 100.0 * row.gil);
-        let room = self.width.saturating_sub(start.len() + BAR + gil.len());
+        let room = self.width.saturating_sub(start.len() + self.bar_cells() + gil.len());
         let name = self.column(&row.name, (room / 2).min(28));
         let rest = room.saturating_sub(width(&name) + 1);
         let line = Line::from(vec![
@@ -305,7 +325,7 @@ impl Paint {
     fn loops(&self, app: &App, height: usize) -> Vec<Line<'static>> {
         let head = "    TID  Iteration   Longest   Ready  Overdue  Tasks  Loop";
         let mut lines = vec![Line::styled(head, self.bold())];
-        let each = 5;
+        let each = 5; // lines for one loop
         let rows: Vec<&LoopRow> = app.screen.loops.iter().collect();
         for (i, row) in window(&rows, app.selected, height.saturating_sub(1) / each) {
             lines.extend(self.event_loop(row, i == app.selected));
@@ -323,29 +343,36 @@ impl Paint {
         let kind = event_loop.map_or("", |l| &l.kind);
         let state = event_loop.map_or("", |l| &l.state);
         let line = format!(
-            "{:>7} {:>10} {:>9} {:>7} {:>8} {:>6}  {kind}, {state}, in {}",
+            "{:>7} {:>10} {:>9} {:>7} {:>8} {:>6}  {kind}, {state}",
             row.tid,
             iteration,
-            Duration(row.longest).to_string(),
+            milliseconds(row.longest),
             number(event_loop.and_then(|l| l.ready)),
             number(event_loop.and_then(|l| l.overdue)),
             row.tasks,
-            row.thread,
         );
         let late = row.iteration.is_some_and(|age| age > 0.1);
-        let style = if late { self.style(Style::new().fg(Color::Red)).add_modifier(Modifier::BOLD) } else { Style::new() };
+        let style = if late {
+            self.style(Style::new().fg(Color::Red)).add_modifier(Modifier::BOLD)
+        } else {
+            Style::new()
+        };
         let mut lines = vec![self.selected(Line::styled(self.text(&line, self.width), style), selected)];
         let fact = |name: &str, value: String| {
             let value = self.text(&value, self.width.saturating_sub(18));
             Line::from(vec![Span::styled(format!("         {name:<8} "), self.faint()), Span::raw(value)])
         };
+        lines.push(fact("thread", row.thread.clone()));
         if let Some(task) = &row.task {
             lines.push(fact("task", task.clone()));
         }
         if let Some(request) = &row.request {
             let text = |part: &Option<String>| part.clone().unwrap_or_default();
             let framework = request.framework.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
-            lines.push(fact("request", format!("{} {}{framework}", text(&request.method), text(&request.path))));
+            lines.push(fact(
+                "request",
+                format!("{} {}{framework}", text(&request.method), text(&request.path)),
+            ));
         }
         if let Some(place) = &row.place {
             lines.push(fact("at", place.clone()));
@@ -380,7 +407,8 @@ impl Paint {
         );
         let mut lines = vec![Line::styled(head, self.bold())];
         let frames = stack.frames.iter().skip(app.scroll);
-        lines.extend(frames.map(|f| Line::raw(format!("   {}", self.text(f, self.width.saturating_sub(3))))));
+        lines
+            .extend(frames.map(|f| Line::raw(format!("   {}", self.place(f, self.width.saturating_sub(3))))));
         lines
     }
 
@@ -423,7 +451,7 @@ impl Paint {
             return Line::styled(format!(" {}", self.text(note, self.width.saturating_sub(1))), self.bold());
         }
         let keys = match app.view {
-            View::Functions => " 1-4 sort  / search  Right stack  t threads  e loops  Space freeze  ? help  q quit",
+            View::Functions => " 1-4 sort  / search  Right stack  t threads  e loops  Space freeze  ? q quit",
             View::Threads => " Up Down select  f functions  e loops  Space freeze  ? help  q quit",
             View::Loops => " Up Down select  f functions  t threads  Space freeze  ? help  q quit",
             View::Stack | View::Finding => " Up Down scroll  Esc back  Space freeze  q quit",
@@ -431,10 +459,18 @@ impl Paint {
         };
         let mut spans = vec![Span::styled(self.text(keys, self.width), self.faint())];
         if !app.search.is_empty() && app.view == View::Functions {
-            spans.insert(0, Span::styled(format!(" /{} ", clean(&app.search, self.look.unicode)), self.inverse()));
+            spans.insert(
+                0,
+                Span::styled(format!(" /{} ", clean(&app.search, self.look.unicode)), self.inverse()),
+            );
         }
         Line::from(spans)
     }
+}
+
+/// What is less than half a millisecond is nothing here.
+fn milliseconds(seconds: f64) -> String {
+    if seconds < 0.0005 { "0 ms".to_owned() } else { Duration(seconds).to_string() }
 }
 
 /// The rows around the selected one that fit, with their numbers.

@@ -14,6 +14,7 @@ use crate::diagnose::{Severity, diagnose};
 use crate::look::{self, Options};
 use crate::profile::{Outcome, Sampler, SamplerOptions, Seat, State, Tree};
 use crate::render::duration::Duration as Span;
+use crate::render::profile::{ProfileOptions, label};
 use crate::render::report::Report;
 use crate::render::text::{self, TextOptions};
 use crate::snapshot::{Activity, Frame, Process, Snapshot, Thread};
@@ -28,7 +29,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// How often the whole process is looked at.
 const LOOK: Duration = Duration::from_millis(1000);
 /// An attach that failed is tried again after this.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(300);
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -85,7 +86,10 @@ impl Gatherers {
         });
         let (one, two) = (Arc::clone(&gathered), Arc::clone(&gathered));
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let threads = vec![thread("samples").spawn(move || one.sample())?, thread("health").spawn(move || two.watch())?];
+        let threads = vec![
+            thread("samples").spawn(move || one.sample())?,
+            thread("health").spawn(move || two.watch())?,
+        ];
         Ok(Gatherers { gathered, threads })
     }
 
@@ -218,7 +222,9 @@ impl Gathered {
             let pids = self.health().pids.clone();
             pollers.retain(|p| pids.contains(&p.pid));
             if Instant::now() >= look_at {
-                for pid in pids.iter().filter(|pid| !pollers.iter().any(|p| p.pid == **pid)).collect::<Vec<_>>() {
+                for pid in
+                    pids.iter().filter(|pid| !pollers.iter().any(|p| p.pid == **pid)).collect::<Vec<_>>()
+                {
                     pollers.extend(Poller::attach(*pid, LOOK.as_secs_f64(), now));
                 }
                 before = self.look(&pids, before);
@@ -229,7 +235,9 @@ impl Gathered {
                 let now = monotonic().as_secs_f64();
                 let alive = poller.poll(now).is_ok();
                 let loops = poller.threads().iter().filter(|t| t.event_loop.is_some());
-                seen.extend(loops.map(|t| (poller.pid, t.tid, t.iteration().map(|start| (now - start).max(0.0)))));
+                seen.extend(
+                    loops.map(|t| (poller.pid, t.tid, t.iteration().map(|start| (now - start).max(0.0)))),
+                );
                 alive
             });
             self.note_loops(&seen);
@@ -276,7 +284,11 @@ impl Gathered {
             let width = Some(usize::from(self.width.load(SeqCst)));
             let report = Report::new(snapshot.clone()).with(found);
             let mut styled = Vec::new();
-            let written = text::write_findings(&mut styled, &report, &TextOptions { width, ..self.settings.text.clone() });
+            let written = text::write_findings(
+                &mut styled,
+                &report,
+                &TextOptions { width, ..self.settings.text.clone() },
+            );
             let plain = anstream::adapter::strip_bytes(&styled).into_vec();
             let mut text = written.map(|()| String::from_utf8_lossy(&plain).into_owned()).unwrap_or_default();
             rows.extend(findings.into_iter().map(|f| FindingRow {
@@ -351,13 +363,14 @@ impl Gathered {
             let frames = profile.tree.walk(seen.stack).map(|id| of_frame(profile.tree.frame(id))).collect();
             stacks.push((seen.pid, seen.tid, seen.name.clone(), seen.state, frames));
         }
-        screen.python = profile.pythons.last().map_or(String::new(), |(_, version)| format!("CPython {version}"));
+        screen.python =
+            profile.pythons.last().map_or(String::new(), |(_, version)| format!("CPython {version}"));
         drop(profile);
 
         let mut health = self.health();
         screen.pids = health.pids.clone();
         screen.findings = health.findings.clone();
-        screen.command = health.processes.first().map(|p| p.command.join(" ")).unwrap_or_default();
+        screen.command = health.processes.first().map(|p| command(&p.command)).unwrap_or_default();
         let thread_of = |pid: i32, tid: i32| {
             let process = health.processes.iter().find(|p| p.pid == pid)?;
             Some((process, process.threads.iter().find(|t| t.tid == Some(tid))?))
@@ -371,7 +384,9 @@ impl Gathered {
             let (active, gil) = (of.active as f64 / rounds, of.gil as f64 / rounds);
             screen.threads.push(ThreadRow { pid, tid, name, state: word(state, known), active, gil, frames });
         }
-        screen.threads.sort_by(|a, b| b.active.total_cmp(&a.active).then((a.pid, a.tid).cmp(&(b.pid, b.tid))));
+        screen
+            .threads
+            .sort_by(|a, b| b.active.total_cmp(&a.active).then((a.pid, a.tid).cmp(&(b.pid, b.tid))));
         for (pid, tid, iteration, longest) in &health.loops {
             let known = thread_of(*pid, *tid);
             screen.loops.push(loop_row(*pid, *tid, *iteration, *longest, known));
@@ -415,6 +430,13 @@ fn loop_row(
     }
 }
 
+/// The command without the directory of its program.
+fn command(words: &[String]) -> String {
+    let program = words.first().map(|first| first.rsplit('/').next().unwrap_or(first));
+    let rest = words.iter().skip(1).map(String::as_str);
+    program.into_iter().chain(rest).collect::<Vec<_>>().join(" ")
+}
+
 /// What a thread does, in words.
 fn word(state: State, known: Option<&Thread>) -> String {
     let wait = known.and_then(|t| t.waits_on.as_ref());
@@ -433,11 +455,7 @@ fn word(state: State, known: Option<&Thread>) -> String {
 }
 
 fn of_frame(frame: &crate::profile::Frame) -> String {
-    match (frame.file.is_empty(), frame.line) {
-        (true, _) => frame.function.clone(),
-        (false, Some(line)) => format!("{} ({}:{line})", frame.function, frame.file),
-        (false, None) => format!("{} ({})", frame.function, frame.file),
-    }
+    label(frame, &ProfileOptions::default())
 }
 
 fn of_snapshot(frame: &Frame) -> String {

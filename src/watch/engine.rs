@@ -6,6 +6,7 @@ use super::exec::{Call, Runner};
 use super::follow::Follower;
 use super::metrics::{Metrics, OfProcess, OfReason, OfRule};
 use super::poll::Poller;
+use super::profile::Profiling;
 use super::reports::{Refusal, Reports, Series, WriteError};
 use super::stall::{self, Stall, Suspect, What};
 use super::target::Target;
@@ -30,6 +31,8 @@ const LOOKS_SHARE: f64 = 0.002;
 const LOOKS_AT_ONCE: f64 = 0.5;
 /// Stacks that have been judged are remembered, so many per process.
 const MAX_JUDGED: usize = 4096;
+/// And for so long, seconds: who waits at the same line later may wait for something else.
+const JUDGED_FOR: f64 = 60.0;
 /// How often an attach that failed is tried again, seconds.
 const TRY_AGAIN: f64 = 5.0;
 
@@ -76,6 +79,7 @@ pub(super) struct Episode {
     first: Option<Snapshot>,
     looks: usize,
     next_look: f64,
+    profiling: Option<Profiling>,
 }
 
 pub(super) enum Cause {
@@ -114,6 +118,16 @@ impl Engine {
     /// Nothing is watched, and nothing can appear.
     pub fn is_at_end(&self) -> bool {
         self.targets.is_empty() && !self.follower.may_find_more()
+    }
+
+    /// No stall that goes on is still to be looked at.
+    pub fn is_settled(&self) -> bool {
+        self.episodes.iter().all(|e| e.series.is_none() || e.looks > SERIES.len())
+    }
+
+    /// Keeps what was gathered of stalls that go on.
+    pub fn finish(&mut self, tell: &mut dyn FnMut(Event)) {
+        (0..self.episodes.len()).for_each(|i| self.keep_profile(i, tell));
     }
 
     /// One round; `now` is CLOCK_MONOTONIC, seconds.
@@ -207,7 +221,8 @@ impl Engine {
             return;
         }
         let stands_at = target.poller.stands_at(suspect.tid);
-        if let Some(known) = stands_at.and_then(|at| target.judged.get(&at)) {
+        let judged = stands_at.and_then(|at| target.judged.get(&at));
+        if let Some((_, known)) = judged.filter(|(at, _)| now - at < JUDGED_FOR) {
             let Some((rule, place)) = known else {
                 target.asked.insert(suspect.tid, suspect.since);
                 return;
@@ -234,14 +249,15 @@ impl Engine {
         }
         target.asked.insert(suspect.tid, suspect.since);
         let pid = suspect.pid;
-        let Some(seen) = self.look(pid) else { return };
+        let Some(seen) = self.look(pid, true) else { return };
         let report = Report::new(seen.snapshot.clone()).with(diagnose(std::slice::from_ref(&seen.snapshot)));
         let explained = stall::explain(&report, &suspect, monotonic().as_secs_f64() - suspect.since);
         if let (Some(at), Some(target)) = (stands_at, self.targets.iter_mut().find(|t| t.poller.pid == pid)) {
             if target.judged.len() >= MAX_JUDGED {
                 target.judged.clear();
             }
-            target.judged.insert(at, explained.as_ref().map(|s| (s.rule.clone(), s.place.clone())));
+            let known = explained.as_ref().map(|s| (s.rule.clone(), s.place.clone()));
+            target.judged.insert(at, (now, known));
         }
         if let Some(stall) = explained {
             self.begin(stall, Cause::Suspect(suspect), Some((seen, report)), now, tell);
@@ -300,7 +316,11 @@ impl Engine {
         }
         tell(Event::Stall { stall: stall.clone(), at, file, refused });
         let next_look = now + APART.max(SERIES[0] * self.settings.stall);
-        self.episodes.push(Episode { stall, what, began, series, first, looks: 1, next_look });
+        let profiling = series.as_ref().and(stall.tid).and_then(|tid| {
+            let started = Profiling::start(stall.pid, tid, self.settings.look.apps.clone());
+            started.inspect_err(|error| tell(Event::Trouble(format!("no profile: {error}")))).ok()
+        });
+        self.episodes.push(Episode { stall, what, began, series, first, looks: 1, next_look, profiling });
     }
 
     /// The stalls that go on: another look, or the word that they are over.
@@ -318,6 +338,10 @@ impl Engine {
                 self.over(i, now, tell);
                 continue;
             }
+            if episode.profiling.as_ref().is_some_and(Profiling::is_done) {
+                self.keep_profile(i, tell);
+            }
+            let episode = &self.episodes[i];
             if episode.series.is_some() && episode.looks <= SERIES.len() && now >= episode.next_look {
                 self.look_again(i, now, tell);
             }
@@ -325,8 +349,19 @@ impl Engine {
         }
     }
 
+    fn keep_profile(&mut self, episode: usize, tell: &mut dyn FnMut(Event)) {
+        let episode = &mut self.episodes[episode];
+        let Some(text) = episode.profiling.take().and_then(Profiling::finish) else { return };
+        let (Some(series), Some(reports)) = (&episode.series, &mut self.reports) else { return };
+        match reports.write(&series.whole("folded"), text.as_bytes()) {
+            Ok(()) | Err(WriteError::Full) => {}
+            Err(error) => tell(Event::Trouble(format!("the profile cannot be written: {error}"))),
+        }
+    }
+
     /// The stall is over, or the process is.
     pub(super) fn over(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
+        self.keep_profile(episode, tell);
         let over = self.episodes.swap_remove(episode);
         let lasted = now - over.began;
         if let (Some(series), Some(reports)) = (&over.series, &mut self.reports) {
@@ -339,7 +374,7 @@ impl Engine {
     }
 
     fn look_again(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
-        let seen = self.look(self.episodes[episode].stall.pid);
+        let seen = self.look(self.episodes[episode].stall.pid, true);
         let episode = &mut self.episodes[episode];
         episode.looks += 1;
         let wait = SERIES.get(episode.looks - 1).copied().unwrap_or(f64::INFINITY);
@@ -364,22 +399,27 @@ impl Engine {
 
     // ------------------------------------------------------------ looks and numbers
 
-    pub(super) fn look(&mut self, pid: i32) -> Option<Seen> {
+    /// `follow`: into other processes, too, where a wait leads there.
+    pub(super) fn look(&mut self, pid: i32, follow: bool) -> Option<Seen> {
         let began = monotonic();
         let captured_at = host::now();
         let options = Options { save: self.reports.is_some(), ..self.settings.look.clone() };
         let looked = look::live(pid, &options).ok()?;
+        let mut processes = vec![looked.process];
+        let mut captured: Vec<_> = looked.captured.into_iter().collect();
+        if follow {
+            look::follow::follow(&mut processes, &mut captured, &options);
+        }
         let took = (monotonic() - began).as_secs_f64();
-        self.allowance -= took;
+        self.allowance = (self.allowance - took).max(-LOOKS_AT_ONCE);
         let snapshot = Snapshot {
             captured_at,
             host: host::name(),
             looks: vec![Look { at: 0.0, took }],
-            processes: vec![looked.process],
+            processes,
             skipped: Vec::new(),
         };
-        let mut capture = Capture::default();
-        capture.processes.extend(looked.captured);
+        let mut capture = Capture { processes: captured, ..Capture::default() };
         capture.of_snapshot(&snapshot);
         Some(Seen { snapshot, capture })
     }

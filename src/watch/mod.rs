@@ -12,6 +12,8 @@ pub mod metrics;
 mod patrol;
 /// The cheap poll of one process.
 pub mod poll;
+/// A short profile of a stall.
+mod profile;
 /// The directory of reports.
 pub mod reports;
 /// What lasts too long.

@@ -18,7 +18,7 @@ impl Engine {
         let Some(i) = self.targets.iter().position(|t| now >= t.patrol_at) else { return };
         let pid = self.targets[i].poller.pid;
         let began = monotonic();
-        let seen = self.look(pid);
+        let seen = self.look(pid, self.targets[i].patrol_first.is_some());
         let took = (monotonic() - began).as_secs_f64();
         // Not out of the allowance of suspects.
         self.allowance += took;
@@ -78,6 +78,9 @@ fn of_process(metrics: &Metrics, process: &Process) {
     let of = OfProcess { pid: process.pid };
     if let Some(fds) = process.open_fds {
         metrics.open_fds.get_or_create(&of).set(fds as i64);
+    }
+    if let Some(queued) = process.kin.queued_work {
+        metrics.executor_queue.get_or_create(&of).set(queued as i64);
     }
     if let Some(age) = process.server.as_ref().and_then(|s| s.heartbeat_age) {
         metrics.heartbeat_age.get_or_create(&of).set(age);

@@ -15,8 +15,8 @@ pub(super) struct Target {
     pub poller: Poller,
     /// What was already looked into, by thread.
     pub asked: FxHashMap<i32, f64>,
-    /// What was found of a stack: who stands there stalls, or waits for work.
-    pub judged: FxHashMap<u64, Option<(String, String)>>,
+    /// When, and what was found of a stack: who stands there stalls, or waits for work.
+    pub judged: FxHashMap<u64, (f64, Option<(String, String)>)>,
     pub patrol_at: f64,
     /// The first look of a patrol that saw something.
     pub patrol_first: Option<Snapshot>,
