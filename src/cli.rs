@@ -1,9 +1,15 @@
 //! What users type: clap's definitions, nothing else. Commands get what was parsed, validated.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod record;
+
+pub use record::{ProfileFormat, Record};
 
 use crate::look;
 use crate::target::find::Selector;
@@ -48,6 +54,8 @@ pub enum Command {
     Record(Record),
     /// Say what is wrong, and nothing else: for scripts, probes and CI
     Check(Check),
+    /// Stay, and keep a report of every event loop, request and lock wait that lasts too long
+    Watch(Watch),
     /// Start a small stuck asyncio server with the python3 on PATH, and look into it
     Demo(Demo),
     /// Print the completions for a shell
@@ -224,112 +232,100 @@ impl Check {
 
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 done · 2 wrong usage · 3 a target could not be read, or the file not written · with -- COMMAND: the command's own, 125 for failures of ours · 130/143 ended by a signal, with the file written"
+    after_help = "Each stall is a line on stdout and, with --out, a series of files named by time, rule and pid: \
+                  .N.txt, .N.json and .N.capture (for `dump --capture`), N counting the looks while it lasts.\n\
+                  Exit codes: 0 the targets have ended, or --once saw its stall · 2 wrong usage · 3 nothing to watch · \
+                  130/143 ended by SIGINT/SIGTERM · with `-- COMMAND`: the command's own, 125 for failures of ours"
 )]
-pub struct Record {
+pub struct Watch {
     #[command(flatten)]
     pub targets: Targets,
-    /// Start this command and record it
+    /// Start this command and watch it, with what it starts itself
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "targets")]
     pub command: Vec<std::ffi::OsString>,
-    /// Where to write; - is stdout, for text formats
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// What to write; without it, by the extension of FILE, else a flame graph
-    #[arg(short, long, value_enum, value_name = "FORMAT")]
-    pub format: Option<ProfileFormat>,
-    /// Samples per second
-    #[arg(short, long, value_name = "RATE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub rate: u32,
-    /// Seconds to record; without it until Ctrl-C, SIGTERM or the end of the target
-    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
-    pub duration: Option<std::time::Duration>,
-    /// Count idle threads, too
-    #[arg(short, long)]
-    pub idle: bool,
-    /// Count only who holds the GIL
-    #[arg(short, long, conflicts_with_all = ["idle", "gil_wait"])]
-    pub gil: bool,
-    /// Count threads that wait for the GIL, with a frame that says so
+    /// How long an iteration of an event loop, a request or a wait for a lock may last
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration(10, 86_400_000))]
+    pub stall: Duration,
+    /// Keep reports in this directory; without it stalls are told and not kept
+    #[arg(short, long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// How often to poll
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = duration(1, 60_000))]
+    pub interval: Duration,
+    /// End after the first stall
     #[arg(long)]
-    pub gil_wait: bool,
-    /// A root for each thread
-    #[arg(short, long)]
-    pub threads: bool,
-    /// By function instead of by line
-    #[arg(short = 'F', long)]
-    pub function: bool,
-    /// Show no line numbers
+    pub once: bool,
+    /// Keep this many stalls, then only count
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub max_reports: u64,
+    /// Keep no second report of the same rule at the same place before this is over
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration(0, 31_536_000_000))]
+    pub cool_down: Duration,
+    /// Never let DIR grow beyond this
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
+    pub max_size: u64,
+    /// For each stall that is kept, run CMD with the report's path as its last argument. CMD is a program and its
+    /// arguments; no shell is involved
+    #[arg(long, value_name = "CMD", requires = "out", value_parser = |text: &str| crate::watch::exec::words(text).map(|_| text.to_owned()))]
+    pub exec: Option<String>,
+    /// Serve metrics for Prometheus; of the loopback where only a port is given
+    #[arg(long, value_name = "ADDR:PORT", value_parser = crate::watch::metrics::address)]
+    pub metrics: Option<SocketAddr>,
+    /// Wait for the first target to appear (with --port or --name)
     #[arg(long)]
-    pub nolineno: bool,
-    /// Show paths whole
-    #[arg(long)]
-    pub full_filenames: bool,
-    /// Only threads whose name contains TEXT; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    pub include: Vec<String>,
-    /// Not the threads whose name contains TEXT; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    pub exclude: Vec<String>,
-    /// What is slow at the root, and who calls it above (flamegraph)
-    #[arg(long)]
-    pub reverse: bool,
-    /// The default; accepted as py-spy's flag
-    #[arg(long)]
-    pub nonblocking: bool,
-    /// Do not mask what looks like a secret in command lines
+    pub wait: bool,
+    /// Count this installed package as the application's own code; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub app: Vec<String>,
+    /// Do not mask what looks like a secret (password, token, cookie, …)
     #[arg(long)]
     pub show_secrets: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ProfileFormat {
-    /// SVG
-    Flamegraph,
-    /// One line per stack, with its count
-    #[value(alias = "raw")]
-    Folded,
+impl Watch {
+    pub fn look_options(&self) -> look::Options {
+        look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
+    }
 }
 
-impl ProfileFormat {
-    /// By the extension of a file's name.
-    pub fn of(file: &std::path::Path) -> Option<ProfileFormat> {
-        let name = file.file_name()?.to_str()?.to_lowercase();
-        let ends = |suffix: &str| name.ends_with(suffix);
-        Some(match () {
-            () if ends(".svg") => ProfileFormat::Flamegraph,
-            () if ends(".folded") || ends(".txt") || ends(".collapsed") || ends(".raw") => {
-                ProfileFormat::Folded
-            }
-            () => return None,
-        })
-    }
-
-    pub fn extension(self) -> &'static str {
-        match self {
-            ProfileFormat::Flamegraph => "svg",
-            ProfileFormat::Folded => "folded",
+/// `500ms`, `1s`, `1.5`, `2m`, `1h`; between these many milliseconds.
+fn duration(
+    least: u64,
+    most: u64,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "ms" => 1.0,
+            "" | "s" => 1e3,
+            "m" | "min" => 60e3,
+            "h" => 3600e3,
+            other => return Err(format!("{other:?} is no unit of time: ms, s, m or h")),
+        };
+        let number: f64 =
+            digits.parse().map_err(|_| "it is a number with a unit, such as 500ms, 1s or 2m")?;
+        let millis = number * unit;
+        if !(least as f64..=most as f64).contains(&millis) {
+            return Err(format!("it is between {least} ms and {} s", most as f64 / 1e3));
         }
-    }
-
-    /// It can be shown in a terminal.
-    pub fn is_text(self) -> bool {
-        true
-    }
-
-    /// It tells what happened when.
-    pub fn is_ordered(self) -> bool {
-        false
+        Ok(Duration::from_secs_f64(millis / 1e3))
     }
 }
 
-fn seconds(text: &str) -> Result<std::time::Duration, String> {
-    let text = text.strip_suffix('s').unwrap_or(text);
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    if !(0.0..=1e8).contains(&seconds) || seconds == 0.0 {
-        return Err("more than 0 seconds, and less than three years".to_owned());
-    }
-    Ok(std::time::Duration::from_secs_f64(seconds))
+/// `100M`, `1G`, `4096`.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 =
+        match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
+            "" => 1,
+            "K" => 1 << 10,
+            "M" => 1 << 20,
+            "G" => 1 << 30,
+            "T" => 1 << 40,
+            other => return Err(format!("{other:?} is no unit of size: K, M, G or T")),
+        };
+    let number: u64 = digits.parse().map_err(|_| "it is a number with a unit, such as 100M or 1G")?;
+    number.checked_mul(factor).ok_or_else(|| "it is too large".into())
 }
 
 #[derive(Clone, Debug, Args)]
@@ -343,7 +339,7 @@ pub struct Demo {
 }
 
 /// Promised, and to come.
-const NOT_BUILT: &[&str] = &["top", "watch", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
+const NOT_BUILT: &[&str] = &["top", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
 
 /// The word for what is promised and not built yet, where clap would guess at a typing error.
 pub fn not_built_yet(error: &clap::Error) -> Option<&'static str> {

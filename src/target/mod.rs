@@ -10,8 +10,12 @@ pub mod blocked;
 pub mod cached;
 /// Deadlines, and the CPU time of a process.
 pub mod clocks;
+/// Commands that hangscope starts.
+pub mod command;
 /// TCP sockets, asked for over netlink.
 mod diag;
+/// Memory of a live process, around any cache.
+pub mod direct;
 /// What the OS says, as plain data.
 pub mod facts;
 /// What descriptors lead to that threads sleep on.
