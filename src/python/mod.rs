@@ -11,6 +11,8 @@ pub mod locals;
 pub mod locate;
 pub mod names;
 pub mod objects;
+pub mod opcode_tables;
+pub mod opcodes;
 pub mod offsets;
 pub mod paths;
 pub mod reprs;

@@ -45,7 +45,10 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
     let on = match operation {
         "put" => consumers.clone(),
         "get" => producers.clone(),
-        _ => others(scene, thread, object, &["task_done"]),
+        // A consumer that never says task_done() is to blame as much.
+        _ => Some(others(scene, thread, object, &["task_done"]))
+            .filter(|on| !on.is_empty())
+            .unwrap_or_else(|| consumers.clone()),
     };
     let maxsize = int(maxsize).unwrap_or(0);
     let described = if maxsize > 0 { format!("{class}(maxsize={maxsize})") } else { class };
