@@ -107,6 +107,7 @@ fn part(wait: &Wait) -> &'static str {
         ("queue", Some("put")) => ", which gets from it,",
         ("queue", Some("get")) => ", which puts into it,",
         ("queue", _) => ", which has its items,",
+        ("lock", _) if is_signal(wait) => ", which releases it,",
         ("lock" | "semaphore", _) => ", which holds it,",
         ("event", _) => ", which sets it,",
         ("condition" | "barrier", _) => ", which should come,",
@@ -115,6 +116,18 @@ fn part(wait: &Wait) -> &'static str {
         ("gil", _) => ", which has it,",
         _ => ", which must act,",
     }
+}
+
+/// A lock that is released by another thread than the one that took it.
+fn is_signal(wait: &Wait) -> bool {
+    wait.detail.get("signal").and_then(serde_json::Value::as_bool) == Some(true)
+}
+
+/// Threads that can reach a lock whose holder is not known.
+fn referenced_by(wait: &Wait) -> Vec<String> {
+    let by = wait.detail.get("referenced_by").and_then(|v| v.as_array());
+    let name = |on: &serde_json::Value| on.get("thread")?.as_str().map(str::to_owned);
+    by.into_iter().flatten().filter_map(name).collect()
 }
 
 /// The state of the object, where that is the point: `Queue(maxsize=1)` is full.
@@ -232,6 +245,11 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         _ => format!("{name} waits for {object}"),
     };
     match (case.chain.len(), case.fate) {
+        (1, Fate::Endless) if case.wait().is_some_and(|w| !referenced_by(w).is_empty()) => {
+            let by = case.wait().map(referenced_by).unwrap_or_default();
+            format!("{wants}; who holds it is not known, {} can reach it", by.join(", "))
+        }
+        (1, Fate::Idle) if case.kind() == "queue" => format!("{wants}, and nobody is left who puts one in"),
         (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,

@@ -24,7 +24,8 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     let age = case.age().filter(|&age| age >= LONG)?;
     let severity =
         if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
-    Some(severity.min(rule.usual))
+    // Whoever serves a request has suffered past its limit.
+    Some(if request(case).is_some() { severity } else { severity.min(rule.usual) })
 }
 
 fn of_cycle(case: &Case) -> Option<Severity> {
@@ -70,11 +71,16 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
             Some(if suffers || jammed || wants || lost || full { Critical } else { Warning })
         }
         Fate::Stuck => Some(if suffers || wants { Critical } else { Warning }),
-        Fate::Ends => (serves || wants).then_some(Warning),
+        Fate::Ends if serves || wants => Some(Warning),
+        // It ends by itself, but in the meantime the main thread does nothing else.
+        Fate::Ends => (is_main && case.kind() != "sleep").then_some(Info),
         Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
         Fate::Unknown => None,
         // All consumers are back for more, and still there are items that nobody has called done.
         Fate::Idle if suffers && is_forgotten(case) => Some(Warning),
+        Fate::Idle if is_main && is_starved(case) => {
+            Some(if case.process_works() || may_be_signalled(case) { Info } else { Critical })
+        }
         // Somebody holds what is wanted and waits for work meanwhile.
         Fate::Idle if wants => Some(Warning),
         Fate::Idle => None,
@@ -84,12 +90,31 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         Fate::Outside => None,
         // Nobody is known who could end it; but who knows all?
         Fate::Endless if serves => Some(Critical),
-        Fate::Endless if alone => (suffers || wants || task_of_interest(case)).then_some(Warning),
-        Fate::Endless if wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
+        Fate::Endless if !alone && wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
+        // The main thread may well be parked, while others work or until a signal comes. Where nothing
+        // else moves either, the process is dead.
+        Fate::Endless if is_main && !(case.process_works() || may_be_signalled(case)) => Some(Critical),
+        Fate::Endless if is_main && !wants => Some(Info),
         Fate::Endless if wants || suffers || task_of_interest(case) => Some(Warning),
         Fate::Endless => None,
         Fate::Deadlock => Some(Critical),
     }
+}
+
+/// The main thread gets from a queue of threads, and whoever could put something in will not come.
+fn is_starved(case: &Case) -> bool {
+    let graph = case.graph;
+    let to = &graph.links[case.head()].to;
+    case.kind() == "queue"
+        && case.operation() == "get"
+        && case.call_starts("queue.")
+        && to.iter().all(|&at| graph.fates[at] >= Fate::Endless)
+}
+
+/// The process has handlers of signals: one of them may end the wait.
+fn may_be_signalled(case: &Case) -> bool {
+    let signals = || case.party().wait()?.detail.get("signals")?.as_array();
+    signals().is_some_and(|signals| !signals.is_empty())
 }
 
 fn is_forgotten(case: &Case) -> bool {

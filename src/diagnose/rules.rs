@@ -3,7 +3,7 @@
 //!
 //! In advice, `{object}` is what is waited for, `{culprit}` who is at the end of the chain.
 
-use super::Severity::{self, Critical, Info, Warning};
+use super::Severity::{self, Critical, Warning};
 use super::case::Case;
 use super::waits::{Fate, has_library, is_full, is_lost_wakeup, is_queued, nobody_can, number, word};
 
@@ -265,7 +265,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "lock-orphan",
         usual: Critical,
-        when: |c| c.kind() == "lock" && c.is_alone(),
+        when: |c| c.kind() == "lock" && c.is_alone() && !c.is_referenced(),
         advice: "take locks with `with`: whoever took {object} has left without releasing it",
     },
     Rule {
@@ -316,9 +316,9 @@ pub static OTHERS: &[Rule] = &[
     },
     Rule {
         id: "queue-starved",
-        usual: Info,
+        usual: Critical,
         when: |c| c.kind() == "queue",
-        advice: "see why {culprit} produces nothing; get with a timeout",
+        advice: "see why {culprit} puts nothing in; get with a timeout, and watch that the producers are alive",
     },
     Rule {
         id: "pool-exhausted",
@@ -334,7 +334,7 @@ pub static OTHERS: &[Rule] = &[
     },
     Rule {
         id: "lost-future",
-        usual: Warning,
+        usual: Critical,
         when: |c| c.kind() == "future" && c.is_alone(),
         advice: "nobody is known who could complete {object}: set its result or exception on every path",
     },
@@ -431,6 +431,12 @@ pub fn find(case: &Case) -> Option<&'static Rule> {
 impl Case<'_, '_> {
     fn library(&self, modules: &[&str]) -> bool {
         has_library(self.graph.parties[self.head()].frames(), modules)
+    }
+
+    /// Other threads can reach the lock: one of them may hold it.
+    fn is_referenced(&self) -> bool {
+        let by = || self.wait()?.detail.get("referenced_by")?.as_array();
+        by().is_some_and(|by| !by.is_empty())
     }
 
     fn is_alone(&self) -> bool {

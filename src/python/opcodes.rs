@@ -28,7 +28,8 @@ ops! {
     StoreFast "STORE_FAST", DeleteFast "DELETE_FAST", StoreLoad "STORE_FAST_LOAD_FAST",
     StoreTwo "STORE_FAST_STORE_FAST", LoadDeref "LOAD_DEREF", StoreDeref "STORE_DEREF",
     LoadGlobal "LOAD_GLOBAL", StoreGlobal "STORE_GLOBAL", LoadName "LOAD_NAME", StoreName "STORE_NAME",
-    LoadConst "LOAD_CONST", LoadSmallInt "LOAD_SMALL_INT", LoadAttr "LOAD_ATTR", LoadMethod "LOAD_METHOD",
+    LoadConst "LOAD_CONST", LoadSmallInt "LOAD_SMALL_INT", LoadCommon "LOAD_COMMON_CONSTANT",
+    LoadAttr "LOAD_ATTR", LoadMethod "LOAD_METHOD",
     PushNull "PUSH_NULL", PopTop "POP_TOP", Copy "COPY", DupTop "DUP_TOP", Call "CALL", CallKw "CALL_KW",
     CallMethod "CALL_METHOD", CallFunction "CALL_FUNCTION", CallFunctionKw "CALL_FUNCTION_KW",
     Precall "PRECALL", KwNames "KW_NAMES", Subscript "BINARY_SUBSCR", BinaryOp "BINARY_OP",
@@ -222,8 +223,14 @@ impl Monitored {
         let data = heap.ptr(code + at)?;
         let entries = heap.mem.u64(data + lines).ok().filter(|p| *p != 0);
         let lines = entries.and_then(|p| {
-            // From 3.14 on the first byte says how long an entry is.
-            if heap.layout.minor < 14 { Some((p, 2)) } else { Some((p + 1, heap.mem.u8(p).ok()?.into())) }
+            // From 3.14 on, and in late 3.13, the first byte says how long an entry is; before, it is the
+            // first opcode, which none of these numbers is.
+            let size = heap.mem.u8(p).ok()?;
+            if heap.layout.minor > 12 && (2..=6).contains(&size) {
+                Some((p + 1, u64::from(size)))
+            } else {
+                (heap.layout.minor < 14).then_some((p, 2))
+            }
         });
         Some(Monitored { lines, instructions: heap.mem.u64(data + instructions).ok().filter(|p| *p != 0) })
     }

@@ -295,7 +295,11 @@ impl Analysis {
             return None;
         }
         let took = |(i, events): (&usize, &Vec<Event>)| {
-            let this = |e: &Event| matches!(e, Event::Acquire { object, base, .. } if *object == lock && state & 1 << base != 0);
+            let this = |e: &Event| match e {
+                Event::Acquire { object, base, .. } => *object == lock && state & 1 << base != 0,
+                Event::Call { .. } => state & 1 << BY_CALLEE != 0 && states[*i] & FREE != 0 && *i < at,
+                _ => false,
+            };
             events.iter().any(this).then_some(*i)
         };
         let all = || self.events.iter().filter_map(took);
@@ -579,6 +583,7 @@ impl Reader<'_, '_, '_> {
                 self.stack.push(Value { object, ..Value::default() });
             }
             Op::LoadSmallInt => self.stack.push(Value { number: Some(i.arg.into()), ..Value::default() }),
+            Op::LoadCommon => self.stack.push(Value::default()),
             Op::LoadAttr if minor >= 12 => self.attribute(i.arg >> 1, i.arg & 1 != 0),
             Op::LoadAttr => self.attribute(i.arg, false),
             Op::LoadMethod => self.attribute(i.arg, true),

@@ -5,7 +5,7 @@
 //! on the waiter's own C stack names the parked address. Holders come from live exit slots
 //! (exits.rs) and from the owner field of an RLock.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::holders::{self, Held};
 use super::{FrameScene, Scene, Seen, ThreadScene, acquired, exits};
@@ -300,6 +300,8 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         // The owner that an RLock records has ended if no thread has this ident.
         let owner_gone = lock.owner.is_some() && on.is_empty();
         let owner = on.first().and_then(|a| a.tid).filter(|_| !signal);
+        let unknown = on.is_empty() && !owner_gone && !is_signal(thread);
+        let referenced_by = if unknown { references(scene, thread, &lock) } else { Vec::new() };
         seen.waits.insert(
             thread.raw.tstate,
             Wait {
@@ -315,10 +317,24 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
                 certainty,
                 detail: serde_json::json!({
                     "owner": owner, "locked": lock.locked, "owner_gone": owner_gone, "signal": signal,
+                    "referenced_by": referenced_by,
                 }),
             },
         );
     }
+}
+
+/// Other threads whose frames can reach a lock and do not wait for it.
+fn references(scene: &Scene, waiter: &ThreadScene, lock: &LockObject) -> Vec<Actor> {
+    let Some(frames) = scene.reach().get(&lock.object) else { return Vec::new() };
+    let mut threads: Vec<u32> = frames.iter().map(|(t, _)| *t).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    let others = threads.into_iter().map(|t| &scene.threads[t as usize]).filter(|t| {
+        let waits = parked(scene, t).is_some_and(|parked| parked.is_at(lock.key));
+        t.raw.tstate != waiter.raw.tstate && !waits
+    });
+    others.take(8).map(|t| actor(scene, t)).collect()
 }
 
 /// Who has a lock or a slot of a semaphore, or, if it is a signal, who gives it.
@@ -336,6 +352,11 @@ pub fn who_has(scene: &Scene, seen: &mut Seen, lock: &LockObject, name: Option<&
         let Some(owner) = scene.thread_by_ident(ident) else {
             return found(Vec::new(), Certainty::Proved);
         };
+        // Idents are used again: a thread that never came near the lock has only inherited the ident of
+        // one that ended with it.
+        if !holds(seen, owner, lock.object) && !reaches(scene, owner, lock.object) {
+            return found(Vec::new(), Certainty::Likely);
+        }
         if !holds(seen, owner, lock.object) {
             let held = Held { frame: 0, line: None, ..Held::of(lock) };
             let name = named_object(scene, owner, lock.object).or_else(|| name.map(str::to_owned));
@@ -374,6 +395,59 @@ pub fn who_has(scene: &Scene, seen: &mut Seen, lock: &LockObject, name: Option<&
     }
     let certainty = if on.is_empty() { Certainty::Proved } else { Certainty::Likely };
     found(on, certainty)
+}
+
+/// Most objects that are looked into from one thread's frames.
+const MAX_REACHED: usize = 4_000;
+
+/// Whether the frames of a thread lead to an object, through attributes and containers a few steps deep.
+fn reaches(scene: &Scene, thread: &ThreadScene, object: Addr) -> bool {
+    let heap = scene.heap;
+    let mut level: Vec<Addr> = Vec::new();
+    for frame in thread.frames.iter().filter(|f| !f.in_file("/threading.py")) {
+        level.extend(scene.values(frame));
+        level.extend(exits::stack_slots(heap, frame));
+        level.extend(named_globals(scene, frame));
+    }
+    let mut seen: FxHashSet<Addr> = FxHashSet::default();
+    for _ in 0..4 {
+        let mut next = Vec::new();
+        for at in level {
+            if at == object {
+                return true;
+            }
+            if seen.len() >= MAX_REACHED {
+                // Not known: it may.
+                return true;
+            }
+            if !seen.insert(at) {
+                continue;
+            }
+            let Some(ty) = heap.type_of(at) else { continue };
+            match ty.name.as_str() {
+                "method" | "builtin_function_or_method" => {
+                    next.extend(heap.ptr(at + heap.layout.method.self_));
+                }
+                "function" => {
+                    let closure = heap.ptr(at + heap.layout.function.closure);
+                    let cells = closure.and_then(|c| heap.tuple(c, 64)).unwrap_or_default();
+                    next.extend(cells.into_iter().filter_map(|c| heap.cell(c)));
+                }
+                _ if ty.is_dict() => {
+                    next.extend(heap.dict(at, 256).unwrap_or_default().0.into_iter().map(|e| e.1));
+                }
+                _ if ty.is_list() || ty.is_tuple() => {
+                    next.extend(heap.items(at, &ty, 256).unwrap_or_default().0);
+                }
+                _ if ty.is_str() || ty.is_bytes() || ty.is_int() || ty.is_type() => {}
+                _ => next.extend(
+                    heap.attributes(at, MAX_ATTRIBUTES).unwrap_or_default().into_iter().map(|e| e.1),
+                ),
+            }
+        }
+        level = next;
+    }
+    false
 }
 
 fn holds(seen: &Seen, thread: &ThreadScene, object: Addr) -> bool {
