@@ -154,7 +154,11 @@ impl Tally {
                     self.inferable += 1;
                     self.inferred += usize::from(claim.is_some());
                     if claim.is_none() {
-                        self.missed.push(format!("seed {seed}: {} ({how})\n{}", lock["address"], text_of(holder)));
+                        self.missed.push(format!(
+                            "seed {seed}: {} ({how})\n{}",
+                            lock["address"],
+                            text_of(holder)
+                        ));
                     }
                 }
             } else if claim.is_none_or(|(_, certainty)| certainty != "proved") {

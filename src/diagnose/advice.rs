@@ -199,6 +199,10 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         let names: Vec<String> = case.members().map(Party::name).collect();
         let [one] = &names[..] else {
             let (last, first) = names.split_last().expect("a cycle has members");
+            if rule.id == "pool-self-wait" {
+                let all = format!("{} and {last}", first.join(", "));
+                return format!("{all} wait for work that only their own pool could do");
+            }
             let cycle = format!("{} and {last} wait for each other", first.join(", "));
             return if case.cycle == Some(0) {
                 cycle

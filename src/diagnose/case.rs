@@ -84,9 +84,9 @@ impl<'g, 'a> Case<'g, 'a> {
         let works = |&at: &usize| {
             let party = &parties[at];
             let reads_stdin = || {
-                party.wait().is_some_and(|w| {
-                    matches!(w.kind.as_str(), "pipe" | "file") && number(w, "fd") == Some(0)
-                })
+                party
+                    .wait()
+                    .is_some_and(|w| matches!(w.kind.as_str(), "pipe" | "file") && number(w, "fd") == Some(0))
             };
             party.pid() == self.party().pid()
                 && party.thread().is_some_and(|t| !t.frames.is_empty())

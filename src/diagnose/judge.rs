@@ -64,6 +64,9 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     let jammed = case.followers >= 2 && wants;
     match case.fate {
         Fate::Moves => None,
+        Fate::Idle if is_main && is_starved(case) => {
+            Some(if case.process_works() || may_be_signalled(case) { Info } else { Critical })
+        }
         Fate::Idle if alone => case.wait().filter(|w| is_lost_wakeup(w)).map(|_| Critical),
         _ if case.is_hopeless() => {
             let lost = case.wait().is_some_and(is_lost_wakeup);
@@ -78,9 +81,6 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         Fate::Unknown => None,
         // All consumers are back for more, and still there are items that nobody has called done.
         Fate::Idle if suffers && is_forgotten(case) => Some(Warning),
-        Fate::Idle if is_main && is_starved(case) => {
-            Some(if case.process_works() || may_be_signalled(case) { Info } else { Critical })
-        }
         // Somebody holds what is wanted and waits for work meanwhile.
         Fate::Idle if wants => Some(Warning),
         Fate::Idle => None,
@@ -108,6 +108,7 @@ fn is_starved(case: &Case) -> bool {
     case.kind() == "queue"
         && case.operation() == "get"
         && case.call_starts("queue.")
+        && !case.wait().is_some_and(is_lost_wakeup)
         && to.iter().all(|&at| graph.fates[at] >= Fate::Endless)
 }
 

@@ -167,7 +167,10 @@ impl<'a> Graph<'a> {
         let to = || links.to.iter().copied();
         if self.fates[at] == Fate::Deadlock {
             // Oneself first: the shortest of the cycles.
-            return to().find(|&n| n == at).or_else(|| to().find(|&n| self.fates[n] == Fate::Deadlock));
+            // Of workers that wait for their own pool, all are in it together.
+            let other = || to().find(|&n| n != at && self.fates[n] == Fate::Deadlock);
+            let own = || to().find(|&n| n == at);
+            return if links.all { own().or_else(other) } else { other().or_else(own) };
         }
         if links.all {
             // The first of the worst.
@@ -485,6 +488,10 @@ fn by_itself(party: &Party) -> Fate {
         "poll" => Fate::Idle,
         "cpu" | "gil" => Fate::Moves,
         "sleep" => Fate::Ends,
+        // Both ends are here: nobody outside can move it.
+        "pipe" if !wait.on.is_empty() && wait.on.iter().all(|on| on.pid == Some(party.pid())) => {
+            Fate::Endless
+        }
         "socket" | "process" | "file" | "pipe" => Fate::Outside,
         "unknown" => Fate::Unknown,
         "queue" => match word(wait, "operation") {

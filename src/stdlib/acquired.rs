@@ -52,13 +52,26 @@ enum Variables {
 /// What one instruction does to a lock.
 #[derive(Clone, Debug)]
 enum Event {
-    Acquire { object: Addr, base: u32, conditional: bool },
-    Release { object: Addr },
+    Acquire {
+        object: Addr,
+        base: u32,
+        conditional: bool,
+    },
+    Release {
+        object: Addr,
+    },
     /// The call was lost sight of.
-    Unclear { object: Addr },
+    Unclear {
+        object: Addr,
+    },
     /// A variable got another value: what was done with its old one was done to something else.
-    Store { base: u32 },
-    Call { function: Addr, arguments: Vec<Option<Addr>> },
+    Store {
+        base: u32,
+    },
+    Call {
+        function: Addr,
+        arguments: Vec<Option<Addr>>,
+    },
 }
 
 /// A function's instructions, and what they do.
@@ -142,19 +155,19 @@ pub fn of_lock(scene: &Scene, object: Addr) -> Verdict {
 /// acquired.
 pub fn of_suspended(scene: &Scene, frame: Addr, code: Addr, offset: i64) -> Vec<Addr> {
     let Some(globals) = scene.heap.ptr(frame + scene.heap.layout.frame.globals) else { return Vec::new() };
-    let analysis = (|| Some(Analysis::new(scene, Body::of_frame(scene, frame, code, globals)?)?))();
-    let Some(analysis) = analysis.filter(|_| speaks(scene, code)) else { return Vec::new() };
+    if !speaks(scene, code) {
+        return Vec::new();
+    }
+    let body = Body::of_frame(scene, frame, code, globals);
+    let Some(analysis) = body.and_then(|body| Analysis::new(scene, body)) else { return Vec::new() };
     analysis.acquired().into_iter().filter(|l| analysis.held_at(scene, offset, *l).is_some()).collect()
 }
 
 pub fn of_manager(scene: &Scene, manager: Addr) -> Vec<Addr> {
     let enter = class_attribute(scene, manager, "__enter__");
     let Some(function) = enter.filter(|f| is_function(scene, *f)) else { return Vec::new() };
-    let analysis = (|| {
-        let body = Body::of_call(scene, function, vec![Some(manager)])?;
-        if speaks(scene, body.code) { Analysis::new(scene, body) } else { None }
-    })();
-    let Some(analysis) = analysis else { return Vec::new() };
+    let body = Body::of_call(scene, function, vec![Some(manager)]).filter(|b| speaks(scene, b.code));
+    let Some(analysis) = body.and_then(|body| Analysis::new(scene, body)) else { return Vec::new() };
     let is_left = |lock: &Addr| {
         let (_, exit) = analysis.flow(scene, *lock, FREE, 0);
         exit != 0 && exit & (FREE | UNCLEAR) == 0
@@ -255,11 +268,16 @@ impl Analysis {
         })?;
         let (handlers, returns) = match scene.heap.layout.frames {
             Frames::Objects { .. } => (by_blocks(&instructions), finally_returns(&instructions)),
-            Frames::Interpreter { .. } => {
-                (by_table(scene, body.code, &instructions)?, FxHashMap::default())
-            }
+            Frames::Interpreter { .. } => (by_table(scene, body.code, &instructions)?, FxHashMap::default()),
         };
-        let mut reader = Reader { scene, body: &body, bases: Vec::new(), stack: Vec::new(), keywords: false, events: FxHashMap::default() };
+        let mut reader = Reader {
+            scene,
+            body: &body,
+            bases: Vec::new(),
+            stack: Vec::new(),
+            keywords: false,
+            events: FxHashMap::default(),
+        };
         reader.read(&instructions, &handlers);
         let events = reader.events;
         Some(Analysis { body, instructions, events, handlers, returns })
@@ -453,7 +471,13 @@ fn outcome(state: State, base: u32, acquired: bool) -> State {
 }
 
 /// What a call does to a lock that was free before, and to one that was held.
-fn summary(scene: &Scene, function: Addr, arguments: &[Option<Addr>], lock: Addr, depth: u32) -> (State, State) {
+fn summary(
+    scene: &Scene,
+    function: Addr,
+    arguments: &[Option<Addr>],
+    lock: Addr,
+    depth: u32,
+) -> (State, State) {
     let body = Body::of_call(scene, function, arguments.to_vec());
     let Some(analysis) = body.and_then(|body| Analysis::new(scene, body)) else {
         return (FREE | UNCLEAR, FREE | UNCLEAR);
@@ -743,7 +767,8 @@ impl Reader<'_, '_, '_> {
                         heap.type_of(a).is_some_and(|t| t.name == "bool") && heap.int(a) == Some(1)
                     })
                 };
-                let conditional = keywords || !(arguments.is_empty() || arguments.len() == 1 && waits(&arguments[0]));
+                let conditional =
+                    keywords || !(arguments.is_empty() || arguments.len() == 1 && waits(&arguments[0]));
                 self.put(at, Event::Acquire { object, base, conditional });
             }
             "release" | "__exit__" | "release_lock" => self.put(at, Event::Release { object }),
@@ -852,7 +877,8 @@ fn finally_returns(code: &[Instruction]) -> FxHashMap<usize, Vec<usize>> {
         if instruction.op == Op::EndFinally
             && let Some(handler) = open.pop()
         {
-            let calls = code.iter().enumerate().filter(|(_, i)| i.op == Op::CallFinally && i.target == Some(handler));
+            let calls =
+                code.iter().enumerate().filter(|(_, i)| i.op == Op::CallFinally && i.target == Some(handler));
             found.insert(at, calls.map(|(call, _)| call + 1).collect());
         }
     }

@@ -388,13 +388,14 @@ pub fn who_has(scene: &Scene, seen: &mut Seen, lock: &LockObject, name: Option<&
     let mut on = Vec::new();
     for taken in verdict.holders.iter().filter(|_| plausible) {
         let thread = &scene.threads[taken.thread];
-        let held = Held { frame: taken.frame, line: taken.line, certainty: Certainty::Likely, ..Held::of(lock) };
+        let held =
+            Held { frame: taken.frame, line: taken.line, certainty: Certainty::Likely, ..Held::of(lock) };
         let name = named_object(scene, thread, lock.object).or_else(|| name.map(str::to_owned));
         add_hold(seen, thread, &held, name);
         on.push(actor(scene, thread));
     }
-    let certainty = if on.is_empty() { Certainty::Proved } else { Certainty::Likely };
-    found(on, certainty)
+    // That nobody has it is no more than that nobody was found.
+    found(on, Certainty::Likely)
 }
 
 /// Most objects that are looked into from one thread's frames.
@@ -440,9 +441,8 @@ fn reaches(scene: &Scene, thread: &ThreadScene, object: Addr) -> bool {
                     next.extend(heap.items(at, &ty, 256).unwrap_or_default().0);
                 }
                 _ if ty.is_str() || ty.is_bytes() || ty.is_int() || ty.is_type() => {}
-                _ => next.extend(
-                    heap.attributes(at, MAX_ATTRIBUTES).unwrap_or_default().into_iter().map(|e| e.1),
-                ),
+                _ => next
+                    .extend(heap.attributes(at, MAX_ATTRIBUTES).unwrap_or_default().into_iter().map(|e| e.1)),
             }
         }
         level = next;
