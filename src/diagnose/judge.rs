@@ -31,6 +31,14 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
 fn of_cycle(case: &Case) -> Option<Severity> {
     let from = case.cycle?;
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
+    // A handler might give the sign that all of them wait for.
+    let is_sign = |party: &super::waits::Party| {
+        party.wait().is_some_and(|w| matches!(w.kind.as_str(), "event" | "condition"))
+    };
+    let signalled = case.members().any(|party| party.process.kin.may_be_signalled());
+    if !proved && case.cycle_crosses() && signalled && case.members().any(is_sign) {
+        return Some(Warning);
+    }
     let old = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min) >= LONG;
     Some(if proved || old || case.two_looks { Critical } else { Warning })
 }
@@ -65,7 +73,8 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     match case.fate {
         Fate::Moves => None,
         Fate::Idle if is_main && is_starved(case) => {
-            Some(if case.process_works() || may_be_signalled(case) { Info } else { Critical })
+            let others = !case.call_starts("queue.") || case.process_works() || may_be_signalled(case);
+            Some(if others { Info } else { Critical })
         }
         Fate::Idle if alone => case.wait().filter(|w| is_lost_wakeup(w)).map(|_| Critical),
         _ if case.is_hopeless() => {
@@ -101,15 +110,16 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     }
 }
 
-/// The main thread gets from a queue of threads, and whoever could put something in will not come.
+/// Waits for an item, and whoever could put one in stands still: of a queue of threads, all of them are
+/// seen.
 fn is_starved(case: &Case) -> bool {
-    let graph = case.graph;
-    let to = &graph.links[case.head()].to;
+    let links = &case.graph.links[case.head()].to;
+    let stands = |&to: &usize| case.graph.fates[to] >= Fate::Endless;
     case.kind() == "queue"
         && case.operation() == "get"
-        && case.call_starts("queue.")
         && !case.wait().is_some_and(is_lost_wakeup)
-        && to.iter().all(|&at| graph.fates[at] >= Fate::Endless)
+        && (case.call_starts("queue.") || !links.is_empty())
+        && links.iter().all(stands)
 }
 
 /// The process has handlers of signals: one of them may end the wait.
