@@ -16,7 +16,7 @@ use crate::target::memory::Addr;
 use crate::target::net;
 
 /// How long the descriptors of other processes may be searched for the other ends.
-const SEARCH: Duration = Duration::from_millis(30);
+const SEARCH: Duration = Duration::from_millis(80);
 
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
@@ -82,6 +82,10 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         }
         if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
+        }
+        // The pipe below a queue is read without a timeout, unless it is polled first.
+        if wait.kind == "queue" && wait.deadline.is_none() && seen.os.contains_key(tstate) {
+            wait.deadline = Some("none".into());
         }
     }
 }
