@@ -26,3 +26,7 @@ pub mod snapshot;
 pub mod stdlib;
 /// What the OS and the memory say: the only module that makes system calls.
 pub mod target;
+/// Strings that many share.
+pub mod text;
+/// The black box.
+pub mod watch;

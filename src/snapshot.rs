@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::kin::Kin;
+use crate::text::Text;
 
 /// An address in a target, written as `"0x7f…"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,8 +126,15 @@ pub struct Child {
 pub struct Server {
     pub kind: String,
     pub role: String,
+    /// Of workers that come in several kinds: `sync`, `gthread`, `uvicorn`.
+    pub worker: Option<String>,
+    /// The supervisor ends a worker whose heartbeat is older than this, seconds; `null` where none does.
     pub timeout: Option<f64>,
     pub heartbeat_age: Option<f64>,
+    /// Who gives the sign of life: `handler` (whoever serves the request), `event-loop`, `main-thread`
+    /// (which does not serve), `thread` (one of its own); `none`: nobody watches.
+    pub heartbeat_from: Option<String>,
+    pub supervisor: Option<i32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
@@ -250,19 +258,19 @@ pub struct Request {
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
 pub struct Frame {
-    pub function: String,
+    pub function: Text,
     /// `co_qualname`, from 3.11 on.
-    pub qualname: Option<String>,
+    pub qualname: Option<Text>,
     /// `__name__` of the frame's globals.
-    pub module: Option<String>,
+    pub module: Option<Text>,
     /// As the code object has it.
-    pub file: Option<String>,
+    pub file: Option<Text>,
     /// The file that was found for it, through the target's root.
-    pub path: Option<String>,
+    pub path: Option<Text>,
     /// `null` for an instruction without a line.
     pub line: Option<u32>,
     /// That line's text, without its indentation.
-    pub source: Option<String>,
+    pub source: Option<Text>,
     pub kind: FrameKind,
     /// The application's own code: neither standard library nor an installed package.
     pub user: bool,
@@ -341,6 +349,21 @@ pub struct Socket {
     pub send_queue: Option<u32>,
     pub timeout: Option<f64>,
     pub peer_process: Option<PeerProcess>,
+    /// What the kernel knows of a TCP connection; only of those that somebody waits for.
+    #[serde(default)]
+    pub tcp: Option<Tcp>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Tcp {
+    /// Sendings in a row that were not answered.
+    pub retransmits: u32,
+    /// Seconds since data last came; since the connection was made, if none has come.
+    pub received_ago: f64,
+    /// Seconds since data was last sent.
+    pub sent_ago: f64,
+    /// Bytes that have come so far; `null` on old kernels.
+    pub received: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]

@@ -187,7 +187,8 @@ pub fn print(report: Report, args: &Dump) -> anyhow::Result<()> {
         group: !args.full_stacks,
         ..super::text_options()
     };
-    let mut out = anstream::stdout().lock();
+    // Line by line would be a system call a line.
+    let mut out = BufWriter::new(anstream::stdout().lock());
     text::write(&mut out, &report, &options)?;
     out.flush()?;
     Ok(())

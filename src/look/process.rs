@@ -14,10 +14,12 @@ use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
 use crate::python::{Python, app};
 use crate::snapshot::{self, Activity, Actor, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread};
-use crate::stdlib::{self, FrameScene, Seen, web};
+use crate::stdlib::os::Now;
+use crate::stdlib::{self, FrameScene, Seen, servers, web};
 use crate::target::facts::{ProcessFacts, ThreadFacts};
 use crate::target::memory::Addr;
 use crate::target::sources::Sources;
+use crate::text::Text;
 
 /// What `/proc` alone tells: for processes whose memory may not be read.
 pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
@@ -126,6 +128,10 @@ pub fn of_stacks(
     });
     process.problems.extend(stacks.problems.iter().cloned());
     super::waits::settle(&mut stacks.seen, facts, &stacks.tids, options.show_secrets);
+    super::waits::date_requests(&mut stacks.seen, facts);
+    let now = Now { monotonic: facts.monotonic, realtime: facts.realtime };
+    process.server =
+        stacks.seen.part.as_ref().map(|part| servers::settle(part, facts.heartbeat, now, facts.parent));
     if !options.show_secrets {
         web::mask(&mut stacks.seen);
     }
@@ -145,6 +151,7 @@ pub fn of_stacks(
         paths: Paths::new(&python.sys, &options.apps),
         sources,
         locals: &stacks.locals,
+        known: FxHashMap::default(),
     };
     // Where no frame is the application's own by its path, the application is an installed package.
     if options.apps.is_empty()
@@ -351,7 +358,7 @@ impl GilView {
 
 /// `__name__` of the globals that frames run in.
 struct Modules {
-    names: FxHashMap<Addr, Option<String>>,
+    names: FxHashMap<Addr, Option<Text>>,
 }
 
 impl Modules {
@@ -370,7 +377,7 @@ impl Modules {
             let (first, _) = heap.dict(*g, 8)?;
             let early = first.iter().find(|(k, _)| heap.checked_str(*k).is_some_and(|k| k == "__name__"));
             let value = early.map(|e| e.1).or_else(|| heap.dict_get(*g, ["__name__"])[0])?;
-            heap.checked_str(value)
+            heap.checked_str(value).map(Text::from)
         };
         Modules { names: all.iter().map(|g| (*g, read(g))).collect() }
     }
@@ -383,6 +390,8 @@ struct Resolver<'a, 'h> {
     paths: Paths,
     sources: &'a mut Sources,
     locals: &'a FxHashMap<Addr, Vec<snapshot::Local>>,
+    /// Frames, without their locals, by code object, offset and globals: threads stand at the same places.
+    known: FxHashMap<(Addr, i64, Addr), Frame>,
 }
 
 impl Resolver<'_, '_> {
@@ -391,7 +400,21 @@ impl Resolver<'_, '_> {
         file.is_some_and(|f| self.paths.is_user(f))
     }
 
-    fn frame(&mut self, FrameScene { raw, code, offset }: &FrameScene) -> Frame {
+    fn frame(&mut self, scene: &FrameScene) -> Frame {
+        let at = (scene.raw.code, scene.offset, scene.raw.globals);
+        let mut frame = match self.known.get(&at) {
+            Some(frame) => frame.clone(),
+            None => {
+                let frame = self.without_locals(scene);
+                self.known.insert(at, frame.clone());
+                frame
+            }
+        };
+        frame.locals = self.locals.get(&scene.raw.addr).cloned();
+        frame
+    }
+
+    fn without_locals(&mut self, FrameScene { raw, code, offset }: &FrameScene) -> Frame {
         let line = code.line(*offset);
         let file = code.file.as_deref();
         Frame {
@@ -404,7 +427,7 @@ impl Resolver<'_, '_> {
             file: code.file.clone(),
             line,
             kind: FrameKind::Python,
-            locals: self.locals.get(&raw.addr).cloned(),
+            locals: None,
         }
     }
 }
