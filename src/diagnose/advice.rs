@@ -122,13 +122,22 @@ fn command(wait: &Wait) -> Option<String> {
     command.as_str().map(str::to_owned).or_else(words).filter(|c| !c.is_empty())
 }
 
+/// Its name; with its pid where the case goes through several processes.
+fn called(case: &Case, party: &Party) -> String {
+    let crosses = case.chain.iter().any(|&at| case.graph.parties[at].pid() != party.pid());
+    match crosses {
+        true => format!("{} (pid {})", party.name(), party.pid()),
+        false => party.name(),
+    }
+}
+
 /// `drain_queue` (thread 7).
-pub fn who(party: &Party) -> String {
+fn who(case: &Case, party: &Party) -> String {
     match (party.user_frame(), party.tid()) {
         (Some(at), Some(tid)) if party.task().is_none() && !party.thread().is_some_and(|t| t.main) => {
             format!("`{}` ({}, thread {tid})", party.frames()[at].function, party.name())
         }
-        _ => party.name(),
+        _ => called(case, party),
     }
 }
 
@@ -219,8 +228,9 @@ pub fn evidence(case: &Case) -> Vec<String> {
                 } else {
                     ""
                 };
-                let head = state.unwrap_or_else(|| format!("{} waits for {}", party.name(), object(wait)));
-                seen.push(format!("{head}; {}{whose} {}", who(next), stands(next)));
+                let head =
+                    state.unwrap_or_else(|| format!("{} waits for {}", called(case, party), object(wait)));
+                seen.push(format!("{head}; {}{whose} {}", who(case, next), stands(next)));
             }
             _ => {
                 seen.extend(state);
@@ -238,7 +248,7 @@ pub fn evidence(case: &Case) -> Vec<String> {
             let file = frame.map(|f| place(&Frame { line: lock.line.or(f.line), ..f.clone() }));
             let name = lock.name.as_deref().map_or_else(|| format!("{:#x}", lock.address.0), str::to_owned);
             let since = file.map(|file| format!(", taken at {file}")).unwrap_or_default();
-            seen.push(format!("{} holds {} {name}{since}", party.name(), lock.kind));
+            seen.push(format!("{} holds {} {name}{since}", called(case, party), lock.kind));
         }
     }
     seen.truncate(8);
@@ -250,7 +260,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
     let party = case.party();
     let name = party.name();
     if case.cycle.is_some() {
-        let names: Vec<String> = case.members().map(Party::name).collect();
+        let names: Vec<String> = case.members().map(|party| called(case, party)).collect();
         let [one] = &names[..] else {
             let (last, first) = names.split_last().expect("a cycle has members");
             if rule.id == "pool-self-wait" {
@@ -326,7 +336,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
 
 fn culprit_line(case: &Case) -> String {
     let culprit = case.culprit();
-    format!("{} {}", culprit.name(), stands(culprit))
+    format!("{} {}", called(case, culprit), stands(culprit))
 }
 
 fn in_function(party: &Party) -> String {
@@ -337,7 +347,7 @@ fn in_function(party: &Party) -> String {
 pub fn advice(case: &Case, rule: &Rule) -> String {
     let object = case.wait().map_or_else(|| "it".into(), object);
     let culprit = if case.chain.len() > 1 || case.cycle.is_some() {
-        who(case.culprit())
+        who(case, case.culprit())
     } else {
         "whoever should".into()
     };

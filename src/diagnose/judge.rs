@@ -177,10 +177,31 @@ fn is_server_of_work(case: &Case) -> bool {
     let polls = super::waits::has_library(culprit.frames(), BROKERS) && request(case).is_none();
     let stdin = kind == "file"
         || kind == "pipe" && wait.is_some_and(|w| w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0));
-    case.chain.len() == 1 && kind == "process" || accepts || polls || kind == "pipe" && stdin
+    // A child that is no Python is at work, as far as anybody can tell; so is one that it waits for.
+    let works = culprit.process.python.is_none() || case.chain.len() == 1;
+    let child = |at: &usize| waits_for_child(&case.graph.parties[*at]);
+    let supervises = case.chain[..case.chain.len().max(2) - 1].iter().all(child);
+    works && supervises || accepts || polls || kind == "pipe" && stdin
 }
 
 /// What a look alone cannot tell, and a second one might.
 pub fn is_suspicious(severity: Severity, certainty: Certainty, cycle: bool) -> bool {
     severity > Info && !(cycle && certainty == Certainty::Proved)
+}
+
+/// For the end of a child, or for what a child that lives will write.
+fn waits_for_child(party: &super::waits::Party) -> bool {
+    let Some(wait) = party.wait() else { return false };
+    let lives = |pid: Option<i32>| {
+        let children = party.process.children.iter().flatten();
+        children.into_iter().any(|c| Some(c.pid) == pid && c.state.as_deref() != Some("Z"))
+    };
+    match wait.kind.as_str() {
+        "process" => true,
+        "pipe" => {
+            let reads = super::waits::word(wait, "operation") == Some("read");
+            reads && !wait.on.is_empty() && wait.on.iter().all(|a| lives(a.pid))
+        }
+        _ => false,
+    }
 }

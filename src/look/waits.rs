@@ -96,6 +96,10 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
+        // The pipe below a queue is read without a timeout, unless it is polled first.
+        if wait.kind == "queue" && wait.deadline.is_none() && seen.os.contains_key(tstate) {
+            wait.deadline = Some("none".into());
+        }
         if let Some(database) = database {
             if !wait.detail.is_object() {
                 wait.detail = json!({});

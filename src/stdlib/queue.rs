@@ -32,6 +32,10 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         o @ ("put" | "get" | "join") => o,
         _ => return None,
     };
+    // Not yet inside: then it waits for the queue's own lock.
+    if !thread.frames[..index].iter().any(|f| f.is("/threading.py", &["wait"])) {
+        return None;
+    }
     let heap = scene.heap;
     let object = scene.receiver(frame)?;
     let ty = heap.type_of(object)?;
