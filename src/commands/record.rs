@@ -22,7 +22,7 @@ use crate::profile::recording::Recording;
 use crate::profile::{Lines, SamplerOptions};
 use crate::render::profile::ProfileOptions;
 use crate::render::{flamegraph, folded, record_summary};
-use crate::target::find;
+use crate::target::{command, find};
 
 /// With a command of the user's, what is wrong with us is told apart from what is wrong with it.
 const OURS: u8 = 125;
@@ -37,6 +37,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::from(USAGE));
     }
+    let limit = command::open_files_limit();
     let found = match args.command.is_empty() {
         true => match find::find(&args.targets.selector()) {
             Ok(found) => Some(found),
@@ -74,7 +75,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
     // Before anything else is opened: the child gets none of it.
     let mut child = None;
     if !args.command.is_empty() {
-        match Command::new(&args.command[0]).args(&args.command[1..]).spawn() {
+        match command::spawn_in_front(Command::new(&args.command[0]).args(&args.command[1..]), limit) {
             Ok(started) => {
                 pids.push(started.id() as i32);
                 child = Some(started);
@@ -159,16 +160,9 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
                 Some(status) => status,
                 None => child.wait().context("cannot wait for the command")?,
             };
-            exit_code(status)
+            ExitCode::from(command::code(status))
         }
     })
-}
-
-/// The command's own; with a signal, as shells have it.
-fn exit_code(status: std::process::ExitStatus) -> ExitCode {
-    use std::os::unix::process::ExitStatusExt;
-    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(i32::from(OURS));
-    ExitCode::from(code as u8)
 }
 
 fn settings(args: &Record, format: ProfileFormat) -> Settings {

@@ -17,7 +17,6 @@ use crate::snapshot::Process;
 use crate::stdlib::os::Now;
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
-use crate::target::facts::ProcessFacts;
 use crate::target::files::ProcDir;
 use crate::target::find::{self, Looks};
 use crate::target::maps::{self, Mapping};
@@ -144,13 +143,12 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
     Ok(process::of_stacks(&captured.facts, &python, &heap, &mut stacks, &mut sources, options))
 }
 
-/// The Python of a live process, for those who read on by themselves.
-pub fn attach_to(pid: i32, facts: &mut ProcessFacts) -> Result<Python, AccessError> {
-    attach(pid, facts, &CachedMemory::live(pid))
-}
-
 /// Finds the interpreter of a live process; tells why where there is none.
-fn attach(pid: i32, facts: &mut ProcessFacts, memory: &CachedMemory) -> Result<Python, AccessError> {
+pub fn attach(
+    pid: i32,
+    facts: &mut crate::target::facts::ProcessFacts,
+    memory: &CachedMemory,
+) -> Result<Python, AccessError> {
     if matches!(facts.state, Some('Z' | 'X')) {
         return Err(access::explain(pid, nix::errno::Errno::ESRCH));
     }

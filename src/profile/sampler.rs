@@ -10,6 +10,7 @@ use super::tree::{EMPTY, Frame, FrameId, Tree};
 use crate::look;
 use crate::python::Python;
 use crate::target::access::{self, AccessError};
+use crate::target::cached::CachedMemory;
 use crate::target::clocks::{CpuClock, monotonic};
 use crate::target::frozen::Seat;
 use crate::target::memory::Addr;
@@ -131,7 +132,7 @@ impl Sampler {
     /// Finds the Python of a live process.
     pub fn attach(pid: i32, options: SamplerOptions) -> Result<Sampler, AccessError> {
         let mut facts = proc::process(pid)?;
-        let python = look::attach_to(pid, &mut facts)?;
+        let python = look::attach(pid, &mut facts, &CachedMemory::live(pid))?;
         let clock = CpuClock::of(pid).map_err(|errno| access::explain(pid, errno))?;
         let other_namespace = facts.ns_pid != pid;
         let (interps, threads) = threads::list(pid, other_namespace, &python, Vec::new());

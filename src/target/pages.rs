@@ -11,7 +11,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use super::live::MAX_RANGES;
-use super::memory::{Addr, Fault, Memory};
+use super::memory::Addr;
 
 pub const PAGE: usize = 4096;
 /// A page that so many samples did not touch is not foreseen any more.
@@ -224,25 +224,4 @@ impl Pages {
 
 fn range(start: u64, pages: u64) -> RemoteIoVec {
     RemoteIoVec { base: start as usize * PAGE, len: pages as usize * PAGE }
-}
-
-/// What stands there now, each read a call: for what is read once, as code objects are.
-pub struct Direct(Pid);
-
-impl Direct {
-    pub fn new(pid: i32) -> Self {
-        Direct(Pid::from_raw(pid))
-    }
-}
-
-impl Memory for Direct {
-    fn read_into(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
-        let fault = Fault { addr, len: buf.len() };
-        let remote = [RemoteIoVec { base: addr as usize, len: buf.len() }];
-        let length = buf.len();
-        match process_vm_readv(self.0, &mut [IoSliceMut::new(buf)], &remote) {
-            Ok(n) if n == length => Ok(()),
-            _ => Err(fault),
-        }
-    }
 }

@@ -16,6 +16,7 @@ use crate::python::threads;
 use crate::python::tids;
 use crate::stdlib::asyncio::iteration::{self, Codes, Doing, Place};
 use crate::target::access::{self, AccessError};
+use crate::target::cached::CachedMemory;
 use crate::target::direct::Direct;
 use crate::target::facts::RawSyscall;
 use crate::target::files::ProcDir;
@@ -77,7 +78,7 @@ pub struct LoopNow {
 impl Poller {
     pub fn attach(pid: i32, stall: f64, now: f64) -> Result<Poller, AccessError> {
         let mut facts = proc::process(pid)?;
-        let python = crate::look::attach_to(pid, &mut facts)?;
+        let python = crate::look::attach(pid, &mut facts, &CachedMemory::live(pid))?;
         let dir = ProcDir::process(pid).map_err(|_| access::missing(pid))?;
         let mut poller = Poller {
             pid,
