@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -75,8 +75,9 @@ impl Terminal {
     /// The command is over with this code, and the terminal is as it was.
     fn is_restored(&self, code: i32) {
         let wanted = format!("CODE={code}");
-        let screen = self.until(&wanted, |screen| screen.lines().any(|l| l == wanted));
-        assert!(screen.lines().any(|l| l == "BEFORE"), "the screen is not the one from before:\n{screen}");
+        // Where tmux puts the cursor after a change of size is its own affair: not always on a line of its own.
+        let screen = self.until(&wanted, |screen| screen.contains(&wanted));
+        assert!(screen.contains("BEFORE"), "the screen is not the one from before:\n{screen}");
         self.line("clear; stty -a");
         let settings = self.until("the terminal's settings", |screen| screen.contains("echoctl"));
         for flag in [" icanon", " echo ", " isig", " opost"] {
@@ -182,9 +183,10 @@ fn a_finding_turns_the_line_red_and_enter_shows_it() {
     assert!(line.lines().nth(2).is_some_and(|l| l.contains("loop-")), "{line}");
     // Red behind it, once it is critical.
     let end = Instant::now() + DEADLINE;
-    while !terminal.tmux(&["capture-pane", "-p", "-e"]).contains("\x1b[1m\x1b[37m\x1b[41m") {
+    loop {
         let shown = terminal.tmux(&["capture-pane", "-p", "-e"]);
-        if shown.lines().nth(2).is_some_and(|l| l.contains("41m")) {
+        let is_red = |line: &str| line.contains("[41m") || line.contains("[48;5;1m");
+        if shown.lines().nth(2).is_some_and(is_red) {
             break;
         }
         assert!(Instant::now() < end, "it is not red: {shown:?}");
@@ -193,7 +195,7 @@ fn a_finding_turns_the_line_red_and_enter_shows_it() {
     terminal.keys(&["Enter"]);
     terminal.until("the whole finding", |s| s.contains("EVENT LOOP BLOCKED") && s.contains("readline"));
     terminal.keys(&["Escape", "e"]);
-    terminal.until("the event loop", |s| s.contains("asyncio") && s.contains("readline"));
+    terminal.until("the event loop", |s| s.contains("asyncio, blocked") && s.contains("main ("));
     drop(program);
     terminal.is_restored(0);
 }
@@ -224,6 +226,9 @@ fn the_terminal_is_given_back_after_signals_and_a_panic() {
     terminal.line("fg");
     terminal.until("the screen again", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
     terminal.keys(&["q"]);
+    terminal.until("the shell", |s| s.contains("BEFORE"));
+    // `fg` has the code now.
+    terminal.line("echo CODE=$?");
     terminal.is_restored(0);
 
     if !common::optimised() {
@@ -250,13 +255,19 @@ fn one_screen_as_text() {
 
 #[test]
 fn a_command_is_started_and_its_code_is_ours() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/incidents/watched.py");
     let python = python().command[0].to_string_lossy().into_owned();
-    let output =
-        hangscope(&["top", "--once", "--delay", "0.3", "--", &python, file.to_str().unwrap(), "burn"]);
-    assert!(lossy(&output.stdout).contains("burn ("), "{}{}", lossy(&output.stdout), lossy(&output.stderr));
+    let burn = "def burn():\n  while True: pass\nburn()";
+    // As long as it takes Python to start on this machine.
+    let mut said = String::new();
+    for delay in ["0.3", "1", "4", "16"] {
+        let output = hangscope(&["top", "--once", "--delay", delay, "--", &python, "-c", burn]);
+        said = lossy(&output.stdout) + &lossy(&output.stderr);
+        if said.contains("burn (<string>") {
+            break;
+        }
+    }
+    assert!(said.contains("burn (<string>"), "{said}");
     let Some(terminal) = Terminal::open(80, 24) else { return };
-    let _: PathBuf = file;
     terminal
         .top(&format!("-- {python} -c 'import time; print(\"said\"); time.sleep(1); raise SystemExit(7)'"));
     terminal.is_restored(7);

@@ -162,26 +162,25 @@ impl Paint {
             Span::raw(" "),
             Span::styled(right, self.faint()),
         ]);
-        let lag = match screen.loop_lag {
-            Some(lag) => milliseconds(lag),
-            None => "no loop".to_owned(),
-        };
-        let facts = [
+        let mut facts = vec![
             ("GIL", format!("{:.0} %", 100.0 * screen.gil)),
             ("gc", format!("{:.0} %", 100.0 * screen.gc)),
             ("active", format!("{:.2}", screen.active)),
-            ("loop lag", lag),
             ("threads", screen.threads.len().to_string()),
             ("samples", screen.samples.to_string()),
             ("torn", screen.torn.to_string()),
         ];
-        let mut spans = vec![Span::raw(" ")];
+        if let Some(lag) = screen.loop_lag {
+            facts.insert(3, ("loop lag", milliseconds(lag)));
+        }
+        let mut spans = Vec::new();
+        if frozen {
+            spans.push(Span::styled(" FROZEN ", self.inverse()));
+        }
+        spans.push(Span::raw(" "));
         for (name, value) in facts {
             spans.push(Span::styled(format!("{name} "), self.faint()));
             spans.push(Span::raw(format!("{value}  ")));
-        }
-        if frozen {
-            spans.push(Span::styled(" FROZEN ", self.inverse()));
         }
         vec![first, Line::from(spans)]
     }
