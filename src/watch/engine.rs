@@ -249,7 +249,12 @@ impl Engine {
         }
         target.asked.insert(suspect.tid, suspect.since);
         let pid = suspect.pid;
-        let Some(seen) = self.look(pid, true) else { return };
+        // A loop may be free again in a moment: it is sampled while it is looked at, and who else takes part is
+        // asked by the next look only.
+        let is_loop = suspect.what == What::Loop && self.reports.is_some();
+        let profiling = if is_loop { self.profile(pid, Some(suspect.tid)) } else { None };
+        let Some(mut seen) = self.look(pid, false) else { return };
+        seen.profiling = profiling;
         let report = Report::new(seen.snapshot.clone()).with(diagnose(std::slice::from_ref(&seen.snapshot)));
         let explained = stall::explain(&report, &suspect, monotonic().as_secs_f64() - suspect.since);
         if let (Some(at), Some(target)) = (stands_at, self.targets.iter_mut().find(|t| t.poller.pid == pid)) {
@@ -281,9 +286,10 @@ impl Engine {
             Cause::Suspect(suspect) => suspect.since,
             Cause::Finding => now - stall.age.unwrap_or(0.0),
         };
-        let (mut file, mut refused, mut series, mut first) = (None, None, None, None);
+        let (mut file, mut refused, mut series, mut first, mut profiling) = (None, None, None, None, None);
         match (&mut self.reports, seen) {
-            (Some(reports), Some((seen, report))) => {
+            (Some(reports), Some((mut seen, report))) => {
+                profiling = seen.profiling.take();
                 match reports.begin(&stall.rule, &stall.place, stall.pid, &at, now) {
                     Ok(begun) => {
                         match write::look(reports, &begun, 1, &report, &seen.capture) {
@@ -316,10 +322,9 @@ impl Engine {
         }
         tell(Event::Stall { stall: stall.clone(), at, file, refused });
         let next_look = now + APART.max(SERIES[0] * self.settings.stall);
-        let profiling = series.as_ref().and(stall.tid).and_then(|tid| {
-            let started = Profiling::start(stall.pid, tid, self.settings.look.apps.clone());
-            started.inspect_err(|error| tell(Event::Trouble(format!("no profile: {error}")))).ok()
-        });
+        if series.is_some() && profiling.is_none() {
+            profiling = self.profile(stall.pid, stall.tid);
+        }
         self.episodes.push(Episode { stall, what, began, series, first, looks: 1, next_look, profiling });
     }
 
@@ -357,6 +362,12 @@ impl Engine {
             Ok(()) | Err(WriteError::Full) => {}
             Err(error) => tell(Event::Trouble(format!("the profile cannot be written: {error}"))),
         }
+    }
+
+    /// Begins to sample a thread; without it the report is good all the same.
+    fn profile(&self, pid: i32, tid: Option<i32>) -> Option<Profiling> {
+        let started = Profiling::start(pid, tid?, self.settings.look.apps.clone());
+        started.inspect_err(|error| log::warn!("no profile of {pid}: {error}")).ok()
     }
 
     /// The stall is over, or the process is.
@@ -421,7 +432,7 @@ impl Engine {
         };
         let mut capture = Capture { processes: captured, ..Capture::default() };
         capture.of_snapshot(&snapshot);
-        Some(Seen { snapshot, capture })
+        Some(Seen { snapshot, capture, profiling: None })
     }
 
     fn publish(&mut self) {
@@ -443,4 +454,6 @@ impl Engine {
 pub(super) struct Seen {
     pub snapshot: Snapshot,
     pub capture: Capture,
+    /// Samples of the thread, begun before the look.
+    profiling: Option<Profiling>,
 }
