@@ -1,7 +1,7 @@
 //! The words of a finding: its summary, what was seen, what to do. All name the objects themselves.
 
 use super::case::Case;
-use super::rules::Rule;
+use super::rules::{Rule, is_named_by_root};
 use super::waits::{Fate, Party, number, word};
 use crate::snapshot::{Frame, Wait};
 
@@ -235,6 +235,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,
+        (_, Fate::Stuck) => format!("{wants}{}, which nobody is left to end", culprit()),
         _ => wants + &culprit(),
     }
 }
@@ -250,7 +251,8 @@ fn in_function(party: &Party) -> String {
 
 /// The rule's advice, with the names filled in.
 pub fn advice(case: &Case, rule: &Rule) -> String {
-    let object = case.wait().map_or_else(|| "it".into(), object);
+    let wait = if is_named_by_root(case) { case.culprit().wait() } else { case.wait() };
+    let object = wait.map_or_else(|| "it".into(), object);
     let culprit = if case.chain.len() > 1 || case.cycle.is_some() {
         who(case.culprit())
     } else {

@@ -157,6 +157,42 @@ impl<'g, 'a> Case<'g, 'a> {
         self.party().frames().iter().filter(|f| f.function == "run_forever").count() > 1
     }
 
+    // ------------------------------------------------------------ tasks
+
+    /// Nothing will ever happen on the loop of the root any more: no timer, no descriptor, no other task.
+    pub fn loop_is_lifeless(&self) -> bool {
+        let root = self.culprit();
+        let quiet = |party: &Party| {
+            let says = |key: &str| {
+                party.wait().and_then(|w| w.detail.get(key)).and_then(|v| v.as_bool()) == Some(true)
+            };
+            says("quiet")
+        };
+        let lives = |(at, party): (usize, &Party)| match party.who {
+            Who::Task(task) => {
+                let idle = self.graph.fates[at] == Fate::Idle && !quiet(party);
+                task.tid == root.tid() && (self.graph.fates[at] < Fate::Idle || idle)
+            }
+            Who::Thread(thread) => thread.event_loop.is_none() && self.graph.fates[at] <= Fate::Unknown,
+        };
+        let process = root.pid();
+        quiet(root) && !self.graph.parties.iter().enumerate().filter(|(_, p)| p.pid() == process).any(lives)
+    }
+
+    /// The main task alone, in a process with other threads, which may be what it is there for.
+    pub fn is_main_beside_threads(&self) -> bool {
+        let party = self.party();
+        let is_other = |t: &&crate::snapshot::Thread| t.event_loop.is_none();
+        party.task().is_some_and(|t| t.main)
+            && self.chain.len() == 1
+            && party.process.threads.iter().any(|t| is_other(&t))
+    }
+
+    /// The case of the one at the end of the chain.
+    pub fn of_root(&self) -> Self {
+        Case { chain: vec![self.root()], cycle: None, ..*self }
+    }
+
     // ------------------------------------------------------------ cycles
 
     pub fn members(&self) -> impl Iterator<Item = &Party<'a>> {

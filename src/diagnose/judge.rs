@@ -4,7 +4,7 @@ use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::rules::Rule;
 use super::waits::{Fate, is_full, is_lost_wakeup, number};
-use crate::snapshot::{Certainty, EventLoop};
+use crate::snapshot::{Certainty, EventLoop, Wait};
 
 /// A loop's iteration that is older than this is critical, seconds.
 const LOOP_CRITICAL: f64 = 1.0;
@@ -21,6 +21,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     if case.is_loop(head) {
         return of_loop(case);
     }
+    if case.party().task().is_some() {
+        return of_task(case).map(|severity| severity.min(rule.usual));
+    }
     let age = case.age().filter(|&age| age >= LONG)?;
     let severity =
         if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
@@ -31,7 +34,9 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     let from = case.cycle?;
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
     let old = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min) >= LONG;
-    Some(if proved || old || case.two_looks { Critical } else { Warning })
+    // Tasks stand still between two looks for many reasons.
+    let twice = case.two_looks && !case.cycle_of_tasks();
+    Some(if proved || old || twice { Critical } else { Warning })
 }
 
 /// By the age of the iteration, whatever it is that takes so long.
@@ -84,11 +89,42 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         Fate::Outside => None,
         // Nobody is known who could end it; but who knows all?
         Fate::Endless if serves => Some(Critical),
-        Fate::Endless if alone => (suffers || wants || task_of_interest(case)).then_some(Warning),
+        Fate::Endless if alone => (suffers || wants).then_some(Warning),
         Fate::Endless if wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
-        Fate::Endless if wants || suffers || task_of_interest(case) => Some(Warning),
+        Fate::Endless if wants || suffers => Some(Warning),
         Fate::Endless => None,
         Fate::Deadlock => Some(Critical),
+    }
+}
+
+/// Tasks: how long one has waited is known only while its loop sleeps.
+fn of_task(case: &Case) -> Option<Severity> {
+    let wait = case.party().wait()?;
+    let serves = request(case).is_some();
+    let old = case.age().or_else(|| case.culprit().blocked_for()).is_some_and(|age| age >= LONG);
+    let wants = match wait.kind.as_str() {
+        "lock" | "semaphore" => true,
+        "queue" => case.operation() == "put",
+        _ => false,
+    };
+    let says_nobody = |wait: &Wait| wait.detail.get("nobody").and_then(|v| v.as_bool()) == Some(true);
+    match case.fate {
+        Fate::Stuck if serves => Some(Critical),
+        Fate::Stuck if wants || case.kind() == "queue" => {
+            Some(if old || case.loop_is_lifeless() { Critical } else { Warning })
+        }
+        // A main task that waits for ever lets others work: threads, servers, signals.
+        Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() => Some(Warning),
+        Fate::Stuck => Some(Info),
+        Fate::Endless if serves && old => Some(Critical),
+        Fate::Endless if wants && old => Some(Warning),
+        Fate::Endless if old => Some(Info),
+        Fate::Idle if is_forgotten(case) => Some(Warning),
+        Fate::Idle if wants && old => Some(Warning),
+        Fate::Idle if says_nobody(wait) => Some(Info),
+        Fate::Outside if wants && old => Some(Warning),
+        Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
+        _ => None,
     }
 }
 
@@ -98,11 +134,6 @@ fn is_forgotten(case: &Case) -> bool {
         && case.operation() == "join"
         && count("size") == Some(0)
         && count("unfinished").is_some_and(|n| n > 0)
-}
-
-/// A wait of a task that seldom is a wait for work.
-fn task_of_interest(case: &Case) -> bool {
-    case.party().task().is_some() && (matches!(case.kind(), "lock" | "queue") && case.operation() != "get")
 }
 
 pub fn request<'a>(case: &Case<'_, 'a>) -> Option<&'a crate::snapshot::Request> {

@@ -182,12 +182,15 @@ fn one_per_root<'g, 'a>(
     let rank = |case: &Case, severity: Severity| {
         let party = case.party();
         let main = party.thread().is_some_and(|t| t.main);
+        // The main task awaits all others: those that it has given the work to say more.
+        let sent = party.task().is_some_and(|t| !t.main);
         (
             case.cycle.is_some(),
             case.is_loop(case.head()),
             severity,
             judge::request(case).is_some(),
             main,
+            sent,
             case.chain.len(),
         )
     };

@@ -91,7 +91,7 @@ pub static LOOPS: &[Rule] = &[
     Rule {
         id: "loop-sleep",
         usual: Critical,
-        when: |c| c.kind() == "sleep" && !c.library(DATABASES),
+        when: |c| c.kind() == "sleep" && !c.is_database() && c.call_ends(&["sleep"]),
         advice: "use `await asyncio.sleep()` instead of time.sleep",
     },
     Rule {
@@ -124,7 +124,7 @@ pub static LOOPS: &[Rule] = &[
     Rule {
         id: "loop-db",
         usual: Critical,
-        when: |c| c.library(DATABASES),
+        when: |c| c.is_database(),
         advice: "use the async driver, or call it in a thread: `await asyncio.to_thread(...)`",
     },
     Rule {
@@ -249,6 +249,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "do not wait for other threads while a module is being imported",
     },
     Rule {
+        id: "anyio-exhausted",
+        usual: Critical,
+        when: |c| c.wait().and_then(|w| w.call.as_deref()).is_some_and(is_limiter),
+        advice: "raise the limiter's total_tokens, or see why {culprit} does not come back",
+    },
+    Rule {
         id: "mp-dead-holder",
         usual: Critical,
         when: |c| {
@@ -339,12 +345,6 @@ pub static OTHERS: &[Rule] = &[
         advice: "nobody is known who could complete {object}: set its result or exception on every path",
     },
     Rule {
-        id: "anyio-exhausted",
-        usual: Warning,
-        when: |c| c.library(&["anyio"]) && c.kind() == "semaphore",
-        advice: "raise the limiter's total_tokens, or see why its threads do not come back",
-    },
-    Rule {
         id: "join-endless",
         usual: Critical,
         when: |c| matches!(c.kind(), "thread" | "process" | "future" | "task"),
@@ -371,7 +371,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "db-wait",
         usual: Critical,
-        when: |c| c.library(DATABASES),
+        when: |c| c.is_database(),
         advice: "see what the database does for this connection; set a statement timeout",
     },
     Rule {
@@ -424,13 +424,36 @@ pub fn find(case: &Case) -> Option<&'static Rule> {
         (None, true) => LOOPS,
         (None, false) => OTHERS,
     };
-    rules.iter().find(|rule| (rule.when)(case))
+    let first = |case: &Case| rules.iter().find(|rule| (rule.when)(case));
+    if is_named_by_root(case) { first(&case.of_root()).or_else(|| first(case)) } else { first(case) }
+}
+
+/// Tasks wait for tasks wait for tasks: what is wrong is what the last of them waits for.
+pub fn is_named_by_root(case: &Case) -> bool {
+    let hands_on =
+        || case.wait().is_some_and(|w| !is_queued(w) && !w.call.as_deref().is_some_and(is_limiter));
+    case.cycle.is_none()
+        && case.party().task().is_some()
+        && case.chain.len() > 1
+        && case.fate >= Fate::Endless
+        && hands_on()
+}
+
+/// What limits a pool of threads is worth its own name.
+fn is_limiter(call: &str) -> bool {
+    call.starts_with("anyio.")
 }
 
 /// Helpers that the tables read like sentences with.
 impl Case<'_, '_> {
     fn library(&self, modules: &[&str]) -> bool {
         has_library(self.graph.parties[self.head()].frames(), modules)
+    }
+
+    /// Through the frames of a driver, or a method of its C code.
+    fn is_database(&self) -> bool {
+        let module = |m: &str| self.call().strip_prefix(m).is_some_and(|rest| rest.starts_with('.'));
+        self.library(DATABASES) || DATABASES.iter().any(|m| module(m))
     }
 
     fn is_alone(&self) -> bool {

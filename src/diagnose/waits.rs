@@ -340,7 +340,9 @@ impl Names {
 /// Whether every one of `on` must act, or any one will do.
 fn needs_all(wait: &Wait) -> bool {
     match wait.kind.as_str() {
-        "lock" | "thread" | "process" | "task" | "gil" | "file" => true,
+        // The first of several tasks will do for `wait(…, return_when=FIRST_COMPLETED)`.
+        "task" => wait.detail.get("first").and_then(Value::as_bool) != Some(true),
+        "lock" | "thread" | "process" | "gil" | "file" => true,
         "future" => !is_queued(wait),
         _ => false,
     }
@@ -481,8 +483,11 @@ fn by_itself(party: &Party) -> Fate {
             _ => Fate::Unknown,
         };
     };
+    let says = |key: &str| wait.detail.get(key).and_then(Value::as_bool) == Some(true);
     match wait.kind.as_str() {
         "poll" => Fate::Idle,
+        // A callback of the loop may end it.
+        _ if says("may_come") => Fate::Idle,
         "cpu" | "gil" => Fate::Moves,
         "sleep" => Fate::Ends,
         "socket" | "process" | "file" | "pipe" => Fate::Outside,
@@ -511,10 +516,11 @@ pub fn is_lost_wakeup(wait: &Wait) -> bool {
 /// The objects show that nobody is left who could end it.
 pub fn nobody_can(party: &Party) -> bool {
     let Some(wait) = party.wait().filter(|wait| wait.on.is_empty()) else { return false };
-    if wait.certainty != Certainty::Proved {
-        return false;
-    }
     let says = |key: &str| wait.detail.get(key).and_then(Value::as_bool) == Some(true);
+    if wait.certainty != Certainty::Proved {
+        // What was searched for and not found.
+        return party.task().is_some() && says("nobody");
+    }
     let none = |key: &str| wait.detail.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty);
     says("nobody")
         || says("orphan")

@@ -61,6 +61,23 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             set_deadline(wait, *deadline, blocked_for);
         }
     }
+    // While a loop sleeps in its selector none of its tasks moves.
+    let polling = |tid: &FxHashMap<Addr, i32>, tstate: &Addr| {
+        let thread = by_tid.get(tid.get(tstate)?)?;
+        Some((thread.tid, thread.os.blocked_for?))
+    };
+    let asleep: FxHashMap<i32, f64> = seen
+        .loops
+        .iter()
+        .filter(|(_, l)| l.state == "polling")
+        .filter_map(|(tstate, _)| polling(tids, tstate))
+        .collect();
+    for task in &mut seen.tasks {
+        let since = task.tid.and_then(|tid| asleep.get(&tid)).copied();
+        if let Some(wait) = task.waits_on.as_mut().filter(|w| w.blocked_for.is_none()) {
+            wait.blocked_for = since;
+        }
+    }
 }
 
 /// Rooms that know better have said so.

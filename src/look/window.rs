@@ -138,6 +138,9 @@ impl Window<'_> {
         if self.waits && stacks.attempts > ATTEMPTS_WITH_TASKS {
             self.read_left_out(&mut stacks);
         }
+        if self.waits {
+            self.read_slowly(&mut stacks);
+        }
         stacks
     }
 
@@ -171,8 +174,19 @@ impl Window<'_> {
         stacks.seen.tasks = seen.tasks;
         stacks.seen.task_frames = seen.task_frames;
         stacks.seen.loops = seen.loops;
+        stacks.seen.running = seen.running;
         stacks.seen.current = seen.current;
         stacks.note("the tasks are not of one moment with the stacks: the process is too busy".into());
+    }
+
+    fn read_slowly(&self, stacks: &mut Stacks) {
+        let heap = self.python.heap(self.memory);
+        let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
+        let call = |tid| stacks.standings.get(&tid)?.doing.syscall();
+        let (python, codes, names) = (self.python, &stacks.codes, &stacks.names);
+        let scene =
+            Scene::new(&heap, python, self.pid, codes, &stacks.interpreters, names, &tid, &call, stacks.now);
+        stdlib::read_slowly(&scene, codes, &mut stacks.seen);
     }
 
     /// Who waits for the GIL wakes every 5 ms to ask for it, and may be met just then, "running"; on a

@@ -8,12 +8,18 @@ pub mod coroutines;
 mod edges;
 pub mod futures;
 mod loops;
+mod search;
 mod tasks;
+pub mod threadsafe;
 mod waits;
+pub mod wakers;
+
+use std::cell::OnceCell;
 
 use rustc_hash::FxHashMap;
 
 use super::exits;
+use super::futures::Work;
 use super::{FrameScene, Scene, Seen, visible};
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
@@ -41,6 +47,13 @@ struct World<'a> {
     holders: FxHashMap<Addr, Vec<usize>>,
     /// Whom each awaits.
     awaits: Vec<Vec<usize>>,
+    work: OnceCell<Work>,
+}
+
+impl World<'_> {
+    fn work(&self, scene: &Scene) -> &Work {
+        self.work.get_or_init(|| Work::of_scene(scene))
+    }
 }
 
 pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
@@ -73,6 +86,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
         by_addr: raw.iter().enumerate().map(|(i, t)| (t.0.future.addr, i)).collect(),
         holders: FxHashMap::default(),
         awaits: Vec::new(),
+        work: OnceCell::new(),
     };
     for (i, (object, frames, on)) in raw.iter().enumerate() {
         let frames = visible(heap, codes, frames);
@@ -85,6 +99,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
     }
     world.awaits = edges::between(heap, &world);
     tell(scene, &world, &found.current, seen);
+    seen.running = running;
     seen.task_frames = raw.into_iter().map(|(object, frames, _)| (object.future.addr, frames)).collect();
 }
 
@@ -114,6 +129,7 @@ fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mu
             frames: Vec::new(),
             waits_on: if runs { None } else { waits::of_task(scene, world, i) },
             request: None,
+            main: wakers::is_main(scene.heap, future),
         });
         if let Some(thread) = task.on.or(task.thread.filter(|_| is_current)) {
             seen.current.insert(scene.threads[thread].raw.tstate, future.addr);

@@ -181,7 +181,7 @@ fn is_exit_function(heap: &Heap, obj: Addr) -> bool {
 }
 
 /// `ml_name`, the first field of a `PyMethodDef`.
-fn c_name(heap: &Heap, definition: Addr) -> Option<String> {
+pub fn c_name(heap: &Heap, definition: Addr) -> Option<String> {
     let name = heap.mem.c_string(heap.mem.u64(definition).ok()?, 64).ok()?;
     String::from_utf8(name).ok()
 }

@@ -90,6 +90,8 @@ pub struct Seen {
     pub holds: FxHashMap<Addr, Vec<Lock>>,
     pub loops: FxHashMap<Addr, EventLoop>,
     pub requests: FxHashMap<Addr, Request>,
+    /// Which thread (index into the scene's) runs an asyncio loop.
+    pub running: FxHashMap<Addr, usize>,
     /// The task that a thread's event loop runs just now.
     pub current: FxHashMap<Addr, Addr>,
     /// Without their frames, which whoever resolves lines adds.
@@ -124,6 +126,12 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     seen
+}
+
+/// What need not be of one moment with the stacks, and may take long: who could end the waits of tasks.
+pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    asyncio::threadsafe::find(scene, seen);
+    asyncio::wakers::find(scene, codes, seen);
 }
 
 /// The frames of a thread as Python itself would show them: code that is readable, calls that have begun.
