@@ -188,6 +188,13 @@ impl<'g, 'a> Case<'g, 'a> {
             && party.process.threads.iter().any(|t| is_other(&t))
     }
 
+    /// Somebody waits for this task, and not for ever.
+    pub fn is_awaited_with_deadline(&self) -> bool {
+        let waits_here = |&at: &usize| self.graph.links[at].to.contains(&self.head());
+        let mut others = (0..self.graph.parties.len()).filter(waits_here);
+        others.any(|at| self.graph.parties[at].wait().is_some_and(|w| w.ends_in.is_some()))
+    }
+
     /// The case of the one at the end of the chain.
     pub fn of_root(&self) -> Self {
         Case { chain: vec![self.root()], cycle: None, ..*self }

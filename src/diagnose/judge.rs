@@ -108,6 +108,10 @@ fn of_task(case: &Case) -> Option<Severity> {
         _ => false,
     };
     let says_nobody = |wait: &Wait| wait.detail.get("nobody").and_then(|v| v.as_bool()) == Some(true);
+    // `wait_for` up to 3.11 waits for a task that knows nothing of the deadline.
+    if case.is_awaited_with_deadline() {
+        return None;
+    }
     match case.fate {
         Fate::Stuck if serves => Some(Critical),
         Fate::Stuck if wants || case.kind() == "queue" => {

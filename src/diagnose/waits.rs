@@ -198,6 +198,9 @@ impl<'a> Graph<'a> {
             wait.min(self.links[at].certainty.unwrap_or(wait))
         };
         let upto = if closed || chain.len() < 2 { chain.len() } else { chain.len() - 1 };
+        // That nobody can end it was searched for, not proved.
+        let searched = |&at: &usize| self.parties[at].task().is_some() && nobody_can(&self.parties[at]);
+        let upto = if chain.last().is_some_and(searched) { chain.len() } else { upto };
         let least = chain[..upto].iter().map(of_link).min().unwrap_or(Certainty::Likely);
         // Who only stands there without a known wait proves nothing.
         let nothing = chain.len() == 1 && self.parties[chain[0]].wait().is_none();

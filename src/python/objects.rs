@@ -91,13 +91,27 @@ pub struct Heap<'a> {
     types: RefCell<FxHashMap<Addr, Option<Rc<TypeInfo>>>>,
     /// Names and offsets of slots, by type.
     slots: RefCell<FxHashMap<Addr, Slots>>,
+    /// Names of functions and variables: strings that many objects share.
+    names: RefCell<FxHashMap<Addr, Option<Rc<str>>>>,
+    /// Names of the variables of code objects.
+    variables: RefCell<FxHashMap<Addr, Names>>,
 }
+
+type Names = Option<Rc<[Rc<str>]>>;
 
 type Slots = Rc<Vec<(String, u64)>>;
 
 impl<'a> Heap<'a> {
     pub fn new(mem: &'a dyn Memory, layout: &'a Layout) -> Self {
-        Heap { mem, layout, hash: None, types: RefCell::default(), slots: RefCell::default() }
+        Heap {
+            mem,
+            layout,
+            hash: None,
+            types: RefCell::default(),
+            slots: RefCell::default(),
+            names: RefCell::default(),
+            variables: RefCell::default(),
+        }
     }
 
     /// Finds keys by their hash from here on, if `hash` proves right on the keys of this dict.
@@ -231,6 +245,30 @@ impl<'a> Heap<'a> {
     /// Like [`str`](Self::str), after checking that it is one.
     pub fn checked_str(&self, obj: Addr) -> Option<String> {
         self.type_of(obj).filter(|t| t.is_str()).and_then(|_| self.str(obj))
+    }
+
+    /// A `str` that is met again and again, read once.
+    pub fn name(&self, obj: Addr) -> Option<Rc<str>> {
+        if let Some(known) = self.names.borrow().get(&obj) {
+            return known.clone();
+        }
+        let name = self.checked_str(obj).map(Rc::from);
+        self.names.borrow_mut().insert(obj, name.clone());
+        name
+    }
+
+    /// The names of all variable slots of a code object, read once.
+    pub fn variable_names(&self, code: Addr) -> Option<Rc<[Rc<str>]>> {
+        if let Some(known) = self.variables.borrow().get(&code) {
+            return known.clone();
+        }
+        let read = || {
+            let variables = super::locals::variables(self, code)?;
+            Some(variables.names.iter().map(|n| self.name(*n).unwrap_or_default()).collect())
+        };
+        let names: Names = read();
+        self.variables.borrow_mut().insert(code, names.clone());
+        names
     }
 
     /// The contents of a `bytes`, at most `cap` of them, and the true length.

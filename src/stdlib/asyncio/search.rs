@@ -366,11 +366,31 @@ impl<'s, 'a> Search<'s, 'a> {
         let named = entries.into_iter().filter_map(|(key, value)| {
             let name = self.heap.checked_str(key)?;
             let follow = !name.starts_with("__") || IMPLIED.contains(&name.as_str());
+            // What the standard library's functions do, they do as they are told.
+            let follow = follow && !self.is_of_stdlib(value);
             follow.then(|| (self.number(&name), value))
         });
         let scope: Scope = Rc::new(named.collect());
         self.scopes.insert(dict, scope.clone());
         scope
+    }
+
+    fn is_of_stdlib(&mut self, obj: Addr) -> bool {
+        let heap = self.heap;
+        let Some(ty) = heap.type_of(obj) else { return true };
+        match ty.name.as_str() {
+            "function" => {
+                let code = heap.ptr(obj + heap.layout.function.code);
+                code.and_then(|c| self.spoken(c)).is_none_or(|s| s.stdlib)
+            }
+            "builtin_function_or_method"
+            | "method_descriptor"
+            | "wrapper_descriptor"
+            | "member_descriptor"
+            | "getset_descriptor"
+            | "code" => true,
+            _ => ty.is_int() || ty.is_str() || ty.is_bytes(),
+        }
     }
 
     fn number(&mut self, name: &str) -> u32 {

@@ -65,7 +65,7 @@ fn chained(scene: &Scene, future: Addr) -> Option<(Addr, Option<Addr>)> {
     let (callbacks, _) = heap.items(callbacks?, &ty, 64)?;
     callbacks.into_iter().find_map(|callback| {
         let values = futures::closure(heap, callback);
-        let (_, source) = values.iter().find(|(name, _)| name == "source")?;
+        let (_, source) = values.iter().find(|(name, _)| &**name == "source")?;
         let source = futures::future(heap, *source).filter(|f| f.is_pending())?;
         Some((source.event_loop?, source.is_task.then_some(source.addr)))
     })

@@ -194,7 +194,7 @@ fn on_executor(scene: &Scene, world: &World, future: Addr) -> Option<Wait> {
     let chained = callbacks
         .into_iter()
         .find(|c| futures::function_name(heap, *c).as_deref() == Some("_call_check_cancel"))?;
-    let (_, source) = futures::closure(heap, chained).into_iter().find(|(name, _)| name == "source")?;
+    let (_, source) = futures::closure(heap, chained).into_iter().find(|(name, _)| &**name == "source")?;
     let work = world.work(scene);
     let (on, mut detail, certainty) = work.of(scene, source);
     detail["executor"] = json!(true);

@@ -172,7 +172,7 @@ fn sources(heap: &Heap, event_loop: Addr) -> Sources {
                 && heap
                     .ptr(c + heap.layout.method.func)
                     .and_then(|f| futures::function_name(heap, f))
-                    .is_some_and(|n| n == "_read_from_self")
+                    .is_some_and(|n| &*n == "_read_from_self")
         });
         !is_true && !own
     };
