@@ -158,6 +158,7 @@ impl Dump {
             pause: self.pause,
             no_findings: self.no_findings,
             save: self.save.is_some(),
+            followed: false,
         }
     }
 }

@@ -10,6 +10,8 @@ pub mod commands;
 pub mod diagnose;
 /// Symbols and sections of ELF images: pure, over bytes.
 pub mod elf;
+/// What leads from one process to others: plain data.
+pub mod kin;
 /// One look at one process.
 pub mod look;
 /// Secrets: which names look like one, and how text with credentials is shown.
@@ -24,3 +26,5 @@ pub mod snapshot;
 pub mod stdlib;
 /// What the OS and the memory say: the only module that makes system calls.
 pub mod target;
+/// Strings that many share.
+pub mod text;

@@ -7,6 +7,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::kin::Kin;
+use crate::text::Text;
+
 /// An address in a target, written as `"0x7f…"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address(pub u64);
@@ -89,6 +92,9 @@ pub struct Process {
     pub tasks: Vec<Task>,
     /// What could not be read or was found to be contradictory, in words.
     pub problems: Vec<String>,
+    /// What leads to other processes; no part of the report.
+    #[serde(skip)]
+    pub kin: Kin,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
@@ -245,19 +251,19 @@ pub struct Request {
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
 pub struct Frame {
-    pub function: String,
+    pub function: Text,
     /// `co_qualname`, from 3.11 on.
-    pub qualname: Option<String>,
+    pub qualname: Option<Text>,
     /// `__name__` of the frame's globals.
-    pub module: Option<String>,
+    pub module: Option<Text>,
     /// As the code object has it.
-    pub file: Option<String>,
+    pub file: Option<Text>,
     /// The file that was found for it, through the target's root.
-    pub path: Option<String>,
+    pub path: Option<Text>,
     /// `null` for an instruction without a line.
     pub line: Option<u32>,
     /// That line's text, without its indentation.
-    pub source: Option<String>,
+    pub source: Option<Text>,
     pub kind: FrameKind,
     /// The application's own code: neither standard library nor an installed package.
     pub user: bool,

@@ -180,7 +180,7 @@ fn two_hundred_stacks_in_two_milliseconds() {
             let mut thread = main.clone();
             thread.frames = main.frames.iter().cycle().take(30).cloned().collect();
             for (at, frame) in thread.frames.iter_mut().enumerate() {
-                frame.function = format!("{}_{at}", frame.function);
+                frame.function = format!("{}_{at}", frame.function).into();
             }
             (thread.tid, thread.main, thread.event_loop) = (Some(5000 + n), false, None);
             thread.frames[0].line = Some(n as u32);

@@ -12,7 +12,7 @@ use super::{UNREAD, complain, complain_of, nothing_found};
 use crate::cli::Dump;
 use crate::diagnose::{Findings, diagnose};
 use crate::look::capture::{Capture, CaptureError};
-use crate::look::{self, Options};
+use crate::look::{self, Options, follow};
 use crate::render::report::Report;
 use crate::render::{json, text};
 use crate::snapshot::{Look, Skipped, Snapshot};
@@ -88,6 +88,9 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
             }
         }
     }
+    if !options.no_findings {
+        follow::follow(&mut processes, &mut capture.processes, options);
+    }
     let snapshot = Snapshot {
         captured_at,
         host: host::name(),
@@ -128,8 +131,10 @@ pub fn look_again(first: &Snapshot, pids: &[i32], after: Duration, options: &Opt
     let looking = Instant::now();
     let options = Options { save: false, ..options.clone() };
     let look = |pid: &i32| look::live(*pid, &options).ok().map(|looked| looked.process);
-    let processes: Vec<_> = pids.iter().filter_map(look).collect();
-    let gone = first.processes.iter().any(|p| !processes.iter().any(|again| again.pid == p.pid));
+    let mut processes: Vec<_> = pids.iter().filter_map(look).collect();
+    let targets = first.processes.iter().filter(|p| !p.followed);
+    let gone = targets.into_iter().any(|p| !processes.iter().any(|again| again.pid == p.pid));
+    follow::follow(&mut processes, &mut Vec::new(), &options);
     (!gone).then(|| Snapshot {
         looks: vec![Look { at, took: looking.elapsed().as_secs_f64() }],
         processes,
@@ -182,7 +187,8 @@ pub fn print(report: Report, args: &Dump) -> anyhow::Result<()> {
         group: !args.full_stacks,
         ..super::text_options()
     };
-    let mut out = anstream::stdout().lock();
+    // Line by line would be a system call a line.
+    let mut out = BufWriter::new(anstream::stdout().lock());
     text::write(&mut out, &report, &options)?;
     out.flush()?;
     Ok(())

@@ -40,7 +40,8 @@ fn print(snapshot: Snapshot, args: &Tasks) -> anyhow::Result<()> {
         group: !args.all,
         ..super::text_options()
     };
-    let mut out = anstream::stdout().lock();
+    // Line by line would be a system call a line.
+    let mut out = BufWriter::new(anstream::stdout().lock());
     text::write_tasks(&mut out, &report, &options)?;
     out.flush()?;
     Ok(())

@@ -33,6 +33,14 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
 fn of_cycle(case: &Case) -> Option<Severity> {
     let from = case.cycle?;
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
+    // A handler might give the sign that all of them wait for.
+    let is_sign = |party: &super::waits::Party| {
+        party.wait().is_some_and(|w| matches!(w.kind.as_str(), "event" | "condition"))
+    };
+    let signalled = case.members().any(|party| party.process.kin.may_be_signalled());
+    if !proved && case.cycle_crosses() && signalled && case.members().any(is_sign) {
+        return Some(Warning);
+    }
     let old = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min) >= LONG;
     // Tasks stand still between two looks for many reasons.
     let twice = case.two_looks && !case.cycle_of_tasks();
@@ -68,6 +76,7 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     let jammed = case.followers >= 2 && wants;
     match case.fate {
         Fate::Moves => None,
+        Fate::Idle if is_main && is_starved(case) => Some(Info),
         Fate::Idle if alone => case.wait().filter(|w| is_lost_wakeup(w)).map(|_| Critical),
         _ if case.is_hopeless() => {
             let lost = case.wait().is_some_and(is_lost_wakeup);
@@ -130,6 +139,13 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
         _ => None,
     }
+}
+
+/// Waits for an item, and all who are known to put some in stand still.
+fn is_starved(case: &Case) -> bool {
+    let links = &case.graph.links[case.head()].to;
+    let stands = |&to: &usize| matches!(case.graph.fates[to], Fate::Endless | Fate::Stuck);
+    case.kind() == "queue" && case.operation() == "get" && !links.is_empty() && links.iter().all(stands)
 }
 
 fn is_forgotten(case: &Case) -> bool {

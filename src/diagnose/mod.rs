@@ -2,6 +2,8 @@
 //!
 //! One root, one finding: what merely follows from it is named under `related`.
 
+/// Which threads of another process may end a wait.
+mod acting;
 /// The words of a finding.
 mod advice;
 /// One case: who suffers, the chain to the root.
@@ -105,6 +107,15 @@ impl Findings {
         self.all().any(|f| judge::is_suspicious(f.severity, f.certainty, f.cycle.is_some()))
     }
 
+    /// Whether a finding leads through this process.
+    pub fn speaks_of(&self, pid: i32) -> bool {
+        let in_cause = |cause: &Cause| {
+            let on = cause.wait.iter().flat_map(|wait| &wait.on);
+            cause.pid == Some(pid) || on.into_iter().any(|actor| actor.pid == Some(pid))
+        };
+        self.all().any(|finding| finding.pids.contains(&pid) || finding.cause.iter().any(in_cause))
+    }
+
     fn put(&mut self, finding: Finding) {
         let Some(pid) = finding.pid.filter(|_| finding.pids.len() < 2) else {
             self.global.push(finding);
@@ -140,12 +151,17 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
             is_loop && graph.parties[at].wait().is_some()
         };
         let head = followers.iter().find(suffers).filter(|_| !members.iter().any(|at| suffers(&at)));
-        let mut case = Case::of(&graph, *head.unwrap_or(&members[0]), two_looks);
+        // What goes on among processes that were only followed concerns nobody who was asked about.
+        let asked = |&&at: &&usize| !graph.parties[at].process.followed;
+        let member = members.iter().find(asked);
+        let Some(head) = head.filter(asked).or(member).or(followers.iter().find(asked)) else { continue };
+        let mut case = Case::of(&graph, *head, two_looks);
         case.followers = followers.len();
         judged.extend(judge(case));
     }
     let in_cycle = |at: usize| graph.fates[at] == Fate::Deadlock;
-    for at in (0..graph.parties.len()).filter(|&at| !in_cycle(at)) {
+    let followed = |at: usize| graph.parties[at].process.followed;
+    for at in (0..graph.parties.len()).filter(|&at| !in_cycle(at) && !followed(at)) {
         judged.extend(judge(Case::of(&graph, at, two_looks)));
     }
     one_per_root(&graph, &mut judged);

@@ -73,6 +73,14 @@ pub static CYCLES: &[Rule] = &[
         advice: "read and write at the same time: communicate() instead of wait() or write(), or a thread that empties the pipe",
     },
     Rule {
+        id: "process-cycle",
+        usual: Critical,
+        when: |c| {
+            c.cycle_crosses() && c.in_cycle(|w| matches!(w.kind.as_str(), "queue" | "process" | "socket"))
+        },
+        advice: "one of them must act first: tell the other that nothing more will come (a sentinel, or close the end that you do not use) before you wait for it",
+    },
+    Rule {
         id: "await-cycle",
         usual: Critical,
         when: |c| c.cycle_of_tasks(),
@@ -235,7 +243,9 @@ pub static OTHERS: &[Rule] = &[
         id: "exit-hang",
         usual: Warning,
         when: |c| {
-            c.has_frame("threading", "_shutdown") || c.has_frame("concurrent.futures.thread", "_python_exit")
+            c.has_frame("threading", "_shutdown")
+                || c.has_frame("concurrent.futures.thread", "_python_exit")
+                || c.has_frame("multiprocessing.util", "_exit_function")
         },
         advice: "the program has ended and waits for {culprit}: make that a daemon thread, or tell it to stop",
     },
@@ -255,10 +265,16 @@ pub static OTHERS: &[Rule] = &[
         advice: "raise the limiter's total_tokens, or see why {culprit} does not come back",
     },
     Rule {
+        id: "mp-result-lost",
+        usual: Critical,
+        when: |c| c.is_alone() && c.says("nobody") && c.call_starts("multiprocessing"),
+        advice: "who should have sent it is gone: get with a timeout, watch that the process is alive, or use ProcessPoolExecutor, which notices",
+    },
+    Rule {
         id: "mp-dead-holder",
         usual: Critical,
         when: |c| {
-            matches!(c.kind(), "lock" | "semaphore") && c.is_alone() && c.call_starts("multiprocessing")
+            matches!(c.kind(), "lock" | "semaphore") && c.says("orphan") && c.call_starts("multiprocessing")
         },
         advice: "the process that took {object} has ended without releasing it: restart the group",
     },
@@ -331,12 +347,6 @@ pub static OTHERS: &[Rule] = &[
         usual: Warning,
         when: |c| c.kind() == "future" && c.wait().is_some_and(is_queued),
         advice: "all workers of the pool are busy: {culprit} is one of them; more workers, or timeouts in what they do",
-    },
-    Rule {
-        id: "mp-result-lost",
-        usual: Critical,
-        when: |c| c.is_alone() && c.call_starts("multiprocessing.pool"),
-        advice: "the worker that had the task is gone: get with a timeout, or use ProcessPoolExecutor, which notices",
     },
     Rule {
         id: "lost-future",

@@ -11,7 +11,7 @@ fn frame(module: &str, function: &str, user: bool) -> Frame {
         function: function.into(),
         qualname: None,
         module: Some(module.into()),
-        file: Some(format!("/x/{module}.py")),
+        file: Some(format!("/x/{module}.py").into()),
         path: None,
         line: Some(41),
         source: None,
@@ -148,6 +148,7 @@ fn process(pid: i32, threads: Vec<Thread>) -> Process {
         threads,
         tasks: vec![],
         problems: vec![],
+        kin: Default::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
 
+use super::acting;
 use crate::snapshot::{
     Activity, Actor, Address, Certainty, Frame, Lock, Process, Snapshot, Task, Thread, Wait,
 };
@@ -220,7 +221,7 @@ struct Names {
     threads: FxHashMap<(i32, i32), usize>,
     named: FxHashMap<(i32, String), Vec<usize>>,
     tasks: FxHashMap<(i32, Address), usize>,
-    main: FxHashMap<i32, usize>,
+    of_process: FxHashMap<i32, Vec<usize>>,
     holders: FxHashMap<(i32, Address), Vec<(usize, Certainty)>>,
     gil: FxHashMap<(i32, i64), i32>,
 }
@@ -231,7 +232,7 @@ impl Names {
             threads: FxHashMap::default(),
             named: FxHashMap::default(),
             tasks: FxHashMap::default(),
-            main: FxHashMap::default(),
+            of_process: FxHashMap::default(),
             holders: FxHashMap::default(),
             gil: FxHashMap::default(),
         };
@@ -245,9 +246,7 @@ impl Names {
                     if let Some(name) = &thread.name {
                         names.named.entry((pid, name.clone())).or_default().push(at);
                     }
-                    if thread.main || thread.tid == Some(pid) {
-                        names.main.entry(pid).or_insert(at);
-                    }
+                    names.of_process.entry(pid).or_default().push(at);
                 }
                 Who::Task(task) => _ = names.tasks.insert((pid, task.id), at),
             }
@@ -275,8 +274,15 @@ impl Names {
             let [one] = self.named.get(&(pid, name.clone()))?[..] else { return None };
             return Some(one);
         }
+        None
+    }
+
+    /// A process of which no thread is named.
+    fn of_process(&self, actor: &Actor, here: i32) -> Option<(i32, &[usize])> {
+        let unnamed = actor.tid.is_none() && actor.thread.is_none() && actor.task.is_none();
         // That the other end is open in this very process says nothing of which thread would act.
-        if pid == here { None } else { self.main.get(&pid).copied() }
+        let pid = actor.pid.filter(|&pid| unnamed && pid != here)?;
+        Some((pid, self.of_process.get(&pid)?))
     }
 
     fn links(&self, parties: &[Party], at: usize) -> Links {
@@ -285,7 +291,14 @@ impl Names {
         let Some(wait) = party.wait() else { return self.without_wait(parties, at) };
         let mut links = Links { all: needs_all(wait), ..Links::default() };
         for actor in &wait.on {
-            links.to.extend(self.find(actor, pid).filter(|n| !links.to.contains(n)));
+            let mut found: Vec<usize> = self.find(actor, pid).into_iter().collect();
+            if let Some((other, threads)) = self.of_process(actor, pid) {
+                let (able, certainty) = acting::threads(parties, threads, other, wait, pid);
+                found.extend(able);
+                links.certainty = links.certainty.into_iter().chain(certainty).min();
+            }
+            found.retain(|n| !links.to.contains(n));
+            links.to.extend(found);
         }
         let lock_like = matches!(wait.kind.as_str(), "lock" | "semaphore" | "condition");
         if links.to.is_empty()
@@ -416,6 +429,8 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
     let mut fates: Vec<Option<Fate>> = vec![None; parties.len()];
     let moves: Vec<bool> = parties.iter().map(moved).collect();
     let alone: Vec<Fate> = parties.iter().map(by_itself).collect();
+    let closed: Vec<bool> =
+        (0..parties.len()).map(|at| acting::is_closed(parties, at, &links[at].to)).collect();
     let mut order = vec![usize::MAX; parties.len()];
     let mut place = 0;
     use Fate::*;
@@ -436,7 +451,13 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
                     known().min()
                 };
                 let ends = has_deadline(&parties[at]).then_some(Ends);
-                let idle = is_idle(&parties[at]).then_some(Idle);
+                let waits_for_work = is_idle(&parties[at]) || acting::waits_for_parent(&parties[at]);
+                let idle = match waits_for_work.then_some(closed[at]) {
+                    Some(false) => Some(Idle),
+                    // Unless all who could send it work wait for this one in turn.
+                    Some(true) => by_others.map(|_| Idle),
+                    None => None,
+                };
                 let moves = moves[at].then_some(Moves);
                 let fate = [by_others, ends, idle, moves].into_iter().flatten().min();
                 if let Some(fate) = fate.filter(|&fate| fate <= level) {
@@ -465,7 +486,7 @@ fn is_idle(party: &Party) -> bool {
         None => true,
         Some(wait) => match wait.kind.as_str() {
             "poll" => return true,
-            "queue" => word(wait, "operation") == Some("get") && !has_items(wait),
+            "queue" => word(wait, "operation") == Some("get") && !has_items(wait) && !is_abandoned(wait),
             "socket" | "condition" | "semaphore" | "unknown" | "pipe" => true,
             _ => false,
         },
@@ -496,7 +517,7 @@ fn by_itself(party: &Party) -> Fate {
         "socket" | "process" | "file" | "pipe" => Fate::Outside,
         "unknown" => Fate::Unknown,
         "queue" => match word(wait, "operation") {
-            Some("get") if is_lost_wakeup(wait) => Fate::Stuck,
+            Some("get") if is_lost_wakeup(wait) || is_abandoned(wait) => Fate::Stuck,
             Some("get") => Fate::Idle,
             _ if nobody_can(party) => Fate::Stuck,
             _ => Fate::Endless,
@@ -514,6 +535,11 @@ pub fn is_lost_wakeup(wait: &Wait) -> bool {
         && word(wait, "operation") == Some("get")
         && has_items(wait)
         && !wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"))
+}
+
+/// Nobody who is left could put an item in.
+fn is_abandoned(wait: &Wait) -> bool {
+    wait.on.is_empty() && wait.detail.get("nobody").and_then(Value::as_bool) == Some(true)
 }
 
 /// The objects show that nobody is left who could end it.

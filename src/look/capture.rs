@@ -18,6 +18,7 @@ use crate::target::cached::CachedMemory;
 use crate::target::facts::ProcessFacts;
 use crate::target::image::Image;
 use crate::target::sources::CapturedSource;
+use crate::text::Text;
 
 const MAGIC: &str = "hangscope-capture/1";
 /// A header of this size would describe a million threads.
@@ -78,10 +79,10 @@ impl CapturedProcess {
         let of_tasks = process.tasks.iter().flat_map(|t| &t.frames);
         for frame in process.threads.iter().flat_map(|t| &t.frames).chain(of_tasks) {
             let Some(file) = &frame.file else { continue };
-            let source = sources.entry(file.clone()).or_default();
-            source.path = frame.path.clone();
-            if let Some((line, text)) = frame.line.zip(frame.source.clone()) {
-                source.lines.insert(line, text);
+            let source = sources.entry(file.to_string()).or_default();
+            source.path = frame.path.as_ref().map(Text::to_string);
+            if let Some((line, text)) = frame.line.zip(frame.source.as_ref()) {
+                source.lines.insert(line, text.to_string());
             }
         }
         let (again, _) = threads::read(&Heap::new(&memory, &python.layout), python.runtime);
@@ -120,8 +121,9 @@ impl Capture {
 
     /// The very same snapshot, read again from the memory that was kept.
     pub fn replay(&self, options: &super::Options) -> Result<Snapshot, String> {
-        let processes =
-            self.processes.iter().map(|p| super::captured(p, options)).collect::<Result<_, _>>()?;
+        let mut processes =
+            self.processes.iter().map(|p| super::captured(p, options)).collect::<Result<Vec<_>, _>>()?;
+        super::across::settle(&mut processes);
         Ok(Snapshot {
             captured_at: self.captured_at.clone(),
             host: self.host.clone(),

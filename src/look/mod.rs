@@ -1,6 +1,10 @@
 //! One look at one process: facts, the frozen window, and what came out of it.
 
+/// Joins what was read of several processes.
+pub mod across;
 pub mod capture;
+/// Reads the processes that waits lead to.
+pub mod follow;
 pub mod process;
 pub mod waits;
 pub mod window;
@@ -19,7 +23,7 @@ use crate::target::find::{self, Looks};
 use crate::target::maps::{self, Mapping};
 use crate::target::probe::ThreadProbe;
 use crate::target::sources::{self, Sources};
-use crate::target::{proc, threads};
+use crate::target::{proc, shared, threads};
 use capture::CapturedProcess;
 use window::{Stacks, Window};
 
@@ -39,6 +43,8 @@ pub struct Options {
     pub no_findings: bool,
     /// Keep what was read, for a capture.
     pub save: bool,
+    /// No target: read because a wait led here.
+    pub followed: bool,
 }
 
 impl Options {
@@ -64,11 +70,12 @@ pub struct Looked {
 pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     let began = Instant::now();
     let mut facts = proc::process(pid)?;
+    facts.followed = options.followed;
     let memory = CachedMemory::live(pid);
     if options.save {
         memory.record();
     }
-    let python = attach(pid, &facts, &memory);
+    let python = attach(pid, &mut facts, &memory);
     memory.end_attach();
     if let Ok(python) = &python {
         let located = &python.located;
@@ -83,7 +90,11 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         Ok(python) => python,
         Err(error) => {
             facts.threads = threads::thread_facts(pid, None);
-            let process = process::of_facts(&facts, options.show_secrets);
+            let mut process = process::of_facts(&facts, options.show_secrets);
+            if options.followed {
+                waits::look_bare(&mut facts);
+                waits::settle_bare(&mut process, &facts, options.show_secrets);
+            }
             let captured = options.save.then(|| CapturedProcess::of_facts(&facts));
             return Ok(Looked { process, error: Some(error), captured });
         }
@@ -122,7 +133,9 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
 pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process, String> {
     let memory = CachedMemory::image(captured.memory.clone());
     let Some(located) = &captured.located else {
-        return Ok(process::of_facts(&captured.facts, options.show_secrets));
+        let mut process = process::of_facts(&captured.facts, options.show_secrets);
+        waits::settle_bare(&mut process, &captured.facts, options.show_secrets);
+        return Ok(process);
     };
     let python = Python::understand(&memory, located)?;
     let heap = python.heap(&memory);
@@ -134,7 +147,7 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
 /// Finds the interpreter of a live process; tells why where there is none.
 fn attach(
     pid: i32,
-    facts: &crate::target::facts::ProcessFacts,
+    facts: &mut crate::target::facts::ProcessFacts,
     memory: &CachedMemory,
 ) -> Result<Python, AccessError> {
     if matches!(facts.state, Some('Z' | 'X')) {
@@ -142,6 +155,7 @@ fn attach(
     }
     let maps = maps::read(pid).map_err(|e| access::explain(pid, errno(&e)))?;
     access::check(pid)?;
+    facts.areas = shared::areas(&maps);
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
     found.map_err(|NotFound { tried }| {

@@ -4,6 +4,7 @@
 use rustc_hash::FxHashMap;
 
 use super::window::Stacks;
+use crate::kin::Kin;
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
 use crate::python::layout::LineTable;
@@ -17,6 +18,7 @@ use crate::stdlib::{self, FrameScene, Seen, web};
 use crate::target::facts::{ProcessFacts, ThreadFacts};
 use crate::target::memory::Addr;
 use crate::target::sources::Sources;
+use crate::text::Text;
 
 /// What `/proc` alone tells: for processes whose memory may not be read.
 pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
@@ -29,7 +31,7 @@ pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
         executable_replaced: facts.executable_replaced,
         cwd: facts.cwd.clone(),
         python: None,
-        followed: false,
+        followed: facts.followed,
         uptime: facts.uptime,
         rss: facts.rss,
         open_fds: facts.open_fds,
@@ -51,6 +53,12 @@ pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
         threads: facts.threads.iter().map(|t| thread_without_python(facts, t)).collect(),
         tasks: Vec::new(),
         problems: facts.problems.clone(),
+        kin: Kin {
+            caught_signals: facts.caught_signals,
+            areas: facts.areas.clone(),
+            semlocks: facts.semlocks.clone(),
+            ..Kin::default()
+        },
     }
 }
 
@@ -138,6 +146,7 @@ pub fn of_stacks(
         paths: Paths::new(&python.sys, &options.apps),
         sources,
         locals: &stacks.locals,
+        known: FxHashMap::default(),
     };
     // Where no frame is the application's own by its path, the application is an installed package.
     if options.apps.is_empty()
@@ -196,6 +205,9 @@ pub fn of_stacks(
         task.frames = shown.iter().map(|f| resolver.frame(f)).collect();
     }
     process.problems.extend(stacks.seen.problems.iter().cloned());
+    process.kin.runtime = Some(snapshot::Address(python.runtime));
+    process.kin.fds = std::mem::take(&mut stacks.seen.fds);
+    process.kin.jobs = std::mem::take(&mut stacks.seen.jobs);
     process
 }
 
@@ -341,7 +353,7 @@ impl GilView {
 
 /// `__name__` of the globals that frames run in.
 struct Modules {
-    names: FxHashMap<Addr, Option<String>>,
+    names: FxHashMap<Addr, Option<Text>>,
 }
 
 impl Modules {
@@ -360,7 +372,7 @@ impl Modules {
             let (first, _) = heap.dict(*g, 8)?;
             let early = first.iter().find(|(k, _)| heap.checked_str(*k).is_some_and(|k| k == "__name__"));
             let value = early.map(|e| e.1).or_else(|| heap.dict_get(*g, ["__name__"])[0])?;
-            heap.checked_str(value)
+            heap.checked_str(value).map(Text::from)
         };
         Modules { names: all.iter().map(|g| (*g, read(g))).collect() }
     }
@@ -373,6 +385,8 @@ struct Resolver<'a, 'h> {
     paths: Paths,
     sources: &'a mut Sources,
     locals: &'a FxHashMap<Addr, Vec<snapshot::Local>>,
+    /// Frames, without their locals, by code object, offset and globals: threads stand at the same places.
+    known: FxHashMap<(Addr, i64, Addr), Frame>,
 }
 
 impl Resolver<'_, '_> {
@@ -381,7 +395,21 @@ impl Resolver<'_, '_> {
         file.is_some_and(|f| self.paths.is_user(f))
     }
 
-    fn frame(&mut self, FrameScene { raw, code, offset }: &FrameScene) -> Frame {
+    fn frame(&mut self, scene: &FrameScene) -> Frame {
+        let at = (scene.raw.code, scene.offset, scene.raw.globals);
+        let mut frame = match self.known.get(&at) {
+            Some(frame) => frame.clone(),
+            None => {
+                let frame = self.without_locals(scene);
+                self.known.insert(at, frame.clone());
+                frame
+            }
+        };
+        frame.locals = self.locals.get(&scene.raw.addr).cloned();
+        frame
+    }
+
+    fn without_locals(&mut self, FrameScene { raw, code, offset }: &FrameScene) -> Frame {
         let line = code.line(*offset);
         let file = code.file.as_deref();
         Frame {
@@ -394,7 +422,7 @@ impl Resolver<'_, '_> {
             file: code.file.clone(),
             line,
             kind: FrameKind::Python,
-            locals: self.locals.get(&raw.addr).cloned(),
+            locals: None,
         }
     }
 }

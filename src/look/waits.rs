@@ -7,10 +7,10 @@ use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::mask;
-use crate::snapshot::{Actor, Wait};
+use crate::snapshot::{Activity, Actor, Process, Wait};
 use crate::stdlib::Seen;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
-use crate::target::facts::{FdFacts, FdKind, ProcessFacts, ThreadFacts};
+use crate::target::facts::{End, FdFacts, FdKind, ProcessFacts, ThreadFacts};
 use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
 use crate::target::memory::Addr;
 use crate::target::net;
@@ -44,6 +44,29 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
     wanted.sort_unstable_by_key(|w| w.fd);
     if !wanted.is_empty() {
         facts.fds = fds::look(facts, &wanted, Instant::now() + SEARCH);
+    }
+}
+
+/// The same for a process whose memory says nothing: a child that is no Python.
+pub fn look_bare(facts: &mut ProcessFacts) {
+    let mut seen = Seen::default();
+    for (at, thread) in (0..).zip(&facts.threads) {
+        if let Some((_, os)) = thread.syscall.as_ref().and_then(os::bare) {
+            seen.os.insert(at, os);
+        }
+    }
+    look(&seen, facts);
+}
+
+/// Completes the waits that the system calls alone tell.
+pub fn settle_bare(process: &mut Process, facts: &ProcessFacts, show_secrets: bool) {
+    let join = Join { facts, show_secrets };
+    for (thread, known) in process.threads.iter_mut().zip(&facts.threads) {
+        let Some((mut wait, mut os)) = known.syscall.as_ref().and_then(os::bare) else { continue };
+        join.complete(&mut wait, &mut os, Some(known));
+        wait.blocked_for = known.os.blocked_for;
+        thread.activity = if os.for_work { Activity::Idle } else { Activity::Waiting };
+        thread.waits_on = Some(wait);
     }
 }
 
@@ -173,6 +196,10 @@ impl Join<'_> {
 
     /// A wait on one descriptor.
     fn one(&self, wait: &mut Wait, facts: &FdFacts, operation: &str) {
+        if wait.kind == "queue" {
+            self.queue(wait, facts);
+            return;
+        }
         match facts.kind {
             FdKind::Socket => {
                 let unknown = || net::socket(facts.fd, None);
@@ -193,6 +220,7 @@ impl Join<'_> {
                 wait.label = None;
                 wait.detail = serde_json::to_value(&socket).unwrap_or_default();
                 wait.detail["operation"] = json!(operation);
+                wait.detail["ends"] = self.described_ends(facts);
             }
             FdKind::Pipe | FdKind::Tty => {
                 let operation = if matches!(operation, "write" | "send") { "write" } else { "read" };
@@ -204,9 +232,7 @@ impl Join<'_> {
                     "path": facts.target,
                     "tty": facts.kind == FdKind::Tty,
                     "operation": operation,
-                    "ends": facts.ends.as_ref().map(|ends| {
-                        ends.iter().map(|e| json!({ "pid": e.pid, "command": self.command(&e.command) })).collect::<Vec<_>>()
-                    }),
+                    "ends": self.described_ends(facts),
                 });
             }
             FdKind::File => {
@@ -229,6 +255,23 @@ impl Join<'_> {
         {
             wait.deadline = Some("none".into());
         }
+    }
+
+    /// The pipe below a queue of processes.
+    fn queue(&self, wait: &mut Wait, facts: &FdFacts) {
+        wait.detail["ends"] = self.described_ends(facts);
+        for end in self.ends(facts).into_iter().filter(|end| end.pid != Some(self.facts.pid)) {
+            if !wait.on.contains(&end) {
+                wait.on.push(end);
+            }
+        }
+    }
+
+    /// Who has the other end, with their descriptors; null where not everybody could be asked.
+    fn described_ends(&self, facts: &FdFacts) -> Value {
+        let ends = facts.ends.as_ref().filter(|_| !facts.cut_short);
+        let end = |e: &End| json!({ "pid": e.pid, "command": self.command(&e.command), "fds": e.fds });
+        json!(ends.map(|ends| ends.iter().map(end).collect::<Vec<_>>()))
     }
 
     fn several(&self, wait: &mut Wait, os: &mut OsWait, fds: &[i32]) {

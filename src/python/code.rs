@@ -10,6 +10,7 @@ use super::layout::{Frames, LineTable, NONE};
 use super::lines;
 use super::objects::Heap;
 use crate::target::memory::Addr;
+use crate::text::Text;
 
 /// A line table of this size belongs to a function of a million lines.
 const MAX_LINE_TABLE: usize = 8 << 20;
@@ -19,9 +20,9 @@ pub const MAX_NAMES: usize = 4096;
 #[derive(Debug)]
 pub struct Code {
     pub addr: Addr,
-    pub name: String,
-    pub qualname: Option<String>,
-    pub file: Option<String>,
+    pub name: Text,
+    pub qualname: Option<Text>,
+    pub file: Option<Text>,
     pub first_line: i32,
     line_format: LineTable,
     line_table: Vec<u8>,
@@ -114,7 +115,7 @@ impl Codes {
             }
             self.code_type = ty;
         }
-        let text = |offset: u64| heap.checked_str(heap.ptr(addr + offset)?);
+        let text = |offset: u64| heap.checked_str(heap.ptr(addr + offset)?).map(Text::from);
         let table = heap.ptr(addr + c.linetable)?;
         let (line_table, _) = heap.bytes(table, MAX_LINE_TABLE)?;
         let first_traceable = match c.firsttraceable {

@@ -56,6 +56,8 @@ impl Report {
 
     /// And what was found about it.
     pub fn with(mut self, found: Findings) -> Report {
+        // Those that no finding speaks of were read to see that there is nothing to see.
+        self.processes.retain(|p| !p.process.followed || found.speaks_of(p.process.pid));
         for (pid, findings) in found.processes {
             match self.processes.iter_mut().find(|p| p.process.pid == pid) {
                 Some(process) => process.findings.extend(findings),
@@ -76,7 +78,7 @@ impl Serialize for ReportProcess {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         macro_rules! fields_in_order {
             ($($field:ident)*; $($last:ident)*) => {{
-                let Process { $($field,)* $($last,)* } = &self.process;
+                let Process { $($field,)* $($last,)* kin: _ } = &self.process;
                 let count = [$(stringify!($field),)* "findings", $(stringify!($last),)*].len();
                 let mut out = serializer.serialize_struct("Process", count)?;
                 $(out.serialize_field(stringify!($field), $field)?;)*

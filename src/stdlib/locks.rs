@@ -538,7 +538,7 @@ pub fn reach(scene: &Scene) -> Reach {
 }
 
 /// The globals that a frame's code names.
-fn named_globals(scene: &Scene, frame: &FrameScene) -> Vec<Addr> {
+pub fn named_globals(scene: &Scene, frame: &FrameScene) -> Vec<Addr> {
     let names = scene.names(frame.raw.code);
     let Some((entries, _)) = scene.heap.dict(frame.raw.globals, 4096) else { return Vec::new() };
     let named = |(key, value): &(Addr, Addr)| {

@@ -6,6 +6,8 @@
 
 /// Event loops and tasks of asyncio.
 pub mod asyncio;
+/// Which descriptors a thread can reach.
+pub mod descriptors;
 /// Live exit slots: which context managers a frame is inside of.
 pub mod exits;
 /// `concurrent.futures`.
@@ -102,6 +104,10 @@ pub struct Seen {
     pub os: FxHashMap<Addr, os::OsWait>,
     /// Until when threads sleep by their system call; waits that have no deadline of their own get it.
     pub deadlines: FxHashMap<Addr, os::Deadline>,
+    /// Descriptors that a thread can reach, by tid; where another process may wait for it.
+    pub fds: Vec<(i32, Vec<i32>)>,
+    /// The jobs that threads of pool workers are at, by tid.
+    pub jobs: Vec<(i32, Option<i64>)>,
     pub problems: Vec<String>,
 }
 
@@ -125,6 +131,11 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     web::through_tasks(scene, codes, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
+    if seen.waits.values().any(leads_outside) {
+        seen.fds = descriptors::of_threads(scene);
+    }
+    let job = |t: &ThreadScene| Some((t.tid?, multiprocessing::pool::job(scene, t)?));
+    seen.jobs = scene.threads.iter().filter_map(job).collect();
     seen
 }
 
@@ -132,6 +143,19 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
 pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     asyncio::threadsafe::find(scene, seen);
     asyncio::wakers::find(scene, codes, seen);
+}
+
+/// Whether this wait may be for another process: which then may wait for this one.
+fn leads_outside(wait: &Wait) -> bool {
+    match wait.kind.as_str() {
+        "process" | "pipe" | "socket" | "file" => true,
+        // Read and write are settled after the window.
+        "unknown" => true,
+        "queue" | "lock" | "semaphore" | "event" | "condition" | "future" => {
+            wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"))
+        }
+        _ => false,
+    }
 }
 
 /// The frames of a thread as Python itself would show them: code that is readable, calls that have begun.

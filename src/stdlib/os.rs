@@ -505,6 +505,33 @@ impl Room<'_, '_> {
     }
 }
 
+/// What a system call tells without any memory of the process: of programs that are no Python.
+pub fn bare(call: &RawSyscall) -> Option<(Wait, OsWait)> {
+    let int = |i: usize| call.args[i] as u32 as i32;
+    let fd = |operation| On::Fd { fd: int(0), operation };
+    let (kind, on) = match syscalls::name(Arch::HERE, call.number)? {
+        "read" | "readv" => ("unknown", fd("read")),
+        "write" | "writev" => ("unknown", fd("write")),
+        "wait4" => ("process", On::Child { pid: Some(int(0)).filter(|p| *p > 0) }),
+        "flock" => ("file", On::FileLock { fd: int(0), call: LockCall::Flock }),
+        _ => return None,
+    };
+    let wait = Wait {
+        kind: kind.into(),
+        address: None,
+        label: None,
+        call: None,
+        frame: None,
+        blocked_for: None,
+        deadline: None,
+        ends_in: None,
+        on: Vec::new(),
+        certainty: Certainty::Proved,
+        detail: json!({}),
+    };
+    Some((wait, OsWait { on, for_work: false }))
+}
+
 /// A process that must act.
 pub fn process(pid: i32) -> Actor {
     Actor { pid: Some(pid), tid: None, thread: None, task: None }

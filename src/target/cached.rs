@@ -178,9 +178,15 @@ impl CachedMemory {
     }
 
     /// The window is over: what is read from here on does not change while it lives (code objects,
-    /// types, names), so pages from before the window are good enough for it.
+    /// types, names), so pages from before the window are good enough for it. Those of the window are
+    /// mostly stacks, which nobody reads again.
     pub fn end_window(&self) {
-        self.cache.borrow_mut().in_window = false;
+        let cache = &mut *self.cache.borrow_mut();
+        cache.in_window = false;
+        if !self.recording.get() {
+            cache.pages = FxHashMap::default();
+            cache.data = Vec::new();
+        }
     }
 
     /// Loads sorted, distinct page numbers.
@@ -206,7 +212,9 @@ impl CachedMemory {
             }
             let base = cache.data.len();
             let room = total as usize * PAGE;
-            cache.data.reserve(room.max(FIRST_ROOM));
+            if cache.data.capacity() - base < room {
+                cache.data.reserve(room.max(FIRST_ROOM));
+            }
             let ranges: Vec<(Addr, usize)> =
                 todo.iter().map(|&(p, n)| (p * PAGE as u64, n as usize * PAGE)).collect();
             self.calls.set(self.calls.get() + 1);

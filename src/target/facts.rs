@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kin::{Area, SemLocks};
 use crate::snapshot::{self, Listener, PeerProcess, Socket, ThreadOs};
 
 /// Facts of one process from `/proc/PID`. `None` means "could not be learned".
@@ -42,6 +43,18 @@ pub struct ProcessFacts {
     /// The children as the process itself numbers them, where that differs.
     #[serde(default)]
     pub inner_children: Vec<Child>,
+    /// Signals that it catches, as bits from 1 on.
+    #[serde(default)]
+    pub caught_signals: Option<u64>,
+    /// Semaphores in shared memory.
+    #[serde(default)]
+    pub areas: Vec<Area>,
+    /// Its SemLock objects, of semaphores that somebody waits for.
+    #[serde(default)]
+    pub semlocks: Vec<SemLocks>,
+    /// Read only because a wait led here.
+    #[serde(default)]
+    pub followed: bool,
     /// What could not be read, in words, one entry each.
     pub problems: Vec<String>,
 }
@@ -90,6 +103,9 @@ pub enum FdKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct End {
     pub pid: i32,
+    /// Its descriptors of that end.
+    #[serde(default)]
+    pub fds: Vec<i32>,
     pub command: Vec<String>,
 }
 

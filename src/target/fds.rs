@@ -247,7 +247,10 @@ fn holders(facts: &ProcessFacts, searches: &[Search], until: Instant) -> (HashMa
     pids.extend(facts.children.iter().flatten().map(|c| c.pid));
     pids.extend(facts.parent);
     let relatives = pids.len();
-    let others: Vec<i32> = files::pids().into_iter().filter(|p| !pids.contains(p)).collect();
+    // We ourselves have inherited what our parent has open, and use none of it.
+    let own = std::process::id() as i32;
+    let is_other = |p: &i32| !pids.contains(p) && (*p != own || facts.pid == own);
+    let others: Vec<i32> = files::pids().into_iter().filter(is_other).collect();
     pids.extend(others);
     let mut found: HashMap<i32, Vec<End>> = HashMap::new();
     let terminals = searches.iter().any(|s| matches!(s.way, Way::Terminal(_)));
@@ -279,8 +282,13 @@ fn holders(facts: &ProcessFacts, searches: &[Search], until: Instant) -> (HashMa
                     },
                 };
                 let ends = found.entry(search.fd).or_default();
-                if counts && ends.len() < MAX_ENDS && !ends.iter().any(|e| e.pid == pid) {
-                    ends.push(End { pid, command: Vec::new() });
+                match ends.iter().position(|e| e.pid == pid) {
+                    _ if !counts => {}
+                    Some(at) => ends[at].fds.push(fd),
+                    None if ends.len() < MAX_ENDS => {
+                        ends.push(End { pid, fds: vec![fd], command: Vec::new() })
+                    }
+                    None => {}
                 }
             }
         }

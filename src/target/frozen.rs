@@ -13,18 +13,28 @@
 
 use std::time::Duration;
 
+use nix::libc;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::parse::Doing;
 use super::probe::{Standing, ThreadProbe};
 
-/// Puts this thread on other CPUs; back to where it may run when dropped.
+/// Puts this thread on other CPUs, ahead of who runs there; back to where and what it was when dropped.
 #[derive(Default)]
 pub struct Seat {
-    home: Option<CpuSet>,
+    home: Option<Home>,
     on: Option<usize>,
     refused: bool,
+}
+
+/// Where this thread ran before it took a seat.
+struct Home {
+    cpus: CpuSet,
+    cpu: Option<usize>,
+    /// While seated, we have a real-time policy: who runs on the CPU gives way at once, and not after
+    /// the slice of time that it may have.
+    ahead: bool,
 }
 
 impl Seat {
@@ -36,35 +46,64 @@ impl Seat {
         if self.refused {
             return false;
         }
-        if self.home.is_none() {
-            self.home = sched_getaffinity(Pid::from_raw(0)).ok();
-        }
-        let mut only = CpuSet::new();
         if self.home.is_none()
-            || only.set(cpu).is_err()
-            || sched_setaffinity(Pid::from_raw(0), &only).is_err()
+            && let Ok(cpus) = sched_getaffinity(Pid::from_raw(0))
         {
+            self.home = Some(Home { cpus, cpu: sched_getcpu().ok(), ahead: go_ahead() });
+        }
+        if self.home.is_none() || !go_to(cpu) {
             // A cpuset that is not the target's: it will be the same next time.
             self.refused = true;
             return false;
         }
         self.on = Some(cpu);
+        if self.home.as_ref().is_some_and(|h| !h.ahead) {
+            // Without the right to be ahead: who wakes preempts who runs, and begins a fresh slice of time.
+            std::thread::sleep(Duration::from_micros(60));
+        }
         true
     }
 
-    /// Sleeps a moment on the seat: who wakes preempts who runs, and begins a fresh slice of time.
-    pub fn settle(&self) {
-        std::thread::sleep(Duration::from_micros(60));
-    }
-
     pub fn leave(&mut self) {
-        self.on = None;
-        if let Some(home) = self.home.take()
-            && let Err(error) = sched_setaffinity(Pid::from_raw(0), &home)
-        {
+        let Some(home) = self.home.take() else { return };
+        // First off this CPU: its thread has been kept waiting, and would keep us waiting now.
+        if let Some(seat) = self.on.take() {
+            match home.cpu {
+                Some(cpu) if cpu != seat => _ = go_to(cpu),
+                _ => {
+                    let mut others = home.cpus;
+                    if others.unset(seat).is_ok() {
+                        // Fails where this is the only one.
+                        let _ = sched_setaffinity(Pid::from_raw(0), &others);
+                    }
+                }
+            }
+        }
+        if home.ahead {
+            set_policy(libc::SCHED_OTHER, 0);
+        }
+        if let Err(error) = sched_setaffinity(Pid::from_raw(0), &home.cpus) {
             log::warn!("cannot go back to the former CPUs: {error}");
         }
     }
+}
+
+fn go_to(cpu: usize) -> bool {
+    let mut only = CpuSet::new();
+    only.set(cpu).is_ok() && sched_setaffinity(Pid::from_raw(0), &only).is_ok()
+}
+
+fn go_ahead() -> bool {
+    // SAFETY: only asks; 0 is this thread. Who has chosen a policy for us keeps it.
+    let now = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+    now == libc::SCHED_OTHER && set_policy(libc::SCHED_FIFO, 1)
+}
+
+/// Refused without CAP_SYS_NICE, and in a cgroup without real-time bandwidth.
+fn set_policy(policy: i32, priority: i32) -> bool {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: the kernel reads one integer; 0 is this thread.
+    unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const param) == 0 }
 }
 
 impl Drop for Seat {
@@ -99,7 +138,6 @@ pub fn start(probe: &ThreadProbe, seat: Option<&mut Seat>) -> Option<Start> {
     if !seat.take(cpu) {
         return None;
     }
-    seat.settle();
     // It may have moved or gone to sleep while we came.
     let standing = probe.standing().ok()?;
     if matches!(standing.doing, Doing::Asleep(_)) {

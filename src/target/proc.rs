@@ -47,6 +47,7 @@ pub fn standing(pid: i32) -> Result<ProcessFacts, AccessError> {
         facts.ns_pid = last("NSpid").map_or(pid, |id| id as i32);
         facts.uid =
             parse::field(status, "Uid").and_then(|line| parse::numbers(line).next()).map(|uid| uid as u32);
+        facts.caught_signals = parse::field(status, "SigCgt").and_then(parse::hex);
     }
     facts.command = command(&dir).unwrap_or_default();
     facts.fd_limit = dir.read(c"limits", &mut buffer).ok().and_then(parse::open_files_limit);

@@ -10,6 +10,7 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use super::maps::Mapping;
+use crate::text::Text;
 
 /// Opens the file behind a mapping. `/proc/PID/map_files` reaches deleted and replaced files too, but
 /// wants CAP_CHECKPOINT_RESTORE; the paths count only if inode and device are those of the mapping.
@@ -52,18 +53,18 @@ impl Sources {
     }
 
     /// The path a code object's file name stands for, if there is such a file.
-    pub fn path(&mut self, file: &str) -> Option<String> {
+    pub fn path(&mut self, file: &str) -> Option<Text> {
         match self {
             Sources::Live(files) => files.source(file).map(|s| s.path.clone()),
-            Sources::Captured(files) => files.get(file)?.path.clone(),
+            Sources::Captured(files) => files.get(file)?.path.as_deref().map(Text::from),
         }
     }
 
     /// The text of a line, without its indentation; the first line is 1.
-    pub fn line(&mut self, file: &str, line: u32) -> Option<String> {
+    pub fn line(&mut self, file: &str, line: u32) -> Option<Text> {
         match self {
             Sources::Live(files) => files.source(file)?.line(line),
-            Sources::Captured(files) => files.get(file)?.lines.get(&line).cloned(),
+            Sources::Captured(files) => files.get(file)?.lines.get(&line).map(|l| l.as_str().into()),
         }
     }
 }
@@ -77,18 +78,18 @@ pub struct Files {
 
 struct Source {
     /// As the target would name it.
-    path: String,
+    path: Text,
     text: Mmap,
     /// Where each line begins.
     starts: Vec<usize>,
 }
 
 impl Source {
-    fn line(&self, line: u32) -> Option<String> {
+    fn line(&self, line: u32) -> Option<Text> {
         let start = *self.starts.get((line as usize).checked_sub(1)?)?;
         let end = self.starts.get(line as usize).copied().unwrap_or(self.text.len());
         let text = String::from_utf8_lossy(&self.text[start..end.min(start + MAX_LINE)]);
-        Some(text.trim().to_owned())
+        Some(text.trim().into())
     }
 }
 
@@ -124,7 +125,7 @@ impl Files {
         // SAFETY: as in `image`.
         let text = unsafe { Mmap::map(&opened) }.ok()?;
         let mut starts = vec![0];
-        starts.extend(text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1));
-        Some(Source { path, text, starts })
+        starts.extend(memchr::memchr_iter(b'\n', &text).map(|i| i + 1));
+        Some(Source { path: path.into(), text, starts })
     }
 }

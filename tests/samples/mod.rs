@@ -70,6 +70,7 @@ pub fn process(pid: i32, command: &str, threads: Vec<Thread>) -> Process {
         threads,
         tasks: vec![],
         problems: vec![],
+        kin: Default::default(),
     }
 }
 
@@ -124,8 +125,8 @@ pub fn library(qualname: &str, module: &str, line: u32) -> Frame {
         function: qualname.rsplit('.').next().unwrap().into(),
         qualname: Some(qualname.into()),
         module: Some(module.into()),
-        file: Some(file.clone()),
-        path: Some(file),
+        file: Some(file.as_str().into()),
+        path: Some(file.into()),
         line: Some(line),
         source: None,
         kind: FrameKind::Python,
@@ -139,8 +140,8 @@ pub fn own(qualname: &str, module: &str, line: u32, source: &str) -> Frame {
     let file = format!("/srv/news/{}.py", module.replace('.', "/"));
     Frame {
         user: true,
-        file: Some(file.clone()),
-        path: Some(file),
+        file: Some(file.as_str().into()),
+        path: Some(file.into()),
         source: Some(source.into()),
         ..library(qualname, module, line)
     }

@@ -1,0 +1,92 @@
+//! Which threads of another process may end a wait that only names the process: who joins it waits for
+//! its main thread; what comes through a pipe, for whichever of its threads can reach the other end.
+
+use serde_json::Value;
+
+use super::waits::{Party, word};
+use crate::snapshot::{Certainty, Wait};
+
+/// `of_process`: the threads of that process. Nobody where nothing tells which of them.
+pub fn threads(
+    parties: &[Party],
+    of_process: &[usize],
+    pid: i32,
+    wait: &Wait,
+    waiter: i32,
+) -> (Vec<usize>, Option<Certainty>) {
+    let main = || of_process.iter().copied().find(|&at| is_main(&parties[at]));
+    if wait.kind == "process" {
+        return (main().into_iter().collect(), None);
+    }
+    // Threads of extensions neither read nor write what Python has open.
+    let python = of_process.iter().any(|&at| is_python(&parties[at]));
+    let able: Vec<usize> =
+        of_process.iter().copied().filter(|&at| !python || is_python(&parties[at])).collect();
+    let fds = descriptors(wait, pid);
+    if let [one] = able[..] {
+        return (vec![one], None);
+    }
+    let reaches = |at: &usize| {
+        let known = &parties[*at].process.kin.fds;
+        let tid = parties[*at].tid();
+        known.iter().any(|(t, its)| Some(*t) == tid && its.iter().any(|fd| fds.contains(fd)))
+    };
+    let reaching: Vec<usize> = able.iter().copied().filter(reaches).collect();
+    if !reaching.is_empty() {
+        return (reaching, Some(Certainty::Likely));
+    }
+    // One of many connections of a server: which of its threads has it is not known.
+    if wait.kind == "socket" {
+        return (Vec::new(), None);
+    }
+    let waits_for_us = |at: &usize| {
+        let on = parties[*at].wait().into_iter().flat_map(|w| &w.on);
+        on.into_iter().any(|actor| actor.pid == Some(waiter))
+    };
+    let mutual: Vec<usize> = able.iter().copied().filter(waits_for_us).collect();
+    let likely = if mutual.is_empty() { main().into_iter().collect() } else { mutual };
+    (likely, Some(Certainty::Likely))
+}
+
+fn is_main(party: &Party) -> bool {
+    party.thread().is_some_and(|t| t.main || t.tid == Some(party.pid()))
+}
+
+fn is_python(party: &Party) -> bool {
+    party.thread().is_some_and(|t| t.interpreter.is_some())
+}
+
+/// The descriptors by which that process has the other end.
+fn descriptors(wait: &Wait, pid: i32) -> Vec<i32> {
+    let ends = wait.detail.get("ends").and_then(Value::as_array).into_iter().flatten();
+    let its = ends.filter(|end| end["pid"].as_i64() == Some(i64::from(pid)));
+    let fds = its.flat_map(|end| end["fds"].as_array().into_iter().flatten());
+    fds.filter_map(|fd| i32::try_from(fd.as_i64()?).ok()).collect()
+}
+
+/// Waits for its parent to send something: for work.
+pub fn waits_for_parent(party: &Party) -> bool {
+    let Some(wait) = party.wait() else { return false };
+    let receives = match wait.kind.as_str() {
+        "pipe" => word(wait, "operation") == Some("read"),
+        "socket" => word(wait, "operation") == Some("recv"),
+        _ => false,
+    };
+    let parent = party.process.parent.filter(|p| *p > 1);
+    receives && parent.is_some() && wait.on.iter().any(|actor| actor.pid == parent)
+}
+
+/// Waits for work that can only come from those who are known: nobody else has the other end, and no
+/// signal handler could make them send.
+pub fn is_closed(parties: &[Party], at: usize, links: &[usize]) -> bool {
+    let party = &parties[at];
+    let Some(wait) = party.wait() else { return false };
+    let Some(ends) = wait.detail.get("ends").and_then(Value::as_array) else { return false };
+    let linked = |pid: i64| links.iter().any(|&to| i64::from(parties[to].pid()) == pid);
+    let own = i64::from(party.pid());
+    wait.deadline.as_deref() != Some("at")
+        && wait.ends_in.is_none()
+        && !links.is_empty()
+        && ends.iter().filter_map(|end| end["pid"].as_i64()).all(|pid| pid == own || linked(pid))
+        && links.iter().chain([&at]).all(|&to| !parties[to].process.kin.may_be_signalled())
+}

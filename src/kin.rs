@@ -1,0 +1,110 @@
+//! What leads from one process to others: plain data that stands beside a process of the snapshot and is
+//! no part of the report. Read with the process, joined over all processes of a look (look/across.rs).
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::Address;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kin {
+    /// Where the interpreter's state lies: a forked child has it at the very same address.
+    pub runtime: Option<Address>,
+    /// Signals that it catches, one bit each from 1 on (`SigCgt` of `/proc/PID/status`).
+    pub caught_signals: Option<u64>,
+    /// Shared semaphores that it maps.
+    pub areas: Vec<Area>,
+    /// Its SemLock objects, of those semaphores that somebody waits for.
+    pub semlocks: Vec<SemLocks>,
+    /// Descriptors of files and pipes that the frames of a thread can reach, by tid.
+    pub fds: Vec<(i32, Vec<i32>)>,
+    /// Threads that work for a pool of processes: the job that each is at, `None` between two.
+    pub jobs: Vec<(i32, Option<i64>)>,
+}
+
+/// A mapping that other processes have as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Area {
+    pub start: u64,
+    pub end: u64,
+    /// The same for all who map it: device and inode.
+    pub file: String,
+}
+
+/// What one process has of a semaphore that somebody waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SemLocks {
+    /// Device, inode and offset of the semaphore.
+    pub id: String,
+    /// Who maps it, and perhaps a few more; `None`: not everybody could be asked.
+    pub sharers: Option<Vec<i32>>,
+    pub value: Option<u32>,
+    pub objects: Vec<SemLock>,
+    /// All of its memory was searched.
+    pub complete: bool,
+}
+
+/// `_multiprocessing.SemLock` (Modules/_multiprocessing/semaphore.c).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SemLock {
+    /// Times this process has acquired it, releases taken off.
+    pub count: i32,
+    pub max: i32,
+    /// `threading.get_ident()` of who did so last.
+    pub last_tid: u64,
+}
+
+impl Kin {
+    /// The semaphore at this address, as everybody knows it.
+    pub fn semaphore(&self, address: u64) -> Option<String> {
+        let area = self.areas.iter().find(|a| (a.start..a.end).contains(&address))?;
+        Some(format!("{}+{:#x}", area.file, address - area.start))
+    }
+
+    /// Where this process has it mapped.
+    pub fn address(&self, id: &str) -> Option<u64> {
+        let (file, offset) = id.rsplit_once("+0x")?;
+        let offset = u64::from_str_radix(offset, 16).ok()?;
+        let at = |a: &Area| a.start.checked_add(offset).filter(|at| *at < a.end);
+        self.areas.iter().filter(|a| a.file == file).find_map(at)
+    }
+
+    pub fn maps(&self, id: &str) -> bool {
+        self.address(id).is_some()
+    }
+
+    /// Whether a signal could make it do something while it waits: Python itself catches SIGINT only.
+    pub fn may_be_signalled(&self) -> bool {
+        const SIGINT: u64 = 1 << 1;
+        // Of the others these say that something went wrong (faulthandler): nothing goes on after them.
+        const FAULTS: u64 = 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10;
+        // 32 and 33 are the C library's own.
+        const LIBC: u64 = 1 << 31 | 1 << 32;
+        self.caught_signals.is_none_or(|caught| caught & !(SIGINT | FAULTS | LIBC) != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn semaphores_have_one_name_for_all() {
+        let area = |start| Area { start, end: start + 0x1000, file: "0:1a:77".into() };
+        let (a, b) = (
+            Kin { areas: vec![area(0x7000)], ..Kin::default() },
+            Kin { areas: vec![area(0x9000)], ..Kin::default() },
+        );
+        let id = a.semaphore(0x7020).unwrap();
+        assert_eq!(b.address(&id), Some(0x9020));
+        assert_eq!(a.semaphore(0x8000), None);
+        assert!(!Kin::default().maps(&id));
+    }
+
+    #[test]
+    fn python_catches_sigint_itself() {
+        let of = |caught| Kin { caught_signals: Some(caught), ..Kin::default() };
+        assert!(!of(0x2).may_be_signalled());
+        assert!(of(0x4002).may_be_signalled());
+        assert!(Kin::default().may_be_signalled());
+    }
+}

@@ -1,0 +1,255 @@
+//! Joins what was read of several processes: who holds a shared semaphore, which worker of a pool has the
+//! job, which parent a lock was inherited from. Pure, and may be done again when more has been read.
+
+use serde_json::{Value, json};
+
+use crate::kin::SemLocks;
+use crate::snapshot::{Actor, Certainty, Process, Thread, Wait};
+
+/// A semaphore without a limit of its own: what is taken and given back tells nothing of a holder.
+const SEM_VALUE_MAX: i64 = i32::MAX as i64;
+
+/// Completes the waits of all processes.
+pub fn settle(processes: &mut [Process]) {
+    let known: Vec<Process> = processes.to_vec();
+    let all = All { processes: &known };
+    for process in processes {
+        for (thread, before) in process.threads.iter_mut().zip(&known_of(&known, process.pid).threads) {
+            if let Some(wait) = &mut thread.waits_on {
+                all.settle(wait, process.pid, before);
+            }
+        }
+    }
+}
+
+fn known_of(known: &[Process], pid: i32) -> &Process {
+    known.iter().find(|p| p.pid == pid).expect("it was copied from there")
+}
+
+/// The semaphores that threads of this process wait for without anybody being known who will act.
+pub fn semaphores_waited_for(process: &Process) -> Vec<String> {
+    let waits = process.threads.iter().filter_map(|t| t.waits_on.as_ref());
+    waits.filter_map(|wait| semaphore(process, wait)).collect()
+}
+
+/// A plain lock that is locked and that nobody in its process is known to hold.
+pub fn is_ownerless(wait: &Wait) -> bool {
+    wait.kind == "lock"
+        && wait.on.is_empty()
+        && wait.call.as_deref().is_some_and(|c| c.starts_with("threading."))
+        && wait.detail.get("locked").and_then(Value::as_bool) != Some(false)
+}
+
+fn semaphore(process: &Process, wait: &Wait) -> Option<String> {
+    let address = wait.detail.get("semaphore").or_else(|| wait.detail.get("signal"))?.as_str()?;
+    process.kin.semaphore(u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?)
+}
+
+struct All<'a> {
+    processes: &'a [Process],
+}
+
+impl All<'_> {
+    fn process(&self, pid: i32) -> Option<&Process> {
+        self.processes.iter().find(|p| p.pid == pid)
+    }
+
+    fn settle(&self, wait: &mut Wait, pid: i32, thread: &Thread) {
+        let Some(own) = self.process(pid) else { return };
+        if wait.detail.get("semaphore").is_some() {
+            self.held_semaphore(wait, own, thread);
+        } else if wait.detail.get("signal").is_some() {
+            self.signal(wait, own);
+        } else if wait.detail.get("workers").is_some() {
+            self.pool(wait);
+        } else if is_ownerless(wait) {
+            self.inherited(wait, own);
+        }
+        if wait.kind == "process" {
+            self.described(wait, own);
+        }
+        if wait.kind == "queue" && wait.detail["operation"] == "get" {
+            self.abandoned(wait, own, thread);
+        }
+    }
+
+    // ------------------------------------------------------------ semaphores
+
+    /// Who has taken it: the counts of all who share it say so.
+    fn held_semaphore(&self, wait: &mut Wait, own: &Process, waiter: &Thread) {
+        let Some(id) = semaphore(own, wait) else { return };
+        let looked: Vec<(&Process, &SemLocks)> = self
+            .processes
+            .iter()
+            .filter_map(|p| Some((p, p.kin.semlocks.iter().find(|s| s.id == id)?)))
+            .collect();
+        let Some((_, mine)) = looked.iter().find(|(p, _)| p.pid == own.pid) else { return };
+        // Free again by now: whoever waits is on its way.
+        if looked.iter().any(|(_, s)| s.value != Some(0)) {
+            return;
+        }
+        let max = wait.detail["max"].as_i64().unwrap_or(SEM_VALUE_MAX);
+        let mut on: Vec<Actor> = Vec::new();
+        for (process, found) in &looked {
+            for object in found.objects.iter().filter(|o| o.count > 0) {
+                let thread = process.threads.iter().find(|t| t.ident == Some(object.last_tid));
+                let holder = Actor {
+                    pid: Some(process.pid),
+                    tid: thread.and_then(|t| t.tid),
+                    thread: thread.and_then(|t| t.name.clone()),
+                    task: None,
+                };
+                if !on.contains(&holder) {
+                    on.push(holder);
+                }
+            }
+        }
+        let everybody = mine.sharers.as_ref().is_some_and(|sharers| {
+            sharers.iter().all(|pid| match self.process(*pid) {
+                Some(p) => {
+                    !p.kin.maps(&id)
+                        || looked.iter().any(|(l, s)| l.pid == *pid && s.complete && !s.objects.is_empty())
+                }
+                None => false,
+            })
+        });
+        let itself = |a: &Actor| a.pid == Some(own.pid) && a.tid.is_some() && a.tid == waiter.tid;
+        wait.certainty = match &on[..] {
+            // Taken by the waiter itself, or as a signal by many: it may be somebody else's to release.
+            [one] if !itself(one) && max == 1 => Certainty::Proved,
+            [] => Certainty::Proved,
+            _ => Certainty::Likely,
+        };
+        wait.detail["owner"] = json!(on.first().and_then(|a| a.tid));
+        wait.detail["sharers"] = json!(mine.sharers);
+        wait.detail["orphan"] = json!(on.is_empty() && everybody && max < SEM_VALUE_MAX);
+        wait.on = on;
+    }
+
+    /// An event or a condition: any of those who share it may give the sign.
+    fn signal(&self, wait: &mut Wait, own: &Process) {
+        let Some(id) = semaphore(own, wait) else { return };
+        let Some(mine) = own.kin.semlocks.iter().find(|s| s.id == id) else { return };
+        let shares = |pid: &&i32| **pid != own.pid && self.process(**pid).is_none_or(|p| p.kin.maps(&id));
+        let Some(sharers) = &mine.sharers else { return };
+        let sharers: Vec<i32> = sharers.iter().filter(shares).copied().collect();
+        let here = wait.detail["here"].as_array().is_some_and(|h| !h.is_empty());
+        if sharers.is_empty() && !here {
+            wait.detail["setters"] = json!([]);
+            wait.certainty = Certainty::Proved;
+        }
+        for pid in &sharers {
+            let actor = Actor { pid: Some(*pid), tid: None, thread: None, task: None };
+            if !wait.on.iter().any(|a| a.pid == Some(*pid)) {
+                wait.on.push(actor);
+            }
+        }
+        wait.detail["sharers"] = json!(sharers);
+    }
+
+    // ------------------------------------------------------------ pools
+
+    /// The workers that are at the job; those that are at others, if it is still in the queue; nobody, if
+    /// all of them wait for the next one.
+    fn pool(&self, wait: &mut Wait) {
+        let workers: Vec<i32> = wait.detail["workers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|pid| i32::try_from(pid.as_i64()?).ok())
+            .collect();
+        let job = wait.detail["job"].as_i64();
+        let mut at_it: Vec<Actor> = Vec::new();
+        let mut busy: Vec<Actor> = Vec::new();
+        let mut idle = 0;
+        for pid in &workers {
+            let Some(worker) = self.process(*pid) else { continue };
+            for (tid, its) in &worker.kin.jobs {
+                let thread = worker.threads.iter().find(|t| t.tid == Some(*tid));
+                let name = thread.and_then(|t| t.name.clone());
+                let actor = Actor { pid: Some(*pid), tid: Some(*tid), thread: name, task: None };
+                match its {
+                    Some(its) if job.is_none_or(|job| job == *its) => at_it.push(actor),
+                    Some(_) => busy.push(actor),
+                    None => idle += 1,
+                }
+            }
+        }
+        let waiting = wait.detail["in_queue"].as_i64().unwrap_or(0);
+        if !at_it.is_empty() {
+            wait.on = at_it;
+            wait.certainty = Certainty::Proved;
+        } else if !busy.is_empty() {
+            wait.on = busy;
+            wait.detail["queued_at"] = json!(waiting);
+        } else if idle == workers.len() && idle > 0 && waiting == 0 && self.is_pending(wait) {
+            wait.on.clear();
+            wait.certainty = Certainty::Proved;
+            wait.detail["nobody"] = json!(true);
+            wait.detail["lost"] = json!(true);
+        }
+        if wait.kind == "process" {
+            // Joined are all; one is named by its command.
+            wait.detail["pid"] = json!(wait.on.first().and_then(|a| a.pid));
+        }
+    }
+
+    fn is_pending(&self, wait: &Wait) -> bool {
+        wait.kind == "future" || wait.detail["pending"].as_i64().is_some_and(|n| n > 0)
+    }
+
+    // ------------------------------------------------------------ the rest
+
+    /// A lock that was locked when the process was forked: who held it is a thread of the parent.
+    fn inherited(&self, wait: &mut Wait, own: &Process) {
+        let python = |t: &&Thread| t.interpreter.is_some();
+        let alone = own.threads.iter().filter(python).count() == 1;
+        let parent = own.parent.and_then(|pid| self.process(pid));
+        // Address spaces are laid out at random: the same place twice is the same one, forked.
+        let forked = parent.is_some_and(|p| {
+            p.kin.runtime.is_some() && p.kin.runtime == own.kin.runtime && p.executable == own.executable
+        });
+        if !alone || !forked {
+            return;
+        }
+        wait.detail["forked"] = json!(true);
+        wait.detail["orphan"] = json!(true);
+        let holds = |t: &&Thread| t.holds.iter().any(|l| Some(l.address) == wait.address);
+        let holder = parent.and_then(|p| p.threads.iter().find(holds));
+        wait.certainty = Certainty::Proved;
+        if let Some(holder) = holder {
+            wait.detail["held_in_parent_by"] =
+                json!({ "pid": own.parent, "tid": holder.tid, "thread": holder.name });
+        }
+    }
+
+    /// Command and state of a child that is joined.
+    fn described(&self, wait: &mut Wait, own: &Process) {
+        let Some(pid) = wait.on.first().and_then(|a| a.pid) else { return };
+        if !wait.detail["command"].is_null() {
+            return;
+        }
+        let child = own.children.iter().flatten().find(|c| c.pid == pid);
+        let state = |p: &Process| p.threads.iter().find(|t| t.main)?.os.as_ref()?.state.map(String::from);
+        let (command, state) = match (child, self.process(pid)) {
+            (Some(child), _) => (child.command.join(" "), child.state.clone()),
+            (None, Some(p)) => (p.command.join(" "), state(p)),
+            (None, None) => return,
+        };
+        wait.detail["command"] = json!(command);
+        wait.detail["state"] = json!(state);
+    }
+
+    /// A queue that nobody but the getter itself could put into: the others have gone.
+    fn abandoned(&self, wait: &mut Wait, own: &Process, waiter: &Thread) {
+        let Some(ends) = wait.detail["ends"].as_array() else { return };
+        let only_we = ends.iter().all(|e| e["pid"].as_i64() == Some(i64::from(own.pid)));
+        let nothing_left = wait.detail["not_written_yet"].as_i64().unwrap_or(0) == 0;
+        let others = own.threads.iter().filter(|t| t.interpreter.is_some() && t.tid != waiter.tid);
+        // Other threads that could reach the queue have been found to put into it, or not.
+        if only_we && nothing_left && wait.on.is_empty() && !own.kin.may_be_signalled() {
+            wait.detail["nobody"] = json!(true);
+            wait.certainty = if others.count() == 0 { Certainty::Proved } else { Certainty::Likely };
+        }
+    }
+}
