@@ -126,8 +126,15 @@ pub struct Child {
 pub struct Server {
     pub kind: String,
     pub role: String,
+    /// Of workers that come in several kinds: `sync`, `gthread`, `uvicorn`.
+    pub worker: Option<String>,
+    /// The supervisor ends a worker whose heartbeat is older than this, seconds; `null` where none does.
     pub timeout: Option<f64>,
     pub heartbeat_age: Option<f64>,
+    /// Who gives the sign of life: `handler` (whoever serves the request), `event-loop`, `main-thread`
+    /// (which does not serve), `thread` (one of its own); `none`: nobody watches.
+    pub heartbeat_from: Option<String>,
+    pub supervisor: Option<i32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
@@ -342,6 +349,21 @@ pub struct Socket {
     pub send_queue: Option<u32>,
     pub timeout: Option<f64>,
     pub peer_process: Option<PeerProcess>,
+    /// What the kernel knows of a TCP connection; only of those that somebody waits for.
+    #[serde(default)]
+    pub tcp: Option<Tcp>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, JsonSchema)]
+pub struct Tcp {
+    /// Sendings in a row that were not answered.
+    pub retransmits: u32,
+    /// Seconds since data last came; since the connection was made, if none has come.
+    pub received_ago: f64,
+    /// Seconds since data was last sent.
+    pub sent_ago: f64,
+    /// Bytes that have come so far; `null` on old kernels.
+    pub received: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]

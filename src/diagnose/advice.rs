@@ -45,10 +45,7 @@ pub fn object(wait: &Wait) -> String {
             (Some(pid), None) => format!("process {pid}"),
             _ => "a process".into(),
         },
-        "socket" => match word(wait, "peer") {
-            Some(peer) => format!("the peer {peer}"),
-            None => "a socket".into(),
-        },
+        "socket" => socket(wait),
         "file" => word(wait, "path").map_or_else(|| "a file".into(), |path| format!("`{path}`")),
         "sleep" => "its sleep".into(),
         "poll" => "its selector".into(),
@@ -62,6 +59,60 @@ pub fn object(wait: &Wait) -> String {
             }
         },
     }
+}
+
+/// The client, the database, or whoever else is at the other end.
+fn socket(wait: &Wait) -> String {
+    let database = &wait.detail["database"];
+    let what = match (wait.detail["inbound"].as_bool(), database["library"].as_str()) {
+        (Some(true), _) => "the client",
+        (_, Some(_)) => "the database",
+        _ => "the peer",
+    };
+    match word(wait, "peer") {
+        Some(peer) => format!("{what} {peer}"),
+        None if what == "the peer" => "a socket".into(),
+        None => what.into(),
+    }
+}
+
+/// What the database was asked, what its own process says, what TCP has counted.
+fn io(wait: &Wait, seen: &mut Vec<String>) {
+    let database = &wait.detail["database"];
+    if let Some(statement) = database["statement"].as_str() {
+        seen.push(format!("the statement: {statement}"));
+    }
+    if let Some(host) = database["host"].as_str() {
+        let user = database["user"].as_str().map(|user| format!("{user}@")).unwrap_or_default();
+        let port = database["port"].as_str().map(|port| format!(":{port}")).unwrap_or_default();
+        let name = database["name"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+        seen.push(format!("the connection: {user}{host}{port}{name}"));
+    }
+    let peer = &wait.detail["peer_process"];
+    if let (Some(pid), Some(command)) = (peer["pid"].as_i64(), peer["command"].as_array()) {
+        let words: Vec<&str> = command.iter().filter_map(|w| w.as_str()).collect();
+        seen.push(format!("at the other end is process {pid}: {}", words.join(" ").trim()));
+    }
+    let tcp = &wait.detail["tcp"];
+    let retransmits = tcp["retransmits"].as_u64().unwrap_or(0);
+    if retransmits > 0 {
+        let s = if retransmits == 1 { "" } else { "s" };
+        seen.push(format!("{retransmits} retransmission{s} in a row without an answer"));
+    }
+    if word(wait, "operation") == Some("recv")
+        && let Some(ago) = tcp["received_ago"].as_f64()
+    {
+        seen.push(match tcp["received"].as_u64() {
+            Some(0) => format!("not one byte has come since the connection was made {} ago", duration(ago)),
+            Some(bytes) => format!("{bytes} bytes have come so far, the last of them {} ago", duration(ago)),
+            None => format!("the last bytes came {} ago", duration(ago)),
+        });
+    }
+}
+
+/// Seconds in words.
+pub fn duration(seconds: f64) -> String {
+    crate::render::duration::Duration(seconds).to_string()
 }
 
 fn command(wait: &Wait) -> Option<String> {
@@ -158,7 +209,10 @@ pub fn evidence(case: &Case) -> Vec<String> {
                 let head = state.unwrap_or_else(|| format!("{} waits for {}", party.name(), object(wait)));
                 seen.push(format!("{head}; {}{whose} {}", who(next), stands(next)));
             }
-            _ => seen.extend(state),
+            _ => {
+                seen.extend(state);
+                io(wait, &mut seen);
+            }
         }
     }
     for party in parties.iter().filter(|_| case.cycle.is_some()) {
@@ -201,6 +255,15 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             }
             _ => format!("{one} waits for itself"),
         };
+    }
+    if rule.id == "client-idle" {
+        let wait = case.wait().expect("it is about a wait");
+        let came = wait.detail["tcp"]["received"].as_u64();
+        let what = match came {
+            Some(0) => "has sent nothing",
+            _ => "sends no request",
+        };
+        return format!("{name} waits for {}, which {what}: no handler hangs", socket(wait));
     }
     let object = case.wait().map_or_else(|| "something unknown".into(), object);
     let call = case.wait().and_then(short_call);

@@ -25,6 +25,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
         return of_task(case).map(|severity| severity.min(rule.usual));
     }
     let age = case.age().filter(|&age| age >= LONG)?;
+    if case.is_client_idle() {
+        return Some(Info);
+    }
     let severity =
         if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
     Some(severity.min(rule.usual))

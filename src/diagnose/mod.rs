@@ -12,6 +12,8 @@ mod case;
 mod judge;
 /// The rule catalogue.
 mod rules;
+/// What it means for a server and its supervisor.
+mod servers;
 /// The wait-for graph.
 mod waits;
 
@@ -183,6 +185,10 @@ fn judge<'g, 'a>(case: Case<'g, 'a>) -> Option<(Case<'g, 'a>, &'static rules::Ru
 /// What is the same root: the same last one; of tasks and threads that wait for no one, the same object.
 fn same_root(graph: &Graph, a: &Case, b: &Case) -> bool {
     let object = |case: &Case| graph.parties[case.root()].wait().and_then(|wait| wait.address);
+    // Clients who ask for nothing are all the same.
+    if a.is_client_idle() && b.is_client_idle() {
+        return a.party().pid() == b.party().pid();
+    }
     // What hangs on one who hangs on this one follows from it.
     a.chain.contains(&b.head()) || b.chain.contains(&a.head()) || a.root() == b.root() || {
         let same = object(a).is_some() && object(a) == object(b) && a.party().pid() == b.party().pid();
@@ -242,8 +248,9 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
     let mut related = Vec::new();
     if case.followers > 0 {
         let (n, s) = (case.followers, if case.followers == 1 { "" } else { "s" });
-        evidence.push(format!("{n} other{s} wait{} for the same", if n == 1 { "s" } else { "" }));
-        if case.followers >= 2 && rule.id != "traffic-jam" {
+        let what = if rule.id == "client-idle" { "a silent client" } else { "the same" };
+        evidence.push(format!("{n} other{s} wait{} for {what}", if n == 1 { "s" } else { "" }));
+        if case.followers >= 2 && !matches!(rule.id, "traffic-jam" | "client-idle") {
             related.push("traffic-jam".to_owned());
         }
     }
@@ -256,6 +263,11 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
             }
         }
     }
+    let is_main = party.thread().is_some_and(|t| t.main);
+    let (sentences, follows) =
+        servers::consequences(party.process, is_main, case.is_loop(case.head()), case.is_client_idle());
+    evidence.extend(sentences);
+    related.extend(follows.into_iter().map(str::to_owned));
     related.dedup();
     Finding {
         rule: rule.id.into(),

@@ -379,6 +379,24 @@ pub static OTHERS: &[Rule] = &[
         advice: "{culprit} keeps the GIL: do it in a process, or in smaller steps",
     },
     Rule {
+        id: "handler-sleep",
+        usual: Warning,
+        when: |c| c.kind() == "sleep" && super::judge::request(c).is_some(),
+        advice: "a handler that sleeps keeps a thread or a whole worker from serving: let the client ask again, or do it in a background job",
+    },
+    Rule {
+        id: "client-idle",
+        usual: Info,
+        when: |c| c.is_client_idle(),
+        advice: "nothing is wrong with the application: no request has come on this connection; a proxy in front that reads whole requests first keeps such clients away from the workers",
+    },
+    Rule {
+        id: "client-slow",
+        usual: Warning,
+        when: |c| c.kind() == "socket" && c.says("inbound"),
+        advice: "the handler waits for its own client: buffer requests and answers in a proxy in front, or set a timeout on the connection",
+    },
+    Rule {
         id: "db-wait",
         usual: Critical,
         when: |c| c.is_database(),
@@ -387,8 +405,8 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "peer-unreachable",
         usual: Warning,
-        when: |c| c.kind() == "socket" && c.tcp_state("SYN_SENT"),
-        advice: "the peer does not answer the handshake: connect with a timeout",
+        when: |c| c.kind() == "socket" && (c.tcp_state("SYN_SENT") || c.retransmits() > 0),
+        advice: "what is sent to the peer is not even acknowledged: it is down, or a firewall drops it; set a timeout",
     },
     Rule {
         id: "file-lock",
@@ -460,10 +478,26 @@ impl Case<'_, '_> {
         has_library(self.graph.parties[self.head()].frames(), modules)
     }
 
-    /// Through the frames of a driver, or a method of its C code.
+    /// In a call of a database's client: through the frames of a driver, or a method of its C code.
     fn is_database(&self) -> bool {
         let module = |m: &str| self.call().strip_prefix(m).is_some_and(|rest| rest.starts_with('.'));
-        self.library(DATABASES) || DATABASES.iter().any(|m| module(m))
+        self.wait().is_some_and(|wait| wait.detail["database"].is_object())
+            || self.is_io() && self.library(DATABASES)
+            || DATABASES.iter().any(|m| module(m))
+    }
+
+    /// Waits for a client that has asked for nothing yet.
+    pub fn is_client_idle(&self) -> bool {
+        self.chain.len() == 1
+            && self.kind() == "socket"
+            && self.says("inbound")
+            && self.operation() == "recv"
+            && super::judge::request(self).is_none()
+    }
+
+    /// Sendings in a row that the peer has not acknowledged.
+    fn retransmits(&self) -> u64 {
+        self.wait().and_then(|wait| wait.detail["tcp"]["retransmits"].as_u64()).unwrap_or(0)
     }
 
     fn is_alone(&self) -> bool {

@@ -14,7 +14,8 @@ use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
 use crate::python::{Python, app};
 use crate::snapshot::{self, Activity, Actor, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread};
-use crate::stdlib::{self, FrameScene, Seen, web};
+use crate::stdlib::os::Now;
+use crate::stdlib::{self, FrameScene, Seen, servers, web};
 use crate::target::facts::{ProcessFacts, ThreadFacts};
 use crate::target::memory::Addr;
 use crate::target::sources::Sources;
@@ -127,6 +128,10 @@ pub fn of_stacks(
     });
     process.problems.extend(stacks.problems.iter().cloned());
     super::waits::settle(&mut stacks.seen, facts, &stacks.tids, options.show_secrets);
+    super::waits::date_requests(&mut stacks.seen, facts);
+    let now = Now { monotonic: facts.monotonic, realtime: facts.realtime };
+    process.server =
+        stacks.seen.part.as_ref().map(|part| servers::settle(part, facts.heartbeat, now, facts.parent));
     if !options.show_secrets {
         web::mask(&mut stacks.seen);
     }

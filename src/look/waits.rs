@@ -9,14 +9,16 @@ use serde_json::{Value, json};
 use crate::mask;
 use crate::snapshot::{Activity, Actor, Process, Wait};
 use crate::stdlib::Seen;
+use crate::stdlib::databases::statement;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
+use crate::stdlib::servers;
 use crate::target::facts::{End, FdFacts, FdKind, ProcessFacts, ThreadFacts};
 use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
 use crate::target::memory::Addr;
 use crate::target::net;
 
 /// How long the descriptors of other processes may be searched for the other ends.
-const SEARCH: Duration = Duration::from_millis(30);
+const SEARCH: Duration = Duration::from_millis(100);
 
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
@@ -41,6 +43,13 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
             On::Path { .. } | On::Sleep | On::Other => {}
         }
     }
+    for fd in seen.clients.values() {
+        want(*fd, false, None);
+    }
+    facts.heartbeat = seen
+        .part
+        .as_ref()
+        .and_then(|part| fds::heartbeat(facts.pid, part.heartbeat_fd?, servers::HEARTBEAT_FILE));
     wanted.sort_unstable_by_key(|w| w.fd);
     if !wanted.is_empty() {
         facts.fds = fds::look(facts, &wanted, Instant::now() + SEARCH);
@@ -77,12 +86,32 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
     for (tstate, wait) in &mut seen.waits {
         let thread = tids.get(tstate).and_then(|tid| by_tid.get(tid)).copied();
         let blocked_for = thread.and_then(|t| t.os.blocked_for);
+        let database = wait.detail.get_mut("database").map(Value::take);
         if let Some(os) = seen.os.get_mut(tstate) {
             join.complete(wait, os, thread);
+            // Between requests, or before the first: nothing is being done for anybody.
+            let waits_for_client = wait.detail["inbound"] == true && wait.detail["operation"] == "recv";
+            os.for_work |= waits_for_client && !seen.requests.contains_key(tstate);
         }
         if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
+        if let Some(database) = database {
+            if !wait.detail.is_object() {
+                wait.detail = json!({});
+            }
+            wait.detail["database"] = join.shown(database);
+        }
+    }
+}
+
+/// A request of which the framework does not say when it came: when its client has last sent something.
+pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
+    for (tstate, fd) in &seen.clients {
+        let Some(request) = seen.requests.get_mut(tstate).filter(|r| r.age.is_none()) else { continue };
+        let socket = facts.fds.iter().find(|f| f.fd == *fd).and_then(|f| f.socket.as_ref());
+        request.age =
+            socket.and_then(|s| s.tcp).filter(|tcp| tcp.received != Some(0)).map(|tcp| tcp.received_ago);
     }
     // While a loop sleeps in its selector none of its tasks moves.
     let polling = |tid: &FxHashMap<Addr, i32>, tstate: &Addr| {
@@ -141,6 +170,22 @@ impl Join<'_> {
 
     fn command(&self, command: &[String]) -> Vec<String> {
         if self.show_secrets { command.to_vec() } else { mask::command(command) }
+    }
+
+    /// A database and what it was asked, as it may be shown.
+    fn shown(&self, mut database: Value) -> Value {
+        if self.show_secrets {
+            return database;
+        }
+        if let Some(statement) = database["statement"].as_str() {
+            database["statement"] = json!(mask::text(&statement::cut(statement)));
+        }
+        for key in ["host", "name"] {
+            if let Some(text) = database[key].as_str() {
+                database[key] = json!(mask::text(text));
+            }
+        }
+        database
     }
 
     fn complete(&self, wait: &mut Wait, os: &mut OsWait, thread: Option<&ThreadFacts>) {
@@ -220,6 +265,7 @@ impl Join<'_> {
                 wait.label = None;
                 wait.detail = serde_json::to_value(&socket).unwrap_or_default();
                 wait.detail["operation"] = json!(operation);
+                wait.detail["inbound"] = json!(self.is_inbound(&socket));
                 wait.detail["ends"] = self.described_ends(facts);
             }
             FdKind::Pipe | FdKind::Tty => {
@@ -255,6 +301,17 @@ impl Join<'_> {
         {
             wait.deadline = Some("none".into());
         }
+    }
+
+    /// Whether a client made this connection: it leads to an address that the process listens on.
+    fn is_inbound(&self, socket: &crate::snapshot::Socket) -> Option<bool> {
+        let local = socket.local.as_deref()?;
+        let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+        let same = |listener: &str| match local.starts_with(['/', '@']) {
+            true => listener == local,
+            false => port(listener) == port(local),
+        };
+        Some(self.facts.listens.as_ref()?.iter().any(|l| same(&l.address)))
     }
 
     /// The pipe below a queue of processes.

@@ -163,6 +163,24 @@ pub fn bound_exit(heap: &Heap, obj: Addr) -> Option<Addr> {
     }
 }
 
+/// The name of a method of C, and its `self`: `callable` as a frame has pushed it, and what it pushed next.
+pub fn called(heap: &Heap, callable: Addr, next: Addr) -> Option<(String, Addr)> {
+    let ty = heap.type_of(callable)?;
+    match ty.name.as_str() {
+        "builtin_function_or_method" => {
+            let m = &heap.layout.method;
+            Some((c_name(heap, heap.ptr(callable + m.func)?)?, heap.ptr(callable + m.self_)?))
+        }
+        "method_descriptor" => {
+            // The type that it is a method of is the first of `PyDescr_COMMON`.
+            let of = heap.type_at(heap.ptr(callable + heap.layout.object.size)?)?;
+            let name = c_name(heap, heap.ptr(callable + heap.layout.object.size + 24)?)?;
+            heap.type_of(next).filter(|ty| heap.is_a(ty, &of.name)).map(|_| (name, next))
+        }
+        _ => None,
+    }
+}
+
 /// A function or method descriptor of that name (3.14 on, where `self` is pushed separately).
 fn is_exit_function(heap: &Heap, obj: Addr) -> bool {
     let name = || {

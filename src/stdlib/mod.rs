@@ -6,6 +6,8 @@
 
 /// Event loops and tasks of asyncio.
 pub mod asyncio;
+/// Clients of databases.
+pub mod databases;
 /// Which descriptors a thread can reach.
 pub mod descriptors;
 /// Live exit slots: which context managers a frame is inside of.
@@ -22,6 +24,8 @@ pub mod multiprocessing;
 pub mod os;
 /// `queue`.
 pub mod queue;
+/// Servers and workers: what part this process plays.
+pub mod servers;
 /// `threading`: conditions, events, semaphores, barriers, joins.
 pub mod threading;
 /// Requests being served.
@@ -104,6 +108,10 @@ pub struct Seen {
     pub os: FxHashMap<Addr, os::OsWait>,
     /// Until when threads sleep by their system call; waits that have no deadline of their own get it.
     pub deadlines: FxHashMap<Addr, os::Deadline>,
+    /// What part the process plays among others.
+    pub part: Option<servers::Part>,
+    /// The client's connection of a request, by thread.
+    pub clients: FxHashMap<Addr, i32>,
     /// Descriptors that a thread can reach, by tid; where another process may wait for it.
     pub fds: Vec<(i32, Vec<i32>)>,
     /// The jobs that threads of pool workers are at, by tid.
@@ -129,8 +137,10 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     }
     web::read(scene, &mut seen);
     web::through_tasks(scene, codes, &mut seen);
+    servers::read(scene, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
+    databases::read(scene, &mut seen);
     if seen.waits.values().any(leads_outside) {
         seen.fds = descriptors::of_threads(scene);
     }

@@ -6,13 +6,16 @@ use rustc_hash::FxHashMap;
 use super::{FrameScene, Scene, Seen};
 use crate::python::code::Codes;
 use crate::python::objects::TypeInfo;
-use crate::snapshot::Request;
+use crate::snapshot::{Address, Request, Task};
 use crate::target::memory::Addr;
 
 /// Longest path that is kept.
 const MAX_PATH: usize = 2048;
 /// Arguments of a function in a worker thread that are looked at.
 const MAX_ARGS: usize = 16;
+
+/// Where AnyIO's worker threads run what they are given.
+const ANYIO: &str = "/anyio/_backends/_asyncio.py";
 
 /// Variables that hold a request, or lead to one.
 const NAMES: [&str; 6] = ["scope", "environ", "request", "req", "func", "self"];
@@ -55,6 +58,11 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
     for thread in &scene.threads {
         if let Some(request) = room.of_frames(&thread.frames) {
             seen.requests.insert(thread.raw.tstate, request);
+            if let Some(fd) = thread.frames.iter().find_map(|f| room.client(f)) {
+                seen.clients.insert(thread.raw.tstate, fd);
+            }
+        } else if let Some(task) = thread.frames.iter().find_map(|f| room.celery_task(f)) {
+            seen.requests.insert(thread.raw.tstate, task);
         }
     }
 }
@@ -91,6 +99,7 @@ pub fn through_tasks(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         }
         None
     };
+    let mut of_threads: Vec<(Addr, Request)> = Vec::new();
     let of_tasks: Vec<Option<Request>> = seen.tasks.iter().map(|t| request_of(t.id.0)).collect();
     for (tstate, task) in &seen.current {
         if !seen.requests.contains_key(tstate)
@@ -99,6 +108,19 @@ pub fn through_tasks(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             seen.requests.insert(*tstate, request);
         }
     }
+    // A synchronous endpoint runs in a worker thread of AnyIO's, for the task that awaits its future.
+    for thread in scene.threads.iter().filter(|t| !seen.requests.contains_key(&t.raw.tstate)) {
+        let request = thread.frames.iter().filter(|f| f.is(ANYIO, &["run"])).find_map(|frame| {
+            let future = scene.local(frame, "future")?;
+            let awaits =
+                |task: &Task| task.waits_on.as_ref().and_then(|w| w.address) == Some(Address(future));
+            of_tasks[seen.tasks.iter().position(awaits)?].clone()
+        });
+        if let Some(request) = request {
+            of_threads.push((thread.raw.tstate, request));
+        }
+    }
+    seen.requests.extend(of_threads);
     for (task, request) in seen.tasks.iter_mut().zip(of_tasks) {
         task.request = request;
     }
@@ -145,7 +167,7 @@ impl Room<'_, '_> {
             let Some(obj) = self.scene.local(frame, name) else { continue };
             let found = match name {
                 "self" => of_self.and_then(|attribute| self.attribute(obj, attribute)),
-                "func" if frame.in_file("/anyio/_backends/_asyncio.py") => {
+                "func" if frame.in_file(ANYIO) => {
                     let args = self.scene.local(frame, "args");
                     self.of_call(obj).or_else(|| self.of_arguments(args?))
                 }
@@ -322,6 +344,40 @@ impl Room<'_, '_> {
 }
 
 impl Room<'_, '_> {
+    /// The descriptor of the client's connection, which servers leave in the environ.
+    fn client(&self, frame: &FrameScene) -> Option<i32> {
+        let heap = self.scene.heap;
+        let environ = self.scene.local(frame, "environ")?;
+        heap.type_of(environ).filter(|t| t.is_dict())?;
+        let [gunicorn, werkzeug] = heap.dict_get(environ, ["gunicorn.socket", "werkzeug.socket"]);
+        let socket = gunicorn.or(werkzeug)?;
+        // The fd is the first of a socket's own fields (Modules/socketmodule.h).
+        let is_socket = heap.is_a(&*heap.type_of(socket)?, "_socket.socket");
+        is_socket.then(|| heap.mem.i32(socket + heap.layout.object.size).ok()).flatten().filter(|fd| *fd >= 0)
+    }
+
+    /// What a worker of celery does is a request as well (celery/app/trace.py).
+    fn celery_task(&self, frame: &FrameScene) -> Option<Request> {
+        let heap = self.scene.heap;
+        if !frame.is("/celery/app/trace.py", &["trace_task"]) {
+            return None;
+        }
+        let started = self.scene.local(frame, "time_start");
+        let context = self.scene.local(frame, "task_request")?;
+        let [task, id] = heap.attrs(context, ["task", "id"]);
+        let path = match (self.text(task?)?, id.and_then(|id| self.text(id))) {
+            (name, Some(id)) => format!("{name}[{id}]"),
+            (name, None) => name,
+        };
+        let started = started.filter(|s| heap.type_of(*s).is_some_and(|t| t.name == "float"));
+        let age = started.and_then(|s| Some(self.scene.now.monotonic? - heap.float(s)?));
+        Some(Request {
+            framework: Some("celery".into()),
+            age: age.filter(|age| (0.0..1e9).contains(age)),
+            ..request("TASK".into(), path)
+        })
+    }
+
     /// `request_start` is a local time, and the target's time zone is not known. But all zones differ by
     /// quarters of an hour, and the arbiter kills a sync worker when its timeout is over.
     fn gunicorn_age(&self, frame: &FrameScene) -> Option<f64> {

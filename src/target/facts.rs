@@ -43,6 +43,9 @@ pub struct ProcessFacts {
     /// The children as the process itself numbers them, where that differs.
     #[serde(default)]
     pub inner_children: Vec<Child>,
+    /// The file by which a server's worker gives signs of life.
+    #[serde(default)]
+    pub heartbeat: Option<Heartbeat>,
     /// Signals that it catches, as bits from 1 on.
     #[serde(default)]
     pub caught_signals: Option<u64>,
@@ -57,6 +60,13 @@ pub struct ProcessFacts {
     pub followed: bool,
     /// What could not be read, in words, one entry each.
     pub problems: Vec<String>,
+}
+
+/// Times of a file, seconds since 1970 or since whatever its owner has set them to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub mtime: f64,
+    pub ctime: f64,
 }
 
 /// What a descriptor leads to.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::facts::{Child, End, FdFacts, FdKind, FileLock, ProcessFacts};
+use super::facts::{Child, End, FdFacts, FdKind, FileLock, Heartbeat, ProcessFacts};
 use super::files::{self, ProcDir, numbers, with_path};
 use super::net;
 use super::parse;
@@ -55,8 +55,24 @@ pub fn look(facts: &ProcessFacts, wanted: &[Wanted], until: Instant) -> Vec<FdFa
     }
     search.sort_unstable();
     search.dedup();
+    for one in &mut found {
+        if let Some(socket) = one.socket.as_mut().filter(|_| wanted.iter().any(|w| w.fd == one.fd)) {
+            socket.tcp = net::tcp_info(&dir, socket);
+        }
+    }
     find_ends(&dir, facts, &search, &mut found, until);
     found
+}
+
+/// When a file was last touched, if the descriptor is one whose path contains `name`.
+pub fn heartbeat(pid: i32, fd: i32, name: &str) -> Option<Heartbeat> {
+    let dir = with_room(|| ProcDir::process(pid)).ok()?;
+    let link = with_path(format_args!("fd/{fd}"), |path| dir.link(path)).ok()?;
+    let stat = link.contains(name).then(|| dir.stat(format!("fd/{fd}").as_str()).ok()).flatten()?;
+    Some(Heartbeat {
+        mtime: stat.st_mtime as f64 + stat.st_mtime_nsec as f64 / 1e9,
+        ctime: stat.st_ctime as f64 + stat.st_ctime_nsec as f64 / 1e9,
+    })
 }
 
 /// Describes one descriptor, once; returns what it watches if it is an epoll set.

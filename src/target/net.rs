@@ -9,7 +9,7 @@ use super::diag::{self, Diag};
 use super::files::{self, ProcDir, numbers, with_path};
 use super::parse::{self, hex, number};
 use super::probe::with_room;
-use crate::snapshot::{Listener, Socket};
+use crate::snapshot::{Listener, Socket, Tcp};
 
 /// Largest table that we read; about 400,000 connections.
 const TABLE_CAP: u64 = 64 << 20;
@@ -186,12 +186,22 @@ pub fn socket(fd: i32, row: Option<&Row>) -> Socket {
         send_queue: row.and_then(|row| row.send_queue),
         timeout: None,
         peer_process: None,
+        tcp: None,
     }
 }
 
 /// One socket of the namespace that this process lives in.
 pub fn row_of(dir: &ProcDir, inode: u64) -> Option<Row> {
     rows(dir, |other| other == inode, 1).remove(&inode)
+}
+
+/// What the kernel knows of this TCP connection.
+pub fn tcp_info(dir: &ProcDir, socket: &Socket) -> Option<Tcp> {
+    socket.family.as_deref().filter(|family| family.starts_with("tcp"))?;
+    let at = |text: &Option<String>| text.as_ref()?.parse::<SocketAddr>().ok();
+    let (local, peer) = (at(&socket.local)?, at(&socket.peer)?);
+    let v6 = socket.family.as_deref() == Some("tcp6");
+    diag(dir)?.tcp_info(local, peer, v6).inspect_err(|e| log::debug!("no tcp_info: {e}")).ok()?
 }
 
 /// The other end of a connection within this machine.

@@ -10,9 +10,11 @@ mod common;
 
 mod deadlocks;
 mod full_queue;
+mod gunicorn;
 mod hangs;
 mod healthy;
 mod judge;
 mod news_stream;
+mod postgres;
 mod server;
 mod venv;

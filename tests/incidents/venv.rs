@@ -15,21 +15,46 @@ pub fn exists_for(interpreter: &Interpreter) -> bool {
     LABELS.contains(&interpreter.label.as_str())
 }
 
-/// This interpreter with the packages; makes the environment if this is the first to ask.
+/// Those for which every pin of `requirements-servers.txt` exists.
+const SERVER_LABELS: [&str; 2] = ["3.9", "3.12"];
+
+pub fn has_servers(interpreter: &Interpreter) -> bool {
+    SERVER_LABELS.contains(&interpreter.label.as_str())
+}
+
+/// This interpreter with the packages; makes the environment if this is the first to ask. One that is in
+/// an environment already stays there.
 pub fn of(interpreter: &Interpreter) -> Outcome<Interpreter> {
-    let venvs = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target").join("venvs");
-    let venv = venvs.join(&interpreter.label);
-    make(interpreter, &venvs, &venv)
+    if interpreter.command.first().is_some_and(|python| Path::new(python).starts_with(directory())) {
+        return Ok(interpreter.clone());
+    }
+    with(interpreter, &interpreter.label, &["requirements.txt"])
+}
+
+/// The same with drivers, brokers' clients and supervised servers as well.
+pub fn servers(interpreter: &Interpreter) -> Outcome<Interpreter> {
+    let name = format!("servers-{}", interpreter.label);
+    with(interpreter, &name, &["requirements.txt", "requirements-servers.txt"])
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target").join("venvs")
+}
+
+fn with(interpreter: &Interpreter, name: &str, lists: &[&str]) -> Outcome<Interpreter> {
+    let venv = directory().join(name);
+    make(interpreter, &venv, lists)
         .map_err(|e| format!("cannot make the environment {} (it needs PyPI, once): {e}", venv.display()))?;
     Ok(Interpreter { command: vec![venv.join("bin/python").into()], ..interpreter.clone() })
 }
 
-fn make(interpreter: &Interpreter, venvs: &Path, venv: &Path) -> Outcome {
-    let requirements = fixtures().join("requirements.txt");
-    let wanted = fs::read_to_string(&requirements).map_err(|e| e.to_string())?;
-    fs::create_dir_all(venvs).map_err(|e| e.to_string())?;
+fn make(interpreter: &Interpreter, venv: &Path, lists: &[&str]) -> Outcome {
+    let lists: Vec<PathBuf> = lists.iter().map(|list| fixtures().join(list)).collect();
+    let texts: Result<Vec<String>, _> = lists.iter().map(fs::read_to_string).collect();
+    let wanted = texts.map_err(|e| e.to_string())?.concat();
+    fs::create_dir_all(directory()).map_err(|e| e.to_string())?;
     // Other test binaries, and other threads of this one, wait until it is complete.
-    let lock = venvs.join(format!("{}.lock", interpreter.label));
+    let lock = directory().join(format!("{}.lock", venv.file_name().unwrap_or_default().to_string_lossy()));
     let lock = File::create(&lock).map_err(|e| format!("{}: {e}", lock.display()))?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e.to_string())?;
     let complete = venv.join("complete");
@@ -43,7 +68,11 @@ fn make(interpreter: &Interpreter, venvs: &Path, venv: &Path) -> Outcome {
     run(command.args(&interpreter.command[1..]).args(["-m", "venv"]).arg(venv))?;
     let mut pip = Command::new(venv.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]);
-    run(pip.args(["--no-deps", "-r"]).arg(requirements))?;
+    pip.arg("--no-deps");
+    for list in &lists {
+        pip.arg("-r").arg(list);
+    }
+    run(&mut pip)?;
     fs::write(complete, wanted).map_err(|e| e.to_string())
 }
 

@@ -1,0 +1,301 @@
+//! Clients of databases: which library a thread is inside of, with what statement, on which connection.
+//!
+//! Drivers in Python show it by their frames. Of drivers in C the caller's value stack has the method that
+//! is being called, the cursor and the arguments.
+
+/// Statements as they are shown: without what they were about.
+pub mod statement;
+
+use serde_json::{Value, json};
+
+use super::{FrameScene, Scene, Seen, ThreadScene, exits};
+use crate::python::objects::TypeInfo;
+use crate::target::memory::Addr;
+
+/// Longest statement that is read.
+const MAX_STATEMENT: usize = 4096;
+/// Frames from the innermost one that are looked at.
+const MAX_FRAMES: usize = 48;
+
+/// (name, directory or file of its frames, beginning of the names of its types)
+const LIBRARIES: [(&str, &str, &str); 22] = [
+    ("psycopg2", "/psycopg2/", "psycopg2."),
+    ("psycopg_pool", "/psycopg_pool/", "psycopg_pool."),
+    ("psycopg", "/psycopg/", "psycopg"),
+    ("asyncpg", "/asyncpg/", "asyncpg."),
+    ("pg8000", "/pg8000/", "pg8000."),
+    ("pymysql", "/pymysql/", "pymysql."),
+    ("MySQLdb", "/MySQLdb/", "MySQLdb."),
+    ("mysqlclient", "/MySQLdb/", "_mysql."),
+    ("mysql.connector", "/mysql/connector/", "_mysql_connector."),
+    ("sqlite3", "/sqlite3/", "sqlite3."),
+    ("redis", "/redis/", "redis."),
+    ("pymongo", "/pymongo/", "pymongo."),
+    ("oracledb", "/oracledb/", "oracledb."),
+    ("cx_Oracle", "/cx_Oracle/", "cx_Oracle."),
+    ("pyodbc", "/pyodbc/", "pyodbc."),
+    ("cassandra", "/cassandra/", "cassandra."),
+    ("duckdb", "/duckdb/", "duckdb."),
+    ("elasticsearch", "/elasticsearch/", "elasticsearch."),
+    ("peewee", "/peewee.py", "peewee."),
+    ("aioredis", "/aioredis/", "aioredis."),
+    ("sqlalchemy", "/sqlalchemy/", "sqlalchemy."),
+    ("django", "/django/db/", "django.db."),
+];
+
+/// Libraries that speak through another one: that is the driver.
+const LAYERS: [&str; 3] = ["sqlalchemy", "django", "peewee"];
+
+/// Variables in the frames of libraries that have the statement.
+const STATEMENTS: [&str; 7] = ["statement", "sql", "query", "operation", "str_statement", "stmt", "command"];
+
+pub fn read(scene: &Scene, seen: &mut Seen) {
+    for thread in &scene.threads {
+        let tstate = thread.raw.tstate;
+        // What other rooms have understood (a pool's lock) is no wait for the server.
+        if !seen.os.contains_key(&tstate) {
+            continue;
+        }
+        let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
+        if !matches!(wait.kind.as_str(), "socket" | "poll" | "sleep" | "unknown" | "pipe" | "file") {
+            continue;
+        }
+        let Some(call) = (Room { scene }).call(thread) else { continue };
+        if !wait.detail.is_object() {
+            wait.detail = json!({});
+        }
+        wait.detail["database"] = call.describe();
+        (wait.call, wait.frame) = (Some(call.name()), Some(call.frame));
+    }
+}
+
+struct Room<'a, 's> {
+    scene: &'a Scene<'s>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Call {
+    library: &'static str,
+    /// The library that the application has called, where that is another one.
+    through: Option<&'static str>,
+    /// The function that was called, and whose it is.
+    function: String,
+    of: &'static str,
+    frame: usize,
+    statement: Option<String>,
+    connection: Connection,
+}
+
+/// Where a connection leads, as the process itself has it; never with the password.
+#[derive(Clone, Debug, Default)]
+struct Connection {
+    host: Option<String>,
+    port: Option<String>,
+    user: Option<String>,
+    database: Option<String>,
+}
+
+impl Call {
+    fn name(&self) -> String {
+        format!("{}.{}", self.of, self.function)
+    }
+
+    fn describe(&self) -> Value {
+        json!({
+            "library": self.library,
+            "through": self.through,
+            "statement": self.statement,
+            "host": self.connection.host,
+            "port": self.connection.port,
+            "user": self.connection.user,
+            "name": self.connection.database,
+        })
+    }
+}
+
+impl Room<'_, '_> {
+    fn call(&self, thread: &ThreadScene) -> Option<Call> {
+        let mut call = Call::default();
+        if let Some(first) = thread.frames.first() {
+            self.of_c(first, &mut call);
+        }
+        for (at, frame) in thread.frames.iter().take(MAX_FRAMES).enumerate() {
+            match library_of(frame) {
+                Some(name) => {
+                    if call.library.is_empty() {
+                        call.library = name;
+                    } else if name != call.library {
+                        let is_layer = LAYERS.contains(&call.library) && !LAYERS.contains(&name);
+                        call.through.get_or_insert(if is_layer { call.library } else { name });
+                    }
+                    // The outermost one is what the application has called.
+                    (call.frame, call.of) = (at, name);
+                    call.function = frame.code.qualname.as_ref().unwrap_or(&frame.code.name).to_string();
+                    self.learn(frame, &mut call);
+                }
+                // Sockets, TLS, threads: what the library itself calls. Beyond it, the caller.
+                None if call.library.is_empty() && is_plumbing(frame) => {}
+                None => break,
+            }
+        }
+        (!call.library.is_empty()).then_some(call)
+    }
+
+    /// The method of a driver in C that this frame is calling.
+    fn of_c(&self, frame: &FrameScene, call: &mut Call) {
+        let heap = self.scene.heap;
+        let slots = exits::stack_slots(heap, frame);
+        for (at, pair) in slots.windows(2).enumerate() {
+            let Some((function, object)) = exits::called(heap, pair[0], pair[1]) else { continue };
+            let Some(library) = heap.type_of(object).and_then(|ty| self.library_of_type(&ty)) else {
+                continue;
+            };
+            (call.library, call.of, call.function) = (library, library, function);
+            // Behind a method and its object, or behind a bound method.
+            let arguments = if object == pair[1] { at + 2 } else { at + 1 };
+            call.statement = slots.get(arguments).and_then(|arg| self.text(*arg));
+            self.connection(object, &mut call.connection, 0);
+            return;
+        }
+    }
+
+    fn library_of_type(&self, ty: &TypeInfo) -> Option<&'static str> {
+        let heap = self.scene.heap;
+        let mut name = heap.type_name(ty);
+        let mut base = ty.base;
+        for _ in 0..8 {
+            if let Some(found) = LIBRARIES.iter().find(|l| name.starts_with(l.2)) {
+                return Some(found.0);
+            }
+            let t = heap.type_at(base)?;
+            name = heap.type_name(&t);
+            base = t.base;
+        }
+        None
+    }
+
+    fn learn(&self, frame: &FrameScene, call: &mut Call) {
+        for (name, object) in self.scene.locals(frame) {
+            if call.statement.is_none() && STATEMENTS.contains(&name.as_str()) {
+                call.statement = self.text(object);
+            }
+            // redis: `execute_command(self, *args, **options)`.
+            if call.statement.is_none() && name == "args" && matches!(call.library, "redis" | "aioredis") {
+                call.statement = self.command(object);
+            }
+            if matches!(name.as_str(), "self" | "conn" | "connection" | "cursor" | "cur" | "engine" | "pool")
+            {
+                self.connection(object, &mut call.connection, 0);
+            }
+        }
+    }
+
+    /// A command of redis: its first word, and the key, but not what goes into it.
+    fn command(&self, args: Addr) -> Option<String> {
+        let items = self.scene.heap.tuple(args, 3)?;
+        let words: Vec<String> = items.iter().take(2).filter_map(|item| self.text(*item)).collect();
+        let is_command = words.first()?.bytes().all(|b| b.is_ascii_uppercase() || matches!(b, b' ' | b'_'));
+        is_command.then(|| words.join(" ") + if items.len() > 2 { " …" } else { "" })
+    }
+
+    fn connection(&self, object: Addr, known: &mut Connection, depth: u32) {
+        let heap = self.scene.heap;
+        let Some(ty) = heap.type_of(object).filter(|ty| ty.is_heap_type() || depth == 0) else { return };
+        if let Some(items) = (ty.name == "URL").then(|| heap.tuple(object, 8)).flatten() {
+            // sqlalchemy.engine.URL: driver, user, password, host, port, database.
+            if let [_, user, _, host, port, database, ..] = items[..] {
+                self.put(&mut known.user, Some(user));
+                self.put(&mut known.host, Some(host));
+                self.put(&mut known.port, Some(port));
+                self.put(&mut known.database, Some(database));
+            }
+            return;
+        }
+        let names = ["host", "port", "user", "username", "db", "database", "dbname", "_host"];
+        let [host, port, user, username, db, database, dbname, own_host] = match ty.is_dict() {
+            true => heap.dict_get(object, names),
+            false => heap.attrs(object, names),
+        };
+        self.put(&mut known.host, host.or(own_host));
+        self.put(&mut known.port, port);
+        self.put(&mut known.user, user.or(username));
+        self.put(&mut known.database, database.or(dbname).or(db));
+        if depth < 3 && !ty.is_dict() {
+            let further = [
+                "url",
+                "engine",
+                "connection_kwargs",
+                "connection_pool",
+                "connection",
+                "_connection",
+                "settings_dict",
+                "_conn",
+            ];
+            for next in heap.attrs(object, further).into_iter().flatten() {
+                let is_dict = heap.type_of(next).is_some_and(|ty| ty.is_dict());
+                if is_dict || known.host.is_none() {
+                    match is_dict {
+                        true => self.connection_of_dict(next, known),
+                        false => self.connection(next, known, depth + 1),
+                    }
+                }
+            }
+        }
+    }
+
+    fn connection_of_dict(&self, dict: Addr, known: &mut Connection) {
+        let heap = self.scene.heap;
+        let [host, port, user, db] = heap.dict_get(dict, ["host", "port", "username", "db"]);
+        // Django's settings.
+        let [upper_host, upper_port, upper_user, name] =
+            heap.dict_get(dict, ["HOST", "PORT", "USER", "NAME"]);
+        self.put(&mut known.host, host.or(upper_host));
+        self.put(&mut known.port, port.or(upper_port));
+        self.put(&mut known.user, user.or(upper_user));
+        self.put(&mut known.database, db.or(name));
+    }
+
+    fn put(&self, known: &mut Option<String>, object: Option<Addr>) {
+        let heap = self.scene.heap;
+        let text = |object: Addr| {
+            let ty = heap.type_of(object)?;
+            if ty.is_int() {
+                return heap.int(object).filter(|n| *n >= 0).map(|n| n.to_string());
+            }
+            self.text(object).filter(|t| (1..=256).contains(&t.len()))
+        };
+        if known.is_none() {
+            *known = object.and_then(text);
+        }
+    }
+
+    fn text(&self, object: Addr) -> Option<String> {
+        let heap = self.scene.heap;
+        let ty = heap.type_of(object)?;
+        if ty.is_str() {
+            return heap.str_cut(object, MAX_STATEMENT).map(|t| t.0);
+        }
+        if ty.is_bytes() {
+            let (bytes, _) = heap.bytes(object, MAX_STATEMENT)?;
+            return Some(String::from_utf8_lossy(&bytes).into_owned());
+        }
+        // psycopg.sql.SQL, sqlalchemy.text: a wrapper of one string.
+        if ty.name == "SQL" || ty.name == "TextClause" {
+            let [object, text] = heap.attrs(object, ["_obj", "text"]);
+            return object
+                .or(text)
+                .filter(|o| heap.type_of(*o).is_some_and(|t| t.is_str()))
+                .and_then(|o| self.text(o));
+        }
+        None
+    }
+}
+
+fn library_of(frame: &FrameScene) -> Option<&'static str> {
+    let file = frame.code.file.as_deref()?;
+    LIBRARIES.iter().find(|l| file.contains(l.1)).map(|l| l.0)
+}
+
+fn is_plumbing(frame: &FrameScene) -> bool {
+    ["/socket.py", "/ssl.py", "/selectors.py", "/threading.py"].iter().any(|f| frame.in_file(f))
+}
