@@ -285,6 +285,9 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             (_, None) => format!("{name} serves nobody: it is blocked{}", in_function(party)),
         };
     }
+    if rule.id == "lost-wakeup" && party.task().is_some() {
+        return format!("{name} could go on, but its event loop sleeps: nobody has woken it");
+    }
     let wants = match (case.kind(), case.operation()) {
         ("queue", "put") => format!("{name} waits for room in {object}"),
         ("queue", "get") => format!("{name} waits for an item in {object}"),

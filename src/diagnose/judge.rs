@@ -126,6 +126,8 @@ fn of_task(case: &Case) -> Option<Severity> {
     }
     match case.fate {
         Fate::Stuck if serves => Some(Critical),
+        // Any timer or connection wakes the loop, and hides it.
+        Fate::Stuck if case.says("done") => Some(if old { Critical } else { Warning }),
         Fate::Stuck if wants || case.kind() == "queue" => {
             Some(if old || case.loop_is_lifeless() { Critical } else { Warning })
         }

@@ -271,6 +271,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "who should have sent it is gone: get with a timeout, watch that the process is alive, or use ProcessPoolExecutor, which notices",
     },
     Rule {
+        id: "lost-wakeup",
+        usual: Critical,
+        when: |c| c.party().task().is_some() && c.says("done"),
+        advice: "another thread has touched an object of the loop without waking it: use loop.call_soon_threadsafe",
+    },
+    Rule {
         id: "mp-dead-holder",
         usual: Critical,
         when: |c| {
@@ -469,7 +475,7 @@ pub fn is_named_by_root(case: &Case) -> bool {
 
 /// What limits a pool of threads is worth its own name.
 fn is_limiter(call: &str) -> bool {
-    call.starts_with("anyio.")
+    call.starts_with("anyio.CapacityLimiter")
 }
 
 /// Helpers that the tables read like sentences with.

@@ -514,6 +514,7 @@ fn by_itself(party: &Party) -> Fate {
         _ if says("may_come") => Fate::Idle,
         "cpu" | "gil" => Fate::Moves,
         "sleep" => Fate::Ends,
+        _ if party.task().is_some() && nobody_can(party) => Fate::Stuck,
         "socket" | "process" | "file" | "pipe" => Fate::Outside,
         "unknown" => Fate::Unknown,
         "queue" => match word(wait, "operation") {
@@ -552,6 +553,7 @@ pub fn nobody_can(party: &Party) -> bool {
     }
     let none = |key: &str| wait.detail.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty);
     says("nobody")
+        || says("done")
         || says("orphan")
         || says("owner_gone")
         || match (wait.kind.as_str(), word(wait, "operation")) {

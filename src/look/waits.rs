@@ -103,16 +103,6 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             wait.detail["database"] = join.shown(database);
         }
     }
-}
-
-/// A request of which the framework does not say when it came: when its client has last sent something.
-pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
-    for (tstate, fd) in &seen.clients {
-        let Some(request) = seen.requests.get_mut(tstate).filter(|r| r.age.is_none()) else { continue };
-        let socket = facts.fds.iter().find(|f| f.fd == *fd).and_then(|f| f.socket.as_ref());
-        request.age =
-            socket.and_then(|s| s.tcp).filter(|tcp| tcp.received != Some(0)).map(|tcp| tcp.received_ago);
-    }
     // While a loop sleeps in its selector none of its tasks moves.
     let polling = |tid: &FxHashMap<Addr, i32>, tstate: &Addr| {
         let thread = by_tid.get(tid.get(tstate)?)?;
@@ -129,6 +119,16 @@ pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
         if let Some(wait) = task.waits_on.as_mut().filter(|w| w.blocked_for.is_none()) {
             wait.blocked_for = since;
         }
+    }
+}
+
+/// A request of which the framework does not say when it came: when its client has last sent something.
+pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
+    for (tstate, fd) in &seen.clients {
+        let Some(request) = seen.requests.get_mut(tstate).filter(|r| r.age.is_none()) else { continue };
+        let socket = facts.fds.iter().find(|f| f.fd == *fd).and_then(|f| f.socket.as_ref());
+        request.age =
+            socket.and_then(|s| s.tcp).filter(|tcp| tcp.received != Some(0)).map(|tcp| tcp.received_ago);
     }
 }
 

@@ -23,13 +23,11 @@ fn threads_that_hang() {
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
 fn what_blocks_an_event_loop() {
     every_program_of("on_the_loop");
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
 fn tasks_that_hang_on_a_loop_that_runs() {
     every_program_of("in_asyncio");
 }
@@ -41,7 +39,7 @@ fn hangs_between_processes() {
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn clients_of_pypi_on_an_event_loop() {
     each_interpreter("loop_clients", venv::exists_for, |interpreter| {
         judge_all(&venv::of(interpreter)?, "incidents/loop_clients.py", |_| true, &[])

@@ -45,6 +45,30 @@ fn programs() {
     });
 }
 
+/// asyncio programs whose tasks wait for what may come: nothing in them is even a warning.
+#[test]
+fn asyncio_programs() {
+    let releases = |i: &Interpreter| !i.debug && !i.free_threaded;
+    each_interpreter("healthy-asyncio", releases, |interpreter| {
+        let file = "incidents/healthy_asyncio.py";
+        let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
+        let mut running = Vec::new();
+        for name in names.as_array().into_iter().flatten().filter_map(|name| name.as_str()) {
+            running.push((name, Program::ready(interpreter, file, &[name])?.0));
+        }
+        // What tasks wait for is judged once their loop has slept for five seconds.
+        std::thread::sleep(std::time::Duration::from_secs(6));
+        let mut wrong = Vec::new();
+        for (name, program) in running {
+            let report = dump_json(program.pid(), &[])?;
+            let alarms = findings(&report).into_iter().filter(|f| text(f, "severity") != "info").map(brief);
+            wrong.extend(alarms.map(|alarm| format!("{name}: {alarm}")));
+            wrong.extend(check_says(&["--pid", &program.pid().to_string()], 0).err());
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    });
+}
+
 /// Idle, then under load, then idle again.
 fn server(name: &str, args: &[&str], paths: &'static [&'static str]) {
     each_interpreter(name, venv::exists_for, |interpreter| {

@@ -2,24 +2,31 @@
 
 use serde_json::json;
 
-use super::World;
-use super::futures;
+use super::{World, anyio, futures};
 use crate::python::objects::{Heap, TypeInfo};
 use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::stdlib::{FrameScene, Scene, exits};
 use crate::target::memory::Addr;
 
 /// Tasks that are named as those who must act.
-const MAX_ACTORS: usize = 16;
+pub const MAX_ACTORS: usize = 64;
 
 pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     let task = &world.tasks[index];
     // Without a future it stands in line to be run.
     let future = task.object.waits_for?;
-    let mut wait = by_frame(scene, world, &task.frames)
+    let mut wait = anyio::limiter(scene, world, &task.frames)
+        .or_else(|| by_frame(scene, world, &task.frames))
         .or_else(|| on_tasks(scene, world, index))
         .or_else(|| on_executor(scene, world, future))
+        .or_else(|| anyio::worker(scene, world, future))
         .unwrap_or_else(|| Wait { detail: json!({ "state": "pending" }), ..new("future", Some(future)) });
+    // The loop sleeps, though this one could go on: nobody has woken it.
+    let done = futures::future(scene.heap, future).is_some_and(|f| !f.is_pending());
+    if done && task.thread.is_some_and(|t| world.asleep.contains(&t)) {
+        wait.detail["done"] = json!(true);
+        wait.on.clear();
+    }
     if let Some(deadline) = deadline(scene, &task.frames)
         && wait.ends_in.is_none()
         && let Some(now) = scene.now.monotonic
@@ -30,7 +37,7 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     Some(wait)
 }
 
-fn new(kind: &str, address: Option<Addr>) -> Wait {
+pub fn new(kind: &str, address: Option<Addr>) -> Wait {
     Wait {
         kind: kind.to_owned(),
         address: address.map(Address),
@@ -142,7 +149,7 @@ fn holders(scene: &Scene, world: &World, lock: Addr) -> Vec<Actor> {
     holders.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect()
 }
 
-fn actor(scene: &Scene, world: &World, index: usize) -> Actor {
+pub fn actor(scene: &Scene, world: &World, index: usize) -> Actor {
     let task = &world.tasks[index];
     let tid = task.thread.and_then(|t| scene.threads[t].tid);
     Actor { pid: Some(scene.pid), tid, thread: None, task: Some(Address(task.object.future.addr)) }

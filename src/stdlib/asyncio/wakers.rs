@@ -11,8 +11,8 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
 
-use super::futures;
 use super::search::{Freedom, Search};
+use super::{futures, labels};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Certainty, Task, Wait};
@@ -24,7 +24,7 @@ const MAX_TARGETS: usize = 2_000;
 /// Tasks that are searched; of the rest nothing is known.
 const MAX_TASKS: usize = 2_000;
 /// Actors that are named for one wait.
-const MAX_ACTORS: usize = 16;
+const MAX_ACTORS: usize = 64;
 /// Handles of one kind that are looked at.
 const MAX_HANDLES: usize = 10_000;
 
@@ -51,6 +51,7 @@ struct Sources {
 type Key = (Addr, &'static [&'static str]);
 
 pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    labels::name(scene, codes, seen);
     let mut targets: FxHashMap<Key, Target> = FxHashMap::default();
     for task in &seen.tasks {
         if let Some(key) = task.waits_on.as_ref().and_then(key).filter(|_| targets.len() < MAX_TARGETS) {
@@ -98,7 +99,7 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         }
     }
     hidden |= search.is_exhausted();
-    tell(scene, seen, &frames, &targets, &sources, &search, hidden);
+    tell(scene, seen, &targets, &sources, &search, hidden);
     drop(frames);
     seen.task_frames = raw;
 }
@@ -121,7 +122,8 @@ fn each_hit(
 /// What a wait is for and what would end it; `None` where that is known already, or is no one's business.
 fn key(wait: &Wait) -> Option<Key> {
     let address = wait.address?.0;
-    if !wait.on.is_empty() || wait.deadline.as_deref() == Some("at") {
+    let says = |key: &str| wait.detail.get(key).is_some_and(|v| v == true);
+    if !wait.on.is_empty() || wait.deadline.as_deref() == Some("at") || says("may_come") || says("done") {
         return None;
     }
     let operation = wait.detail.get("operation").and_then(|o| o.as_str());
@@ -183,7 +185,6 @@ fn sources(heap: &Heap, event_loop: Addr) -> Sources {
 fn tell(
     scene: &Scene,
     seen: &mut Seen,
-    frames: &[Vec<FrameScene>],
     targets: &FxHashMap<Key, Target>,
     sources: &FxHashMap<Addr, Sources>,
     search: &Search,
@@ -204,7 +205,6 @@ fn tell(
         let above = above.of(i);
         let may: Vec<usize> =
             target.tasks.iter().copied().filter(|t| *t != i && !above.contains(t)).collect();
-        wait.label = label(scene, &frames[i], wait).or(wait.label.take());
         // What C code keeps cannot be seen: an object of an extension may know a bare future.
         let hidden = hidden || wait.kind == "future" && search.met_opaque();
         let nobody = !hidden && may.is_empty() && target.threads.is_empty() && target.callbacks == 0;
@@ -213,7 +213,7 @@ fn tell(
         wait.detail["quiet"] = json!(quiet);
         wait.certainty = Certainty::Likely;
         // Callbacks are no parties: who may be woken by one has nobody to blame.
-        if target.callbacks > 0 || hidden {
+        if target.callbacks > 0 || hidden || may.len() > MAX_ACTORS {
             wait.detail["may_come"] = json!(true);
             continue;
         }
@@ -258,37 +258,6 @@ impl Above {
         }
         found
     }
-}
-
-/// What the waiting task calls the object: a variable, or an attribute of one.
-fn label(scene: &Scene, frames: &[FrameScene], wait: &Wait) -> Option<String> {
-    let heap = scene.heap;
-    let Address(object) = wait.address?;
-    if wait.kind == "future" {
-        return None;
-    }
-    let ty = heap.type_of(object)?;
-    let class = ty.name.rsplit('.').next().unwrap_or("object");
-    let class = match wait.detail.get("maxsize").and_then(|m| m.as_i64()).filter(|m| *m > 0) {
-        Some(max) => format!("{class}(maxsize={max})"),
-        None => class.to_owned(),
-    };
-    for frame in frames.iter().filter(|f| !f.in_file("/asyncio/locks.py") && !f.in_file("/asyncio/queues.py"))
-    {
-        let locals = scene.locals(frame);
-        if let Some((name, _)) = locals.iter().find(|(_, value)| *value == object) {
-            return Some(format!("{class} {name}"));
-        }
-        for (name, value) in &locals {
-            let attributes = heap.attributes(*value, 256).unwrap_or_default();
-            if let Some((key, _)) = attributes.iter().find(|(_, v)| *v == object) {
-                return Some(format!("{class} {name}.{}", heap.checked_str(*key)?));
-            }
-        }
-    }
-    // Globals come last: their search is the longest.
-    let global = frames.iter().find_map(|f| crate::stdlib::locks::global_name(scene, f, object));
-    Some(global.map_or_else(|| class.clone(), |name| format!("{class} {name}")))
 }
 
 /// Whether a task is the one that the loop runs until it is done.
