@@ -192,7 +192,9 @@ fn same_root(graph: &Graph, a: &Case, b: &Case) -> bool {
     // What hangs on one who hangs on this one follows from it.
     a.chain.contains(&b.head()) || b.chain.contains(&a.head()) || a.root() == b.root() || {
         let same = object(a).is_some() && object(a) == object(b) && a.party().pid() == b.party().pid();
-        same && a.chain.len() == b.chain.len()
+        // Who awaits one of several tasks that stand at one object awaits them all.
+        let tasks = [a, b].iter().all(|case| case.culprit().task().is_some());
+        same && (tasks || a.chain.len() == b.chain.len())
     }
 }
 

@@ -82,13 +82,14 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         });
     }
     for (i, thread) in scene.threads.iter().enumerate() {
-        // A loop that polls does nothing but what its tasks and handles do.
-        let polls = seen.loops.get(&thread.raw.tstate).is_some_and(|l| l.state == "polling");
-        let runs = seen.current.contains_key(&thread.raw.tstate);
-        if !polls && !runs {
-            let found = search.from(&thread.frames, &[], Freedom::All);
-            each_hit(&mut targets, &search, &found, |target, _| target.threads.push(i));
+        if seen.current.contains_key(&thread.raw.tstate) {
+            continue;
         }
+        // A loop does nothing but what its tasks and handles do: of its thread only the callback counts
+        // that it runs just now.
+        let once = thread.frames.iter().rposition(|f| f.is("/asyncio/base_events.py", &["_run_once"]));
+        let found = search.from(&thread.frames[..once.unwrap_or(thread.frames.len())], &[], Freedom::All);
+        each_hit(&mut targets, &search, &found, |target, _| target.threads.push(i));
     }
     let mut hidden = seen.tasks.len() > MAX_TASKS;
     for of_loop in sources.values() {
