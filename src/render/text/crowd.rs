@@ -14,10 +14,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 const SINGLY: usize = 3;
 
 /// Each process that is shown, with those that look just like it.
-pub(super) fn crowds<'a>(
-    processes: &'a [ReportProcess],
-    group: bool,
-) -> Vec<(&'a ReportProcess, Vec<&'a ReportProcess>)> {
+pub(super) fn crowds(processes: &[ReportProcess], group: bool) -> Vec<(&ReportProcess, Vec<&ReportProcess>)> {
     let mut sizes: HashMap<u64, usize> = HashMap::new();
     let prints: Vec<u64> = processes.iter().map(|p| fingerprint(&p.process)).collect();
     prints.iter().for_each(|print| *sizes.entry(*print).or_default() += 1);
