@@ -92,6 +92,8 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         }
         Fate::Stuck => Some(if suffers || wants { Critical } else { Warning }),
         Fate::Ends if serves || wants => Some(Warning),
+        // Another process has a deadline, which may be far.
+        Fate::Ends if is_main && case.kind() == "socket" && !alone => Some(Warning),
         // It ends by itself, but in the meantime the main thread does nothing else.
         Fate::Ends => (is_main && case.kind() != "sleep").then_some(Info),
         Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
@@ -212,13 +214,16 @@ fn is_server_of_work(case: &Case) -> bool {
     let call = wait.and_then(|w| w.call.as_deref()).unwrap_or("");
     let accepts = call.ends_with("accept") || call.ends_with("input") || call.ends_with("stdin.read");
     let polls = super::waits::has_library(culprit.frames(), BROKERS) && request(case).is_none();
+    let from_stdin = |w: &crate::snapshot::Wait| {
+        w.kind == "pipe" && w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0)
+    };
     let stdin = kind == "file"
         || kind == "pipe" && wait.is_some_and(|w| w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0));
     // A child that is no Python is at work, as far as anybody can tell; so is one that it waits for.
     let works = culprit.process.python.is_none() || case.chain.len() == 1;
     let child = |at: &usize| waits_for_child(&case.graph.parties[*at]);
     let supervises = case.chain[..case.chain.len().max(2) - 1].iter().all(child);
-    works && supervises || accepts || polls || kind == "pipe" && stdin
+    works && supervises || accepts || polls || kind == "pipe" && stdin || case.wait().is_some_and(from_stdin)
 }
 
 /// What a look alone cannot tell, and a second one might.
