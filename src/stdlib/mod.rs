@@ -14,6 +14,8 @@ pub mod descriptors;
 pub mod exits;
 /// `concurrent.futures`.
 pub mod futures;
+/// Who keeps an object alive.
+pub mod garbage;
 /// `importlib`.
 pub mod importlib;
 /// Locks, by the futex that a thread sleeps on and by the frames that are inside of them.
@@ -139,6 +141,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     databases::read(scene, &mut seen);
+    databases::pools::read(scene, &mut seen);
     if seen.waits.values().any(leads_outside) {
         seen.fds = descriptors::of_threads(scene);
     }
