@@ -10,7 +10,7 @@ use crate::python::objects::{Heap, TypeInfo};
 use crate::target::memory::Addr;
 
 /// Most objects that are walked; a larger heap is left alone.
-const MAX_OBJECTS: usize = 600_000;
+const MAX_OBJECTS: usize = 300_000;
 /// Most objects that may lead to one before it is taken to be in use.
 const MAX_CLOSURE: usize = 3000;
 /// Most words of one object.

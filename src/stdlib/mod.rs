@@ -141,7 +141,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     databases::read(scene, &mut seen);
-    databases::pools::read(scene, &mut seen);
+    databases::pools::read(scene, &mut seen, tasks);
     if seen.waits.values().any(leads_outside) {
         seen.fds = descriptors::of_threads(scene);
     }

@@ -17,4 +17,5 @@ mod judge;
 mod news_stream;
 mod postgres;
 mod server;
+mod timeline;
 mod venv;

@@ -27,8 +27,9 @@ struct Pool {
     waiting: Option<i64>,
 }
 
-/// Waits for a lock inside of a pool are waits for the pool.
-pub fn read(scene: &Scene, seen: &mut Seen) {
+/// Waits for a lock inside of a pool are waits for the pool. To learn who has its connections takes long:
+/// only where `thorough`.
+pub fn read(scene: &Scene, seen: &mut Seen, thorough: bool) {
     let mut found: Vec<(usize, &'static str, usize, Addr)> = Vec::new();
     for (t, thread) in scene.threads.iter().enumerate() {
         let lock_like =
@@ -43,7 +44,7 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
     if found.is_empty() {
         return;
     }
-    let mut garbage = Garbage::of(scene, scene.threads[found[0].0].interp);
+    let mut garbage = thorough.then(|| Garbage::of(scene, scene.threads[found[0].0].interp)).flatten();
     let mut holders: Vec<(Addr, Vec<Holder>)> = Vec::new();
     for (t, library, frame, pool) in &found {
         let thread = &scene.threads[*t];
