@@ -28,3 +28,5 @@ pub mod stdlib;
 pub mod target;
 /// Strings that many share.
 pub mod text;
+/// The black box.
+pub mod watch;

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Dump(args) => commands::dump::run(args),
         Command::Tasks(args) => commands::tasks::run(args),
         Command::Check(args) => commands::check::run(args),
+        Command::Watch(args) => commands::watch::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Completions { shell } => commands::completions::run(*shell),
         Command::Man => commands::man::run(),

@@ -14,6 +14,7 @@ pub mod man;
 pub mod ps;
 pub mod schema;
 pub mod tasks;
+pub mod watch;
 
 /// `check` found something critical.
 pub const CRITICAL: u8 = 1;

@@ -187,13 +187,22 @@ fn command(wait: &Wait) -> Option<String> {
     command.as_str().map(str::to_owned).or_else(words).filter(|c| !c.is_empty())
 }
 
+/// Its name; with its pid where the case goes through several processes.
+fn called(case: &Case, party: &Party) -> String {
+    let crosses = case.chain.iter().any(|&at| case.graph.parties[at].pid() != party.pid());
+    match crosses {
+        true => format!("{} (pid {})", party.name(), party.pid()),
+        false => party.name(),
+    }
+}
+
 /// `drain_queue` (thread 7).
-pub fn who(party: &Party) -> String {
+fn who(case: &Case, party: &Party) -> String {
     match (party.user_frame(), party.tid()) {
         (Some(at), Some(tid)) if party.task().is_none() && !party.thread().is_some_and(|t| t.main) => {
             format!("`{}` ({}, thread {tid})", party.frames()[at].function, party.name())
         }
-        _ => party.name(),
+        _ => called(case, party),
     }
 }
 
@@ -223,6 +232,7 @@ fn part(wait: &Wait) -> &'static str {
         ("queue", Some("put")) => ", which gets from it,",
         ("queue", Some("get")) => ", which puts into it,",
         ("queue", _) => ", which has its items,",
+        ("lock", _) if is_signal(wait) => ", which releases it,",
         ("lock" | "semaphore", _) => ", which holds it,",
         ("event", _) => ", which sets it,",
         ("condition" | "barrier", _) => ", which should come,",
@@ -231,6 +241,18 @@ fn part(wait: &Wait) -> &'static str {
         ("gil", _) => ", which has it,",
         _ => ", which must act,",
     }
+}
+
+/// A lock that is released by another thread than the one that took it.
+fn is_signal(wait: &Wait) -> bool {
+    wait.detail.get("signal").and_then(serde_json::Value::as_bool) == Some(true)
+}
+
+/// Threads that can reach a lock whose holder is not known.
+fn referenced_by(wait: &Wait) -> Vec<String> {
+    let by = wait.detail.get("referenced_by").and_then(|v| v.as_array());
+    let name = |on: &serde_json::Value| on.get("thread")?.as_str().map(str::to_owned);
+    by.into_iter().flatten().filter_map(name).collect()
 }
 
 /// The state of the object, where that is the point: `Queue(maxsize=1)` is full.
@@ -275,8 +297,9 @@ pub fn evidence(case: &Case) -> Vec<String> {
                 } else {
                     ""
                 };
-                let head = state.unwrap_or_else(|| format!("{} waits for {}", party.name(), object(wait)));
-                seen.push(format!("{head}; {}{whose} {}", who(next), stands(next)));
+                let head =
+                    state.unwrap_or_else(|| format!("{} waits for {}", called(case, party), object(wait)));
+                seen.push(format!("{head}; {}{whose} {}", who(case, next), stands(next)));
             }
             _ => seen.extend(state),
         }
@@ -296,7 +319,7 @@ pub fn evidence(case: &Case) -> Vec<String> {
             let file = frame.map(|f| place(&Frame { line: lock.line.or(f.line), ..f.clone() }));
             let name = lock.name.as_deref().map_or_else(|| format!("{:#x}", lock.address.0), str::to_owned);
             let since = file.map(|file| format!(", taken at {file}")).unwrap_or_default();
-            seen.push(format!("{} holds {} {name}{since}", party.name(), lock.kind));
+            seen.push(format!("{} holds {} {name}{since}", called(case, party), lock.kind));
         }
     }
     seen.truncate(12);
@@ -308,9 +331,13 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
     let party = case.party();
     let name = party.name();
     if case.cycle.is_some() {
-        let names: Vec<String> = case.members().map(Party::name).collect();
+        let names: Vec<String> = case.members().map(|party| called(case, party)).collect();
         let [one] = &names[..] else {
             let (last, first) = names.split_last().expect("a cycle has members");
+            if rule.id == "pool-self-wait" {
+                let all = format!("{} and {last}", first.join(", "));
+                return format!("{all} wait for work that only their own pool could do");
+            }
             let cycle = format!("{} and {last} wait for each other", first.join(", "));
             return if case.cycle == Some(0) {
                 cycle
@@ -370,6 +397,11 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
             format!("{name} waits for {object}, whose {out} connections only garbage holds")
         }
+        (1, Fate::Endless) if case.wait().is_some_and(|w| !referenced_by(w).is_empty()) => {
+            let by = case.wait().map(referenced_by).unwrap_or_default();
+            format!("{wants}; who holds it is not known, {} can reach it", by.join(", "))
+        }
+        (1, Fate::Idle) if case.kind() == "queue" => format!("{wants}, and nobody is left who puts one in"),
         (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,
@@ -379,7 +411,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
 
 fn culprit_line(case: &Case) -> String {
     let culprit = case.culprit();
-    format!("{} {}", culprit.name(), stands(culprit))
+    format!("{} {}", called(case, culprit), stands(culprit))
 }
 
 fn in_function(party: &Party) -> String {
@@ -390,7 +422,7 @@ fn in_function(party: &Party) -> String {
 pub fn advice(case: &Case, rule: &Rule) -> String {
     let object = case.wait().map_or_else(|| "it".into(), object);
     let culprit = if case.chain.len() > 1 || case.cycle.is_some() {
-        who(case.culprit())
+        who(case, case.culprit())
     } else {
         "whoever should".into()
     };

@@ -1,6 +1,6 @@
 //! One case: who suffers, the chain to the root, and what will become of it.
 
-use super::waits::{Fate, Graph, Party, Who, word};
+use super::waits::{Fate, Graph, Party, Who, number, word};
 use crate::snapshot::{Activity, EventLoop, Wait};
 
 pub struct Case<'g, 'a> {
@@ -12,6 +12,8 @@ pub struct Case<'g, 'a> {
     pub fate: Fate,
     /// How many others wait for the same root.
     pub followers: usize,
+    /// Their processes.
+    pub crowd: Vec<i32>,
     pub two_looks: bool,
 }
 
@@ -21,7 +23,7 @@ impl<'g, 'a> Case<'g, 'a> {
         let fate = graph.fates[head];
         // A circle in which somebody has a deadline or moves is none.
         let cycle = closed.filter(|_| fate == Fate::Deadlock);
-        Case { graph, chain, cycle, fate, followers: 0, two_looks }
+        Case { graph, chain, cycle, fate, followers: 0, crowd: Vec::new(), two_looks }
     }
 
     pub fn head(&self) -> usize {
@@ -75,6 +77,25 @@ impl<'g, 'a> Case<'g, 'a> {
     pub fn age(&self) -> Option<f64> {
         let iteration = self.event_loop().filter(|l| l.state != "polling").and_then(|l| l.iteration_age);
         iteration.or_else(|| self.party().blocked_for())
+    }
+
+    /// Whether any other thread of the process moves, waits for work, or for somebody outside. One that
+    /// waits for the keyboard does not count.
+    pub fn process_works(&self) -> bool {
+        let parties = &self.graph.parties;
+        let works = |&at: &usize| {
+            let party = &parties[at];
+            let reads_stdin = || {
+                party
+                    .wait()
+                    .is_some_and(|w| matches!(w.kind.as_str(), "pipe" | "file") && number(w, "fd") == Some(0))
+            };
+            party.pid() == self.party().pid()
+                && party.thread().is_some_and(|t| !t.frames.is_empty())
+                && self.graph.fates[at] <= Fate::Outside
+                && !reads_stdin()
+        };
+        (0..parties.len()).filter(|at| !self.chain.contains(at)).any(|at| works(&at))
     }
 
     pub fn call_is(&self, ends: &[&str]) -> bool {

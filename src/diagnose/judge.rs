@@ -27,7 +27,8 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     }
     let severity =
         if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
-    Some(severity.min(rule.usual))
+    // Whoever serves a request has suffered past its limit.
+    Some(if request(case).is_some() { severity } else { severity.min(rule.usual) })
 }
 
 fn of_cycle(case: &Case) -> Option<Severity> {
@@ -78,7 +79,10 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     let jammed = case.followers >= 2 && wants;
     match case.fate {
         Fate::Moves => None,
-        Fate::Idle if is_main && is_starved(case) => Some(Info),
+        Fate::Idle if is_main && is_starved(case) => {
+            let others = !case.call_starts("queue.") || case.process_works() || may_be_signalled(case);
+            Some(if others { Info } else { Critical })
+        }
         Fate::Idle if alone => case.wait().filter(|w| is_lost_wakeup(w)).map(|_| Critical),
         _ if case.is_hopeless() => {
             let lost = case.wait().is_some_and(is_lost_wakeup);
@@ -90,7 +94,9 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         Fate::Unknown | Fate::Idle if wants && case.kind() == "socket" && (suffers || jammed) => {
             Some(Critical)
         }
-        Fate::Ends => (serves || wants).then_some(Warning),
+        Fate::Ends if serves || wants => Some(Warning),
+        // It ends by itself, but in the meantime the main thread does nothing else.
+        Fate::Ends => (is_main && case.kind() != "sleep").then_some(Info),
         Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
         Fate::Unknown => None,
         // All consumers are back for more, and still there are items that nobody has called done.
@@ -104,19 +110,33 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         Fate::Outside => None,
         // Nobody is known who could end it; but who knows all?
         Fate::Endless if serves => Some(Critical),
-        Fate::Endless if alone => (suffers || wants || task_of_interest(case)).then_some(Warning),
-        Fate::Endless if wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
+        Fate::Endless if !alone && wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
+        // The main thread may well be parked, while others work or until a signal comes. Where nothing
+        // else moves either, the process is dead.
+        Fate::Endless if is_main && !(case.process_works() || may_be_signalled(case)) => Some(Critical),
+        Fate::Endless if is_main && !wants => Some(Info),
         Fate::Endless if wants || suffers || task_of_interest(case) => Some(Warning),
         Fate::Endless => None,
         Fate::Deadlock => Some(Critical),
     }
 }
 
-/// Waits for an item, and all who are known to put some in stand still.
+/// Waits for an item, and whoever could put one in stands still: of a queue of threads, all of them are
+/// seen.
 fn is_starved(case: &Case) -> bool {
     let links = &case.graph.links[case.head()].to;
-    let stands = |&to: &usize| matches!(case.graph.fates[to], Fate::Endless | Fate::Stuck);
-    case.kind() == "queue" && case.operation() == "get" && !links.is_empty() && links.iter().all(stands)
+    let stands = |&to: &usize| case.graph.fates[to] >= Fate::Endless;
+    case.kind() == "queue"
+        && case.operation() == "get"
+        && !case.wait().is_some_and(is_lost_wakeup)
+        && (case.call_starts("queue.") || !links.is_empty())
+        && links.iter().all(stands)
+}
+
+/// The process has handlers of signals: one of them may end the wait.
+fn may_be_signalled(case: &Case) -> bool {
+    let signals = || case.party().wait()?.detail.get("signals")?.as_array();
+    signals().is_some_and(|signals| !signals.is_empty())
 }
 
 fn is_forgotten(case: &Case) -> bool {
@@ -165,10 +185,31 @@ fn is_server_of_work(case: &Case) -> bool {
     let polls = super::waits::has_library(culprit.frames(), BROKERS) && request(case).is_none();
     let stdin = kind == "file"
         || kind == "pipe" && wait.is_some_and(|w| w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0));
-    case.chain.len() == 1 && kind == "process" || accepts || polls || kind == "pipe" && stdin
+    // A child that is no Python is at work, as far as anybody can tell; so is one that it waits for.
+    let works = culprit.process.python.is_none() || case.chain.len() == 1;
+    let child = |at: &usize| waits_for_child(&case.graph.parties[*at]);
+    let supervises = case.chain[..case.chain.len().max(2) - 1].iter().all(child);
+    works && supervises || accepts || polls || kind == "pipe" && stdin
 }
 
 /// What a look alone cannot tell, and a second one might.
 pub fn is_suspicious(severity: Severity, certainty: Certainty, cycle: bool) -> bool {
     severity > Info && !(cycle && certainty == Certainty::Proved)
+}
+
+/// For the end of a child, or for what a child that lives will write.
+fn waits_for_child(party: &super::waits::Party) -> bool {
+    let Some(wait) = party.wait() else { return false };
+    let lives = |pid: Option<i32>| {
+        let children = party.process.children.iter().flatten();
+        children.into_iter().any(|c| Some(c.pid) == pid && c.state.as_deref() != Some("Z"))
+    };
+    match wait.kind.as_str() {
+        "process" => true,
+        "pipe" => {
+            let reads = super::waits::word(wait, "operation") == Some("read");
+            reads && !wait.on.is_empty() && wait.on.iter().all(|a| lives(a.pid))
+        }
+        _ => false,
+    }
 }

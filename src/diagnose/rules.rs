@@ -293,7 +293,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "lock-orphan",
         usual: Critical,
-        when: |c| c.kind() == "lock" && c.is_alone(),
+        when: |c| c.kind() == "lock" && c.is_alone() && !c.is_referenced(),
         advice: "take locks with `with`: whoever took {object} has left without releasing it",
     },
     Rule {
@@ -344,9 +344,9 @@ pub static OTHERS: &[Rule] = &[
     },
     Rule {
         id: "queue-starved",
-        usual: Info,
+        usual: Critical,
         when: |c| c.kind() == "queue",
-        advice: "see why {culprit} produces nothing; get with a timeout",
+        advice: "see why {culprit} puts nothing in; get with a timeout, and watch that the producers are alive",
     },
     Rule {
         id: "pool-exhausted",
@@ -356,7 +356,7 @@ pub static OTHERS: &[Rule] = &[
     },
     Rule {
         id: "lost-future",
-        usual: Warning,
+        usual: Critical,
         when: |c| c.kind() == "future" && c.is_alone(),
         advice: "nobody is known who could complete {object}: set its result or exception on every path",
     },
@@ -471,6 +471,12 @@ pub fn find(case: &Case) -> Option<&'static Rule> {
 impl Case<'_, '_> {
     fn library(&self, modules: &[&str]) -> bool {
         has_library(self.graph.parties[self.head()].frames(), modules)
+    }
+
+    /// Other threads can reach the lock: one of them may hold it.
+    fn is_referenced(&self) -> bool {
+        let by = || self.wait()?.detail.get("referenced_by")?.as_array();
+        by().is_some_and(|by| !by.is_empty())
     }
 
     /// In a call of a database's client.

@@ -500,7 +500,13 @@ fn behind_a_lock() {
 #[test]
 fn locks_without_a_holder() {
     let mut orphan = lock(0xa, &[]);
-    says(vec![main_thread().waits(orphan.clone())], "lock-orphan", Warning);
+    // Nobody was found who has it: with nothing else alive that is the end, else it need not be.
+    says(vec![main_thread().waits(orphan.clone())], "lock-orphan", Critical);
+    let busy = worker().being(Activity::Running);
+    says(vec![main_thread().waits(orphan.clone()), busy.clone()], "lock-orphan", Warning);
+    // Somebody who can reach it may have it.
+    orphan.detail = json!({"referenced_by": [{"thread": "worker"}]});
+    says(vec![main_thread().waits(orphan.clone()), busy], "lock-wait", Warning);
     // The owner that it records is gone: that is proved.
     orphan.detail = json!({"owner": 4711});
     says(vec![main_thread().waits(orphan)], "lock-orphan", Critical);
@@ -511,7 +517,12 @@ fn queues() {
     says(vec![main_thread().waits(put(&[107])), worker().waits(event(1))], "queue-full", Critical);
     is_healthy(vec![main_thread().waits(put(&[107])), worker().being(Activity::Running)]);
     says(vec![main_thread().waits(get(&[], 3))], "lost-wakeup", Critical);
-    is_healthy(vec![main_thread().waits(get(&[], 0))]);
+    // Nobody is there who could put one in; a handler of signals might.
+    says(vec![main_thread().waits(get(&[], 0))], "queue-starved", Critical);
+    let mut handled = get(&[], 0);
+    handled.detail["signals"] = json!(["SIGTERM"]);
+    is_not_critical(vec![main_thread().waits(handled)]);
+    is_healthy(vec![main_thread().waits(get(&[], 0)), worker().being(Activity::Idle)]);
     is_healthy(vec![main_thread().waits(get(&[107], 0)), worker().being(Activity::Idle)]);
     let join = wait(
         "queue",
@@ -525,7 +536,7 @@ fn queues() {
 }
 
 #[test]
-fn main_that_waits_is_at_most_a_warning() {
+fn main_that_waits_while_others_work_is_at_most_a_warning() {
     for wait in [
         event(1),
         lock(1, &[]),
@@ -534,9 +545,23 @@ fn main_that_waits_is_at_most_a_warning() {
         recv(),
         sleep(),
     ] {
-        is_not_critical(vec![main_thread().waits(wait)]);
+        let idle = thread(108, "server").being(Activity::Idle);
+        is_not_critical(vec![main_thread().waits(wait.clone()), idle.clone()]);
+        is_not_critical(vec![main_thread().waits(join(107)), worker().waits(event(1)), idle]);
     }
-    is_not_critical(vec![main_thread().waits(join(107)), worker().waits(event(1))]);
+}
+
+#[test]
+fn a_process_in_which_nothing_moves_is_dead() {
+    says(vec![main_thread().waits(event(1))], "event-never", Critical);
+    says(vec![main_thread().waits(join(107)), worker().waits(event(1))], "join-endless", Critical);
+    // It sleeps, it polls, it waits for somebody outside, it has handlers of signals.
+    is_not_critical(vec![main_thread().waits(sleep())]);
+    is_not_critical(vec![main_thread().waits(recv())]);
+    is_not_critical(vec![main_thread().waits(event(1)), worker().waits(sleep())]);
+    let mut handled = event(1);
+    handled.detail = json!({"signals": ["SIGTERM"]});
+    is_not_critical(vec![main_thread().waits(handled)]);
 }
 
 #[track_caller]

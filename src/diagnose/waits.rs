@@ -168,7 +168,10 @@ impl<'a> Graph<'a> {
         let to = || links.to.iter().copied();
         if self.fates[at] == Fate::Deadlock {
             // Oneself first: the shortest of the cycles.
-            return to().find(|&n| n == at).or_else(|| to().find(|&n| self.fates[n] == Fate::Deadlock));
+            // Of workers that wait for their own pool, all are in it together.
+            let other = || to().find(|&n| n != at && self.fates[n] == Fate::Deadlock);
+            let own = || to().find(|&n| n == at);
+            return if links.all { own().or_else(other) } else { other().or_else(own) };
         }
         if links.all {
             // The first of the worst.
@@ -499,6 +502,8 @@ fn by_itself(party: &Party) -> Fate {
         return match party.thread().map(|t| t.activity) {
             Some(Activity::Running | Activity::WaitingForGil) => Fate::Moves,
             Some(Activity::Idle) => Fate::Idle,
+            // A program that is no Python: it may be at work, or not.
+            Some(Activity::Waiting) if party.process.python.is_none() => Fate::Outside,
             _ => Fate::Unknown,
         };
     };
@@ -506,6 +511,11 @@ fn by_itself(party: &Party) -> Fate {
         "poll" => Fate::Idle,
         "cpu" | "gil" => Fate::Moves,
         "sleep" => Fate::Ends,
+        "pipe" | "socket" if is_abandoned(wait) => Fate::Stuck,
+        // Both ends are here: nobody outside can move it.
+        "pipe" if !wait.on.is_empty() && wait.on.iter().all(|on| on.pid == Some(party.pid())) => {
+            Fate::Endless
+        }
         "socket" | "process" | "file" | "pipe" => Fate::Outside,
         "unknown" => Fate::Unknown,
         "queue" => match word(wait, "operation") {
@@ -531,12 +541,14 @@ pub fn is_lost_wakeup(wait: &Wait) -> bool {
 
 /// Nobody who is left could put an item in.
 fn is_abandoned(wait: &Wait) -> bool {
-    wait.on.is_empty() && wait.detail.get("nobody").and_then(Value::as_bool) == Some(true)
+    wait.detail.get("nobody").and_then(Value::as_bool) == Some(true)
 }
 
 /// The objects show that nobody is left who could end it.
 pub fn nobody_can(party: &Party) -> bool {
-    let Some(wait) = party.wait().filter(|wait| wait.on.is_empty()) else { return false };
+    let Some(wait) = party.wait().filter(|wait| wait.on.is_empty() || is_abandoned(wait)) else {
+        return false;
+    };
     if wait.certainty != Certainty::Proved {
         return false;
     }

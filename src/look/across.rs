@@ -68,7 +68,9 @@ impl All<'_> {
         if wait.kind == "process" {
             self.described(wait, own);
         }
-        if wait.kind == "queue" && wait.detail["operation"] == "get" {
+        let gets =
+            matches!(wait.detail.get("operation").and_then(Value::as_str), Some("get" | "read" | "recv"));
+        if gets && matches!(wait.kind.as_str(), "queue" | "pipe" | "socket") {
             self.abandoned(wait, own, thread);
         }
     }
@@ -240,16 +242,31 @@ impl All<'_> {
         wait.detail["state"] = json!(state);
     }
 
-    /// A queue that nobody but the getter itself could put into: the others have gone.
+    /// A queue or a pipe whose other end nobody has open but the process itself, and there no thread that
+    /// could use it: the others have gone.
     fn abandoned(&self, wait: &mut Wait, own: &Process, waiter: &Thread) {
-        let Some(ends) = wait.detail["ends"].as_array() else { return };
+        let Some(ends) = wait.detail["ends"].as_array().filter(|ends| !ends.is_empty()) else { return };
         let only_we = ends.iter().all(|e| e["pid"].as_i64() == Some(i64::from(own.pid)));
         let nothing_left = wait.detail["not_written_yet"].as_i64().unwrap_or(0) == 0;
-        let others = own.threads.iter().filter(|t| t.interpreter.is_some() && t.tid != waiter.tid);
-        // Other threads that could reach the queue have been found to put into it, or not.
-        if only_we && nothing_left && wait.on.is_empty() && !own.kin.may_be_signalled() {
-            wait.detail["nobody"] = json!(true);
-            wait.certainty = if others.count() == 0 { Certainty::Proved } else { Certainty::Likely };
+        if !only_we || !nothing_left || own.kin.may_be_signalled() {
+            return;
         }
+        let ours: Vec<i64> = ends
+            .iter()
+            .flat_map(|e| e["fds"].as_array().into_iter().flatten())
+            .filter_map(Value::as_i64)
+            .collect();
+        let reaches = |t: &&Thread| {
+            let fds = own.kin.fds.iter().find(|(tid, _)| Some(*tid) == t.tid).map(|f| &f.1);
+            fds.is_none_or(|fds| fds.iter().any(|fd| ours.contains(&i64::from(*fd))))
+        };
+        let others = || own.threads.iter().filter(|t| t.interpreter.is_some() && t.tid != waiter.tid);
+        // Threads of this process that are known to put items in stand in `on`; of a pipe, it is itself.
+        let named = wait.on.iter().any(|a| a.tid.is_some());
+        if named || others().any(|t| reaches(&t)) {
+            return;
+        }
+        wait.detail["nobody"] = json!(true);
+        wait.certainty = if others().count() == 0 { Certainty::Proved } else { Certainty::Likely };
     }
 }

@@ -144,7 +144,7 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
 }
 
 /// Finds the interpreter of a live process; tells why where there is none.
-fn attach(
+pub fn attach(
     pid: i32,
     facts: &mut crate::target::facts::ProcessFacts,
     memory: &CachedMemory,

@@ -104,11 +104,22 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         if wait.detail["pool"].is_object() {
             wait.detail["pool"]["peers"] = join.peers();
         }
+        // The pipe below a queue is read without a timeout, unless it is polled first.
+        if wait.kind == "queue" && wait.deadline.is_none() && seen.os.contains_key(tstate) {
+            wait.deadline = Some("none".into());
+        }
         if let Some(database) = database {
             if !wait.detail.is_object() {
                 wait.detail = json!({});
             }
             wait.detail["database"] = join.shown(database);
+        }
+        // Python runs the handlers of signals in the main thread.
+        if thread.is_some_and(|t| t.tid == facts.pid)
+            && matches!(wait.kind.as_str(), "event" | "condition" | "thread" | "queue")
+            && let Some(detail) = wait.detail.as_object_mut()
+        {
+            detail.insert("signals".into(), json!(handled(facts.caught)));
         }
     }
 }
@@ -121,6 +132,14 @@ pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
         request.age =
             socket.and_then(|s| s.tcp).filter(|tcp| tcp.received != Some(0)).map(|tcp| tcp.received_ago);
     }
+}
+
+/// The signals that programs handle in order to stop, to reload, to wake up. SIGINT is not among them:
+/// Python itself handles it.
+fn handled(caught: u64) -> Vec<&'static str> {
+    const NAMES: [(u32, &str); 6] =
+        [(1, "SIGHUP"), (3, "SIGQUIT"), (10, "SIGUSR1"), (12, "SIGUSR2"), (14, "SIGALRM"), (15, "SIGTERM")];
+    NAMES.iter().filter(|(number, _)| caught >> (number - 1) & 1 == 1).map(|(_, name)| *name).collect()
 }
 
 /// Rooms that know better have said so.

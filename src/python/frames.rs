@@ -73,6 +73,18 @@ pub fn walk(heap: &Heap, thread: &mut RawThread) {
     thread.complete = true;
 }
 
+/// A thread of which nothing is known yet but where its state stands.
+pub fn of(tstate: Addr) -> RawThread {
+    RawThread {
+        tstate,
+        ident: 0,
+        native_tid: None,
+        frames: Vec::new(),
+        complete: false,
+        problems: Vec::new(),
+    }
+}
+
 /// One frame, wherever it belongs to: of a suspended coroutine, too.
 pub fn at(heap: &Heap, addr: Addr) -> Option<RawFrame> {
     read(heap, addr).map(|(frame, _)| frame)

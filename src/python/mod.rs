@@ -12,6 +12,8 @@ pub mod locate;
 pub mod names;
 pub mod objects;
 pub mod offsets;
+pub mod opcode_tables;
+pub mod opcodes;
 pub mod paths;
 pub mod reprs;
 pub mod sysinfo;

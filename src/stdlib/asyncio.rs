@@ -7,6 +7,7 @@
 pub mod coroutines;
 mod edges;
 pub mod futures;
+pub mod iteration;
 mod loops;
 mod tasks;
 mod waits;

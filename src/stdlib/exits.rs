@@ -69,8 +69,7 @@ fn by_block_stack(heap: &Heap, frame: Addr, unit: i64) -> Option<Vec<Exit>> {
 /// whose top slot is an exit function belongs to a `with` that has been entered.
 fn by_exception_table(heap: &Heap, frame: Addr, code: Addr, offset: i64) -> Option<Vec<Exit>> {
     let c = &heap.layout.code;
-    let (table, _) = heap.bytes(heap.ptr(code + c.exceptiontable)?, MAX_TABLE)?;
-    let entries = parse(&table);
+    let entries = entries(heap, code)?;
     let cover = |at: i64| entries.iter().find(|e| (e.start..e.end).contains(&at));
     let locals = heap.mem.i32(code + c.nlocalsplus).ok()?.max(0) as u64;
     let stack = frame + heap.layout.frame.locals + 8 * locals;
@@ -105,11 +104,17 @@ fn by_exception_table(heap: &Heap, frame: Addr, code: Addr, offset: i64) -> Opti
     Some(found)
 }
 
+/// The exception table of a code object (3.11 on).
+pub(super) fn entries(heap: &Heap, code: Addr) -> Option<Vec<Entry>> {
+    let (table, _) = heap.bytes(heap.ptr(code + heap.layout.code.exceptiontable)?, MAX_TABLE)?;
+    Some(parse(&table))
+}
+
 /// One handler: offsets in bytes.
-struct Entry {
-    start: i64,
-    end: i64,
-    target: i64,
+pub(super) struct Entry {
+    pub start: i64,
+    pub end: i64,
+    pub target: i64,
     depth: u64,
     lasti: bool,
 }
@@ -199,7 +204,7 @@ fn is_exit_function(heap: &Heap, obj: Addr) -> bool {
 }
 
 /// `ml_name`, the first field of a `PyMethodDef`.
-fn c_name(heap: &Heap, definition: Addr) -> Option<String> {
+pub(super) fn c_name(heap: &Heap, definition: Addr) -> Option<String> {
     let name = heap.mem.c_string(heap.mem.u64(definition).ok()?, 64).ok()?;
     String::from_utf8(name).ok()
 }

@@ -5,10 +5,10 @@
 //! on the waiter's own C stack names the parked address. Holders come from live exit slots
 //! (exits.rs) and from the owner field of an RLock.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::exits::{self, Exit};
-use super::{FrameScene, Scene, Seen, ThreadScene};
+use super::holders::{self, Held};
+use super::{FrameScene, Scene, Seen, ThreadScene, acquired, exits};
 use crate::python::layout::Frames;
 use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Certainty, Lock, Wait};
@@ -16,8 +16,6 @@ use crate::target::memory::Addr;
 
 /// How many of the innermost frames are searched for the object that a thread waits on.
 const NEAR: usize = 8;
-/// How deep managers may be made of each other.
-const MAX_NESTING: u32 = 16;
 /// Most attributes of one object that are looked at in such a search.
 const MAX_ATTRIBUTES: usize = 256;
 
@@ -25,6 +23,7 @@ const MAX_ATTRIBUTES: usize = 256;
 pub enum Kind {
     Lock,
     RLock,
+    Semaphore,
 }
 
 /// A lock object, read.
@@ -78,6 +77,18 @@ pub fn lock(heap: &Heap, object: Addr) -> Option<LockObject> {
         }
         _ => return None,
     })
+}
+
+/// A `threading.Semaphore`: its slots are held by threads, like a lock. None while all are free.
+pub fn semaphore(heap: &Heap, object: Addr) -> Option<LockObject> {
+    let ty = heap.type_of(object).filter(|ty| heap.is_a(ty, "Semaphore"))?;
+    // That of multiprocessing is made of a SemLock, and that of asyncio is held by tasks.
+    let [condition, value] = heap.attrs(object, ["_cond", "_value"]);
+    let condition = heap.type_of(condition?)?;
+    heap.is_a(&condition, "Condition").then_some(())?;
+    let locked = heap.int(value?)? == 0;
+    let _ = ty;
+    Some(LockObject { object, kind: Kind::Semaphore, key: 0, locked, owner: None })
 }
 
 /// What a sleeping thread waits at: its futex, and, for locks of one byte, the parked address.
@@ -198,92 +209,6 @@ pub fn global_name(scene: &Scene, frame: &FrameScene, object: Addr) -> Option<St
     })
 }
 
-/// One lock that a thread is inside of.
-#[derive(Clone, Debug)]
-pub struct Held {
-    pub object: Addr,
-    pub kind: Kind,
-    /// Index of the frame that is inside.
-    pub frame: usize,
-    pub line: Option<u32>,
-}
-
-/// All locks that the frames of a thread are inside of, by live exit slots.
-fn held_by(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
-    let mut found: Vec<Held> = Vec::new();
-    for (index, frame) in thread.frames.iter().enumerate() {
-        let mut locks: Vec<(LockObject, Option<u32>)> = Vec::new();
-        for exit in exits::of_frame(scene.heap, frame) {
-            let line = with_line(scene.heap, frame, &exit);
-            locks.extend(of_manager(scene.heap, exit.manager, 0).into_iter().map(|l| (l, line)));
-        }
-        // A generator that is suspended inside of a `with` holds, too, as long as its frame keeps it.
-        for obj in scene.values(frame) {
-            if scene.heap.type_of(obj).is_some_and(|t| t.name == "generator") {
-                locks.extend(of_generator(scene.heap, obj, 0).into_iter().map(|l| (l, None)));
-            }
-        }
-        for (lock, line) in locks {
-            if !released_by_wait(scene, thread, index, lock.object)
-                && !found.iter().any(|h| h.object == lock.object)
-            {
-                found.push(Held { object: lock.object, kind: lock.kind, frame: index, line });
-            }
-        }
-    }
-    found
-}
-
-/// The line of the `with` statement: its handler stands on it from 3.10 on.
-fn with_line(heap: &Heap, frame: &FrameScene, exit: &Exit) -> Option<u32> {
-    match heap.layout.line_table {
-        crate::python::layout::LineTable::Lnotab => None,
-        _ => frame.code.line(exit.handler),
-    }
-}
-
-/// From a context manager to the locks that it stands for: a manager may be made of a generator that is
-/// inside of another one, or of an ExitStack.
-fn of_manager(heap: &Heap, manager: Addr, depth: u32) -> Vec<LockObject> {
-    if depth > MAX_NESTING {
-        return Vec::new();
-    }
-    if let Some(lock) = lock(heap, manager) {
-        return vec![lock];
-    }
-    let Some(ty) = heap.type_of(manager) else { return Vec::new() };
-    if matches!(ty.name.as_str(), "generator" | "coroutine" | "async_generator") {
-        return of_generator(heap, manager, depth);
-    }
-    // Condition._lock; Semaphore and Barrier use their Condition; _GeneratorContextManager.gen;
-    // ExitStack._exit_callbacks.
-    let [inner, generator, callbacks] = heap.attrs(manager, ["_lock", "gen", "_exit_callbacks"]);
-    if let Some(generator) = generator {
-        return of_generator(heap, generator, depth + 1);
-    }
-    if let Some(callbacks) = callbacks {
-        let exits = deque(heap, callbacks, 64).unwrap_or_default();
-        let managers = exits.into_iter().filter_map(|pair| {
-            // (is_sync, bound method)
-            let items = heap.tuple(pair, 4)?;
-            exits::bound_exit(heap, *items.get(1)?)
-        });
-        return managers.flat_map(|m| of_manager(heap, m, depth + 1)).collect();
-    }
-    match inner.filter(|_| heap.is_a(&ty, "Condition")) {
-        Some(lock_object) => lock(heap, lock_object).into_iter().collect(),
-        // What a manager of the application's own does in `__enter__` is not known.
-        None => Vec::new(),
-    }
-}
-
-/// The locks that a suspended generator or coroutine is inside of.
-fn of_generator(heap: &Heap, generator: Addr, depth: u32) -> Vec<LockObject> {
-    let Some((frame, code, offset)) = suspended_frame(heap, generator) else { return Vec::new() };
-    let exits = exits::of_raw(heap, frame, code, offset);
-    exits.into_iter().flat_map(|e| of_manager(heap, e.manager, depth + 1)).collect()
-}
-
 /// Frame, code and instruction offset of a generator that is not running.
 pub fn suspended_frame(heap: &Heap, generator: Addr) -> Option<(Addr, Addr, i64)> {
     let (l, g) = (heap.layout, &heap.layout.generator);
@@ -315,7 +240,7 @@ pub fn suspended_frame(heap: &Heap, generator: Addr) -> Option<(Addr, Addr, i64)
 
 /// A thread in `Condition.wait` shows the `with` of the condition in an outer frame, but has released
 /// its lock.
-fn released_by_wait(scene: &Scene, thread: &ThreadScene, frame: usize, lock: Addr) -> bool {
+pub fn released_by_wait(scene: &Scene, thread: &ThreadScene, frame: usize, lock: Addr) -> bool {
     thread.frames[..frame].iter().any(|inner| {
         inner.is("/threading.py", &["wait"])
             && scene
@@ -349,51 +274,34 @@ pub fn deque(heap: &Heap, object: Addr, cap: usize) -> Option<Vec<Addr>> {
 
 /// Fills in who holds what, and, for each thread that sleeps at a lock and nothing else, that wait.
 pub fn read(scene: &Scene, seen: &mut Seen) {
-    let mut holders: FxHashMap<Addr, Vec<usize>> = FxHashMap::default();
-    for (i, thread) in scene.threads.iter().enumerate() {
-        for held in held_by(scene, thread) {
-            holders.entry(held.object).or_default().push(i);
+    for thread in &scene.threads {
+        for held in holders::of_thread(scene, thread) {
             let name = named_object(scene, thread, held.object);
-            add_hold(seen, thread, &held, name, Certainty::Proved);
+            add_hold(seen, thread, &held, name);
         }
     }
     for thread in &scene.threads {
         let Some(parked) = parked(scene, thread) else { continue };
         let at_it = |object| lock(scene.heap, object).filter(|l| parked.is_at(l.key));
         let Some((lock, near)) = find_near(scene, thread, at_it) else { continue };
-        let mut on: Vec<Actor> = Vec::new();
-        let mut certainty = Certainty::Proved;
-        if let Some(owner) = lock.owner.and_then(|ident| scene.thread_by_ident(ident)) {
-            on.push(actor(scene, owner));
-            let held = Held { object: lock.object, kind: lock.kind, frame: 0, line: None };
-            let known = seen
-                .holds
-                .get(&owner.raw.tstate)
-                .is_some_and(|h| h.iter().any(|l| l.address.0 == lock.object));
-            if !known {
-                let name = named_object(scene, owner, lock.object).or_else(|| near.name.clone());
-                add_owner(seen, owner, &held, name);
-            }
-        } else if let Some(threads) = holders.get(&lock.object) {
-            on.extend(threads.iter().map(|i| actor(scene, &scene.threads[*i])));
-        } else if !is_signal(thread)
-            && let Some((holder, frame)) = likely_holder(scene, thread, lock.object)
-        {
-            certainty = Certainty::Likely;
-            on.push(actor(scene, holder));
-            let line = holder.frames.get(frame).and_then(|f| f.line());
-            let held = Held { object: lock.object, kind: lock.kind, frame, line };
-            add_hold(seen, holder, &held, near.name.clone(), Certainty::Likely);
-        }
+        let Found { on, certainty, signal } = if is_signal(thread) {
+            Found { on: Vec::new(), certainty: Certainty::Proved, signal: false }
+        } else {
+            who_has(scene, seen, &lock, near.name.as_deref())
+        };
         let type_name = match lock.kind {
-            Kind::Lock => "Lock",
             Kind::RLock => "RLock",
+            Kind::Lock | Kind::Semaphore => "Lock",
         };
         let label = match &near.name {
             Some(name) => format!("{type_name} {name}"),
             None => format!("{type_name} at {:#x}", lock.object),
         };
-        let owner = on.first().and_then(|a| a.tid);
+        // The owner that an RLock records has ended if no thread has this ident.
+        let owner_gone = lock.owner.is_some() && on.is_empty();
+        let owner = on.first().and_then(|a| a.tid).filter(|_| !signal);
+        let unknown = on.is_empty() && !owner_gone && !is_signal(thread);
+        let referenced_by = if unknown { references(scene, thread, &lock) } else { Vec::new() };
         seen.waits.insert(
             thread.raw.tstate,
             Wait {
@@ -407,10 +315,143 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
                 ends_in: None,
                 on,
                 certainty,
-                detail: serde_json::json!({ "owner": owner, "locked": lock.locked }),
+                detail: serde_json::json!({
+                    "owner": owner, "locked": lock.locked, "owner_gone": owner_gone, "signal": signal,
+                    "referenced_by": referenced_by,
+                }),
             },
         );
     }
+}
+
+/// Other threads whose frames can reach a lock and do not wait for it.
+fn references(scene: &Scene, waiter: &ThreadScene, lock: &LockObject) -> Vec<Actor> {
+    let Some(frames) = scene.reach().get(&lock.object) else { return Vec::new() };
+    let mut threads: Vec<u32> = frames.iter().map(|(t, _)| *t).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    let others = threads.into_iter().map(|t| &scene.threads[t as usize]).filter(|t| {
+        let waits = parked(scene, t).is_some_and(|parked| parked.is_at(lock.key));
+        t.raw.tstate != waiter.raw.tstate && !waits
+    });
+    others.take(8).map(|t| actor(scene, t)).collect()
+}
+
+/// Who has a lock or a slot of a semaphore, or, if it is a signal, who gives it.
+pub struct Found {
+    pub on: Vec<Actor>,
+    pub certainty: Certainty,
+    /// Nobody holds it: those of `on` will release it without having acquired it.
+    pub signal: bool,
+}
+
+/// The owner that it records, else those that a `with` proves, else those that the bytecode infers.
+pub fn who_has(scene: &Scene, seen: &mut Seen, lock: &LockObject, name: Option<&str>) -> Found {
+    let found = |on, certainty| Found { on, certainty, signal: false };
+    if let Some(ident) = lock.owner {
+        let Some(owner) = scene.thread_by_ident(ident) else {
+            return found(Vec::new(), Certainty::Proved);
+        };
+        // Idents are used again: a thread that never came near the lock has only inherited the ident of
+        // one that ended with it.
+        if !holds(seen, owner, lock.object) && !reaches(scene, owner, lock.object) {
+            return found(Vec::new(), Certainty::Likely);
+        }
+        if !holds(seen, owner, lock.object) {
+            let held = Held { frame: 0, line: None, ..Held::of(lock) };
+            let name = named_object(scene, owner, lock.object).or_else(|| name.map(str::to_owned));
+            add_hold(seen, owner, &held, name);
+            // Which frame took it is not known.
+            if let Some(lock) = seen.holds.get_mut(&owner.raw.tstate).and_then(|h| h.last_mut()) {
+                (lock.frame, lock.line) = (None, None);
+            }
+        }
+        return found(vec![actor(scene, owner)], Certainty::Proved);
+    }
+    for certainty in [Certainty::Proved, Certainty::Likely] {
+        let has = |t: &&ThreadScene| {
+            let holds = seen.holds.get(&t.raw.tstate).into_iter().flatten();
+            holds.into_iter().any(|l| l.address.0 == lock.object && l.certainty == certainty)
+        };
+        let on: Vec<Actor> = scene.threads.iter().filter(has).map(|t| actor(scene, t)).collect();
+        if !on.is_empty() {
+            return found(on, certainty);
+        }
+    }
+    let verdict = acquired::of_lock(scene, lock.object);
+    // Nobody but one can hold a lock: of two that may, neither is named.
+    let plausible = lock.kind == Kind::Semaphore || verdict.holders.len() == 1;
+    if !verdict.signallers.is_empty() {
+        let on = verdict.signallers.iter().map(|t| actor(scene, &scene.threads[*t])).collect();
+        return Found { on, certainty: Certainty::Likely, signal: true };
+    }
+    let mut on = Vec::new();
+    for taken in verdict.holders.iter().filter(|_| plausible) {
+        let thread = &scene.threads[taken.thread];
+        let held =
+            Held { frame: taken.frame, line: taken.line, certainty: Certainty::Likely, ..Held::of(lock) };
+        let name = named_object(scene, thread, lock.object).or_else(|| name.map(str::to_owned));
+        add_hold(seen, thread, &held, name);
+        on.push(actor(scene, thread));
+    }
+    // That nobody has it is no more than that nobody was found.
+    found(on, Certainty::Likely)
+}
+
+/// Most objects that are looked into from one thread's frames.
+const MAX_REACHED: usize = 4_000;
+
+/// Whether the frames of a thread lead to an object, through attributes and containers a few steps deep.
+fn reaches(scene: &Scene, thread: &ThreadScene, object: Addr) -> bool {
+    let heap = scene.heap;
+    let mut level: Vec<Addr> = Vec::new();
+    for frame in thread.frames.iter().filter(|f| !f.in_file("/threading.py")) {
+        level.extend(scene.values(frame));
+        level.extend(exits::stack_slots(heap, frame));
+        level.extend(named_globals(scene, frame));
+    }
+    let mut seen: FxHashSet<Addr> = FxHashSet::default();
+    for _ in 0..4 {
+        let mut next = Vec::new();
+        for at in level {
+            if at == object {
+                return true;
+            }
+            if seen.len() >= MAX_REACHED {
+                // Not known: it may.
+                return true;
+            }
+            if !seen.insert(at) {
+                continue;
+            }
+            let Some(ty) = heap.type_of(at) else { continue };
+            match ty.name.as_str() {
+                "method" | "builtin_function_or_method" => {
+                    next.extend(heap.ptr(at + heap.layout.method.self_));
+                }
+                "function" => {
+                    let closure = heap.ptr(at + heap.layout.function.closure);
+                    let cells = closure.and_then(|c| heap.tuple(c, 64)).unwrap_or_default();
+                    next.extend(cells.into_iter().filter_map(|c| heap.cell(c)));
+                }
+                _ if ty.is_dict() => {
+                    next.extend(heap.dict(at, 256).unwrap_or_default().0.into_iter().map(|e| e.1));
+                }
+                _ if ty.is_list() || ty.is_tuple() => {
+                    next.extend(heap.items(at, &ty, 256).unwrap_or_default().0);
+                }
+                _ if ty.is_str() || ty.is_bytes() || ty.is_int() || ty.is_type() => {}
+                _ => next
+                    .extend(heap.attributes(at, MAX_ATTRIBUTES).unwrap_or_default().into_iter().map(|e| e.1)),
+            }
+        }
+        level = next;
+    }
+    false
+}
+
+fn holds(seen: &Seen, thread: &ThreadScene, object: Addr) -> bool {
+    seen.holds.get(&thread.raw.tstate).into_iter().flatten().any(|l| l.address.0 == object)
 }
 
 /// Locks that `threading` uses as signals have no holder: a waiter's own lock in a Condition, the lock
@@ -423,55 +464,19 @@ pub fn actor(scene: &Scene, thread: &ThreadScene) -> Actor {
     Actor { pid: Some(scene.pid), tid: thread.tid, thread: thread.name(), task: None }
 }
 
-fn add_hold(seen: &mut Seen, thread: &ThreadScene, held: &Held, name: Option<String>, certainty: Certainty) {
-    let line = held.line;
+fn add_hold(seen: &mut Seen, thread: &ThreadScene, held: &Held, name: Option<String>) {
     seen.holds.entry(thread.raw.tstate).or_default().push(Lock {
         address: Address(held.object),
         kind: match held.kind {
             Kind::Lock => "lock".into(),
             Kind::RLock => "rlock".into(),
+            Kind::Semaphore => "semaphore".into(),
         },
         name,
         frame: Some(held.frame),
-        line,
-        certainty,
+        line: held.line,
+        certainty: held.certainty,
     });
-}
-
-/// Held by its owner field: which frame took it is not known.
-fn add_owner(seen: &mut Seen, thread: &ThreadScene, held: &Held, name: Option<String>) {
-    add_hold(seen, thread, held, name, Certainty::Proved);
-    if let Some(lock) = seen.holds.get_mut(&thread.raw.tstate).and_then(|h| h.last_mut()) {
-        (lock.frame, lock.line) = (None, None);
-    }
-}
-
-/// Who has taken a lock by `acquire()`: nothing on the stack proves it. The one other thread that has a
-/// frame which names both this lock and `acquire`, and is not itself waiting for it there.
-fn likely_holder<'s, 'a>(
-    scene: &'s Scene<'a>,
-    waiter: &ThreadScene,
-    object: Addr,
-) -> Option<(&'s ThreadScene<'a>, usize)> {
-    let mut found = None;
-    for (index, thread) in scene.threads.iter().enumerate().filter(|(_, t)| t.raw.tstate != waiter.raw.tstate)
-    {
-        let waits_here = parked(scene, thread)
-            .zip(lock(scene.heap, object))
-            .is_some_and(|(parked, lock)| parked.is_at(lock.key));
-        if waits_here {
-            continue;
-        }
-        let frame = (0..thread.frames.len()).find(|f| uses(scene, index, *f, object, &["acquire"]));
-        if let Some(frame) = frame {
-            if found.is_some() {
-                // Two that may: neither is named.
-                return None;
-            }
-            found = Some((thread, frame));
-        }
-    }
-    found
 }
 
 /// Whether a frame's code names an attribute and the frame can reach the object: by a variable, an

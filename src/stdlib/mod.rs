@@ -4,6 +4,8 @@
 //! All of it is read inside the frozen window, through the same memory as the frames, so that what is
 //! said of two threads is of one moment. It is total: what does not check out is not said.
 
+/// Locks taken by `acquire()`, inferred from the bytecode.
+pub mod acquired;
 /// Event loops and tasks of asyncio.
 pub mod asyncio;
 /// Clients of databases.
@@ -16,6 +18,8 @@ pub mod exits;
 pub mod futures;
 /// Who keeps an object alive.
 pub mod garbage;
+/// Which locks each thread is inside of.
+pub mod holders;
 /// `importlib`.
 pub mod importlib;
 /// Locks, by the futex that a thread sleeps on and by the frames that are inside of them.
@@ -36,6 +40,7 @@ pub mod web;
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
+use acquired::Acquired;
 use locks::Reach;
 use rustc_hash::FxHashMap;
 
@@ -45,6 +50,7 @@ use crate::python::frames::RawFrame;
 use crate::python::locals::{self, Variables};
 use crate::python::names::ThreadName;
 use crate::python::objects::Heap;
+use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
 use crate::snapshot::{EventLoop, Lock, Request, Task, Wait};
 use crate::target::facts::RawSyscall;
@@ -62,6 +68,8 @@ pub struct Scene<'a> {
     reach: OnceCell<Reach>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
     variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
+    acquired: Acquired,
+    paths: Paths,
 }
 
 /// Variables of a code object, with their names read.
@@ -210,6 +218,8 @@ impl<'a> Scene<'a> {
             reach: OnceCell::new(),
             names: RefCell::default(),
             variables: RefCell::default(),
+            acquired: Acquired::default(),
+            paths: Paths::new(&python.sys, &[]),
         }
     }
 
@@ -246,9 +256,13 @@ impl<'a> Scene<'a> {
 
     /// The slots of a frame's code, read once for each code object.
     fn variables(&self, frame: &FrameScene) -> Option<Rc<Known>> {
+        self.variables_of(frame.raw.code)
+    }
+
+    fn variables_of(&self, code: Addr) -> Option<Rc<Known>> {
         let mut all = self.variables.borrow_mut();
-        let known = all.entry(frame.raw.code).or_insert_with(|| {
-            let variables = locals::variables(self.heap, frame.raw.code)?;
+        let known = all.entry(code).or_insert_with(|| {
+            let variables = locals::variables(self.heap, code)?;
             let name = |n: &Addr| self.heap.checked_str(*n).unwrap_or_default();
             Some(Rc::new(Known { names: variables.names.iter().map(name).collect(), variables }))
         });
@@ -268,6 +282,11 @@ impl<'a> Scene<'a> {
                 .entry(code)
                 .or_insert_with(|| Rc::new(locks::names_of(self.heap, code).unwrap_or_default())),
         )
+    }
+
+    /// Whether a frame runs the application's own code.
+    pub fn is_user(&self, frame: &FrameScene) -> bool {
+        frame.code.file.as_deref().is_some_and(|f| self.paths.is_user(f))
     }
 
     /// The first argument, which methods call `self`.

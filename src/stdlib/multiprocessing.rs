@@ -24,7 +24,9 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         for (index, frame) in thread.frames.iter().enumerate().take(DEPTH) {
             if is_ours(frame) {
                 found = of_frame(scene, thread, index, frame).or(found);
-            } else if !is_plumbing(frame) {
+            } else if is_plumbing(frame) {
+                found = found.map(|inner| synchronize::barrier(scene, thread, index, frame).unwrap_or(inner));
+            } else {
                 break;
             }
         }

@@ -32,6 +32,10 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         o @ ("put" | "get" | "join") => o,
         _ => return None,
     };
+    // Not yet inside: then it waits for the queue's own lock.
+    if !thread.frames[..index].iter().any(|f| f.is("/threading.py", &["wait"])) {
+        return None;
+    }
     let heap = scene.heap;
     let object = scene.receiver(frame)?;
     let ty = heap.type_of(object)?;
@@ -45,7 +49,10 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
     let on = match operation {
         "put" => consumers.clone(),
         "get" => producers.clone(),
-        _ => others(scene, thread, object, &["task_done"]),
+        // A consumer that never says task_done() is to blame as much.
+        _ => Some(others(scene, thread, object, &["task_done"]))
+            .filter(|on| !on.is_empty())
+            .unwrap_or_else(|| consumers.clone()),
     };
     let maxsize = int(maxsize).unwrap_or(0);
     let described = if maxsize > 0 { format!("{class}(maxsize={maxsize})") } else { class };

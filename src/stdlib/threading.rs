@@ -48,11 +48,33 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
             if !frame.in_file("/threading.py") {
                 break;
             }
-            if let Some(found) = of_frame(scene, thread, index, frame) {
+            if let Some(mut found) = of_frame(scene, thread, index, frame) {
+                if let Some(semaphore) = found.object.and_then(|o| locks::semaphore(scene.heap, o)) {
+                    slots(scene, thread, seen, &semaphore, &mut found);
+                }
                 // An outer frame of the same module knows better: Event.wait above Condition.wait.
                 seen.waits.insert(thread.raw.tstate, found.into_wait());
             }
         }
+    }
+}
+
+/// Who has the slots of a semaphore; where nobody has, who speaks of giving one.
+fn slots(
+    scene: &Scene,
+    thread: &ThreadScene,
+    seen: &mut Seen,
+    semaphore: &locks::LockObject,
+    found: &mut Found,
+) {
+    let name = locks::named_object(scene, thread, semaphore.object);
+    let has = locks::who_has(scene, seen, semaphore, name.as_deref());
+    if has.on.is_empty() {
+        found.on = others(scene, thread, semaphore.object, &["release"]);
+        found.certainty = Certainty::Likely;
+    } else {
+        (found.on, found.certainty) = (has.on, has.certainty);
+        found.detail["signal"] = json!(has.signal);
     }
 }
 
@@ -101,8 +123,7 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         "acquire" | "__enter__" if heap.is_a(&ty, "Semaphore") => {
             let [value, initial] = heap.attrs(object, ["_value", "_initial_value"]);
             let detail = json!({ "value": count(value), "max": count(initial) });
-            let on = others(scene, thread, object, &["release"]);
-            Some(found("semaphore", "acquire", on, Certainty::Likely, detail))
+            Some(found("semaphore", "acquire", Vec::new(), Certainty::Likely, detail))
         }
         "join" | "_wait_for_tstate_lock" | "_join_os_thread" if heap.is_a(&ty, "Thread") => {
             Some(join(scene, thread, index, object))

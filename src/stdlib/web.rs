@@ -6,13 +6,16 @@ use rustc_hash::FxHashMap;
 use super::{FrameScene, Scene, Seen};
 use crate::python::code::Codes;
 use crate::python::objects::TypeInfo;
-use crate::snapshot::Request;
+use crate::snapshot::{Address, Request, Task};
 use crate::target::memory::Addr;
 
 /// Longest path that is kept.
 const MAX_PATH: usize = 2048;
 /// Arguments of a function in a worker thread that are looked at.
 const MAX_ARGS: usize = 16;
+
+/// Where AnyIO's worker threads run what they are given.
+const ANYIO: &str = "/anyio/_backends/_asyncio.py";
 
 /// Variables that hold a request, or lead to one.
 const NAMES: [&str; 6] = ["scope", "environ", "request", "req", "func", "self"];
@@ -96,6 +99,7 @@ pub fn through_tasks(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         }
         None
     };
+    let mut of_threads: Vec<(Addr, Request)> = Vec::new();
     let of_tasks: Vec<Option<Request>> = seen.tasks.iter().map(|t| request_of(t.id.0)).collect();
     for (tstate, task) in &seen.current {
         if !seen.requests.contains_key(tstate)
@@ -104,6 +108,19 @@ pub fn through_tasks(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             seen.requests.insert(*tstate, request);
         }
     }
+    // A synchronous endpoint runs in a worker thread of AnyIO's, for the task that awaits its future.
+    for thread in scene.threads.iter().filter(|t| !seen.requests.contains_key(&t.raw.tstate)) {
+        let request = thread.frames.iter().filter(|f| f.is(ANYIO, &["run"])).find_map(|frame| {
+            let future = scene.local(frame, "future")?;
+            let awaits =
+                |task: &Task| task.waits_on.as_ref().and_then(|w| w.address) == Some(Address(future));
+            of_tasks[seen.tasks.iter().position(awaits)?].clone()
+        });
+        if let Some(request) = request {
+            of_threads.push((thread.raw.tstate, request));
+        }
+    }
+    seen.requests.extend(of_threads);
     for (task, request) in seen.tasks.iter_mut().zip(of_tasks) {
         task.request = request;
     }
@@ -150,7 +167,7 @@ impl Room<'_, '_> {
             let Some(obj) = self.scene.local(frame, name) else { continue };
             let found = match name {
                 "self" => of_self.and_then(|attribute| self.attribute(obj, attribute)),
-                "func" if frame.in_file("/anyio/_backends/_asyncio.py") => {
+                "func" if frame.in_file(ANYIO) => {
                     let args = self.scene.local(frame, "args");
                     self.of_call(obj).or_else(|| self.of_arguments(args?))
                 }

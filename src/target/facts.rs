@@ -29,6 +29,9 @@ pub struct ProcessFacts {
     /// CLOCK_REALTIME at the same moment, seconds.
     #[serde(default)]
     pub realtime: Option<f64>,
+    /// `SigCgt`: the signals that it has handlers for, by bit.
+    #[serde(default)]
+    pub caught: u64,
     pub rss: Option<u64>,
     pub open_fds: Option<u64>,
     pub fd_limit: Option<u64>,

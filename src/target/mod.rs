@@ -6,8 +6,12 @@ pub mod access;
 pub mod blocked;
 /// A page cache that lives as long as one look.
 pub mod cached;
+/// Commands that hangscope starts.
+pub mod command;
 /// TCP sockets, asked for over netlink.
 mod diag;
+/// Memory of a live process, around any cache.
+pub mod direct;
 /// What the OS says, as plain data.
 pub mod facts;
 /// What descriptors lead to that threads sleep on.

@@ -45,6 +45,9 @@ pub fn standing(pid: i32) -> Result<ProcessFacts, AccessError> {
     if let Ok(status) = dir.read(c"status", &mut buffer) {
         let last = |name| parse::field(status, name).and_then(|line| parse::numbers(line).last());
         facts.ns_pid = last("NSpid").map_or(pid, |id| id as i32);
+        facts.caught = parse::field(status, "SigCgt")
+            .and_then(|mask| u64::from_str_radix(std::str::from_utf8(mask).ok()?, 16).ok())
+            .unwrap_or(0);
         facts.uid =
             parse::field(status, "Uid").and_then(|line| parse::numbers(line).next()).map(|uid| uid as u32);
         facts.caught_signals = parse::field(status, "SigCgt").and_then(parse::hex);

@@ -41,6 +41,12 @@ fn hangs_between_processes() {
 }
 
 #[test]
+#[ignore = "being built"]
+fn processes_that_wait_for_each_other() {
+    every_program_of("between");
+}
+
+#[test]
 #[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
 fn clients_of_pypi_on_an_event_loop() {
     each_interpreter("loop_clients", venv::exists_for, |interpreter| {

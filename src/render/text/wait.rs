@@ -76,7 +76,10 @@ fn on_what(wait: &Wait, arrow: &str) -> String {
         },
         "condition" => format!("waits to be notified by condition{name}"),
         "event" => format!("waits for event{name} to be set"),
-        "barrier" => format!("waits for the others at barrier{name}"),
+        "barrier" => match (number(detail, "waiting"), number(detail, "parties")) {
+            (Some(here), Some(all)) => format!("waits at barrier{name}, where {here} of {all} are"),
+            _ => format!("waits for the others at barrier{name}"),
+        },
         "queue" => queue(wait, &name),
         "thread" => match word(detail, "name").or(wait.label.as_deref()) {
             Some(thread) => format!("waits for thread {thread} to end"),

@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::futures;
+use super::{futures, iteration};
 use crate::python::layout::NONE;
 use crate::python::objects::Heap;
 use crate::python::threads;
@@ -33,7 +33,7 @@ pub fn read(scene: &Scene, current: &FxHashMap<Addr, Addr>, seen: &mut Seen) -> 
 }
 
 /// The loop that asyncio says is running in this thread.
-fn running_loop(heap: &Heap, tstate: Addr) -> Option<Addr> {
+pub(super) fn running_loop(heap: &Heap, tstate: Addr) -> Option<Addr> {
     let l = heap.layout;
     if l.asyncio.running_loop != NONE {
         return heap.ptr(tstate + l.tstate.size + l.asyncio.running_loop);
@@ -55,6 +55,7 @@ fn looks_like_loop(heap: &Heap, obj: Addr) -> bool {
 fn of_asyncio(scene: &Scene, thread: &ThreadScene, object: Addr, has_task: bool) -> EventLoop {
     let heap = scene.heap;
     let is_uvloop = heap.type_of(object).is_some_and(|t| heap.is_a(&t, "uvloop.loop.Loop"));
+    let uv = iteration::uv_loop(heap, object);
     let tornado = thread.frames.iter().any(|f| f.is("/tornado/platform/asyncio.py", &["start"]));
     let kind = match () {
         _ if is_uvloop => "uvloop",
@@ -68,15 +69,22 @@ fn of_asyncio(scene: &Scene, thread: &ThreadScene, object: Addr, has_task: bool)
         && match once {
             // The selector itself, not one that a callback uses.
             Some(once) => is_selector(&thread.frames[..once]),
-            // uvloop's own functions have no frames: nothing of Python stands above who started it.
-            None => !has_task && (is_uvloop || thread.frames.first().is_some_and(is_select)),
+            None => match uv.zip(thread.syscall.as_ref()) {
+                // Its own epoll, not one that a callback waits in.
+                Some((uv, call)) => uv.is_selecting(heap, call),
+                // uvloop's own functions have no frames: nothing of Python stands above who started it.
+                None => !has_task && (is_uvloop || thread.frames.first().is_some_and(is_select)),
+            },
         };
-    let age = || {
-        let end_time = scene.local(&thread.frames[once?], "end_time")?;
-        heap.type_of(end_time).filter(|t| t.name == "float")?;
-        let age = scene.now.monotonic? - heap.float(end_time)?;
-        age.is_finite().then_some(age.max(0.0))
+    let began = || match uv {
+        Some(uv) => uv.time(heap),
+        None => {
+            let end_time = scene.local(&thread.frames[once?], "end_time")?;
+            heap.type_of(end_time).filter(|t| t.name == "float")?;
+            heap.float(end_time)
+        }
     };
+    let age = || Some(scene.now.monotonic? - began()?).filter(|age| age.is_finite()).map(|age| age.max(0.0));
     EventLoop {
         kind: kind.to_owned(),
         state: state(scene, thread, polls).to_owned(),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::garbage::{Garbage, Keeper};
 use super::super::{FrameScene, Scene, Seen, ThreadScene, locks};
 use crate::python::objects::TypeInfo;
-use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::snapshot::{Address, Certainty, Wait};
 use crate::target::memory::Addr;
 
 /// (library, part of the path, functions that wait, whose `self` is the pool)
@@ -66,7 +66,7 @@ pub fn read(scene: &Scene, seen: &mut Seen, thorough: bool) {
         for holder in known {
             if let Holder::Thread(t, _) = holder {
                 let actor = locks::actor(scene, &scene.threads[*t]);
-                if !wait.on.iter().any(|known: &Actor| *known == actor) {
+                if !wait.on.contains(&actor) {
                     wait.on.push(actor);
                 }
             }
@@ -187,8 +187,7 @@ fn measure(scene: &Scene, library: &str, pool: Addr) -> Pool {
             }
         }
         "redis" => {
-            let [max, made, queue] = heap.attrs(pool, ["max_connections", "_connections", "pool"]);
-            let _ = made;
+            let [max, queue] = heap.attrs(pool, ["max_connections", "pool"]);
             // Its queue holds `None` for connections that are not made yet.
             Pool { size: int(max), out: int(max).zip(length(queue)).map(|(m, q)| m - q), waiting: None }
         }
@@ -216,12 +215,11 @@ fn holders_of(scene: &Scene, garbage: &mut Garbage, pool: Addr) -> Vec<Holder> {
             || matches!(name, "PooledDedicatedDBConnection" | "PooledSharedDBConnection")
     };
     let pool_of = |object: &Addr| {
-        let [own, con] = heap.attrs(*object, ["_pool", "_con"]);
+        let [own] = heap.attrs(*object, ["_pool"]);
         let slot = || {
             let slots = heap.slots(*object, 32);
             slots.into_iter().find(|(name, _)| name == "_pool").map(|s| s.1)
         };
-        let _ = con;
         own.or_else(slot)
     };
     let idle: Vec<Addr> = {

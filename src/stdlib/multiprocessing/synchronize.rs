@@ -136,3 +136,28 @@ pub fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &Frame
         on,
     })
 }
+
+/// A barrier is that of `threading`, on a condition of `multiprocessing`.
+pub fn barrier(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
+    if !frame.is("/threading.py", &["wait"]) {
+        return None;
+    }
+    let heap = scene.heap;
+    let object = scene.receiver(frame)?;
+    let ty = heap.type_of(object)?;
+    if !heap.is_a(&ty, "Barrier") {
+        return None;
+    }
+    let [parties] = heap.attrs(object, ["_parties"]);
+    let name = locks::named_object(scene, thread, object);
+    Some(Found {
+        kind: "barrier",
+        call: "multiprocessing.synchronize.Barrier.wait".into(),
+        frame: index,
+        object: Some(object),
+        label: Some(name.map_or_else(|| "Barrier".into(), |n| format!("multiprocessing Barrier {n}"))),
+        on: Vec::new(),
+        certainty: Certainty::Likely,
+        detail: json!({ "parties": parties.and_then(|p| heap.int(p)), "waiting": null }),
+    })
+}

@@ -1,0 +1,18 @@
+//! The black box: polls at low cost, and when something lasts too long, looks closely and keeps what it saw.
+
+/// Polls all targets and looks closely at what lasts too long.
+pub mod engine;
+/// Runs a command for each stall.
+pub mod exec;
+/// Which processes there are to watch, over restarts.
+pub mod follow;
+/// What Prometheus asks for.
+pub mod metrics;
+/// The cheap poll of one process.
+pub mod poll;
+/// The directory of reports.
+pub mod reports;
+/// What lasts too long.
+pub mod stall;
+/// The files of one look.
+mod write;

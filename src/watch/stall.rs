@@ -1,0 +1,122 @@
+//! What lasts too long: first as polls see it, then as a look explains it. Pure.
+
+use crate::diagnose::{Finding, Severity};
+use crate::render::report::{Report, ReportProcess};
+use crate::snapshot::{Activity, Frame, Thread};
+
+/// What a poll saw that lasts longer than the limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Suspect {
+    pub pid: i32,
+    pub tid: i32,
+    pub what: What,
+    /// CLOCK_MONOTONIC, seconds.
+    pub since: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum What {
+    /// An iteration of an event loop. That it lasts is known; a look says why.
+    Loop,
+    /// A thread that sleeps in one call. A look says whether anybody suffers from that.
+    Thread,
+}
+
+/// A stall, explained as well as can be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stall {
+    pub pid: i32,
+    pub tid: Option<i32>,
+    pub rule: String,
+    /// The application's line, or the blocking call's.
+    pub place: String,
+    pub summary: String,
+    /// How long it has lasted, seconds.
+    pub age: Option<f64>,
+    pub severity: Severity,
+}
+
+/// What the look makes of the suspect; `None`: nobody suffers.
+pub fn explain(report: &Report, suspect: &Suspect, age: f64) -> Option<Stall> {
+    let process = report.processes.iter().find(|p| p.process.pid == suspect.pid)?;
+    let thread = process.process.threads.iter().find(|t| t.tid == Some(suspect.tid))?;
+    let concerns = |f: &&Finding| {
+        f.pid == Some(suspect.pid) && f.tid == Some(suspect.tid)
+            || f.cause.iter().any(|c| c.pid == Some(suspect.pid) && c.tid == Some(suspect.tid))
+    };
+    let found = process
+        .findings
+        .iter()
+        .chain(&report.findings)
+        .filter(|f| f.severity > Severity::Info)
+        .find(concerns);
+    let place = place(thread).unwrap_or_else(|| "?".to_owned());
+    let told = |rule: &str, what: String| Stall {
+        pid: suspect.pid,
+        tid: Some(suspect.tid),
+        rule: found.map_or(rule, |f| &f.rule).to_owned(),
+        summary: found.map_or(what, |f| f.summary.clone()),
+        place: place.clone(),
+        age: Some(age),
+        severity: found.map_or(Severity::Warning, |f| f.severity),
+    };
+    let name = thread.name.as_deref().unwrap_or("a thread");
+    match suspect.what {
+        What::Loop => Some(told("loop-stall", format!("the event loop of {name} is in {place}"))),
+        What::Thread if found.is_some() => Some(told("", String::new())),
+        What::Thread if thread.activity != Activity::Waiting => None,
+        What::Thread => match (&thread.request, &thread.waits_on) {
+            (Some(request), _) => {
+                let text = |part: &Option<String>| part.clone().unwrap_or_default();
+                let what = format!("{} {}", text(&request.method), text(&request.path));
+                Some(told("request-stall", format!("{} waits in {place}", what.trim())))
+            }
+            // Without a holder it may be a signal, for which to wait is health.
+            (None, Some(wait)) if wait.kind == "lock" && !wait.on.is_empty() => {
+                let holder = wait.on.iter().find_map(|on| on.thread.clone());
+                let holder = holder.map(|h| format!(" that {h} holds")).unwrap_or_default();
+                Some(told("lock-wait", format!("{name} waits for a lock{holder} in {place}")))
+            }
+            _ => None,
+        },
+    }
+}
+
+/// The findings of a look that have lasted longer than the limit, with who suffers: what no poll can see.
+pub fn of_findings(process: &ReportProcess, global: &[Finding], stall: f64) -> Vec<Stall> {
+    let lasting = |f: &&Finding| {
+        // Where its age is not known, it counts if it is as bad as can be.
+        f.severity > Severity::Info
+            && f.blocked_for.map_or(f.severity == Severity::Critical, |age| age >= stall)
+    };
+    let stall_of = |f: &Finding| {
+        let pid = f.pid?;
+        let thread = process.process.threads.iter().find(|t| t.tid.is_some() && t.tid == f.tid);
+        let task = process.process.tasks.iter().find(|t| Some(t.id) == f.task);
+        let of_task = task.and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first())).map(at);
+        Some(Stall {
+            pid,
+            tid: f.tid,
+            rule: f.rule.clone(),
+            place: of_task.or_else(|| thread.and_then(place)).unwrap_or_else(|| "?".to_owned()),
+            summary: f.summary.clone(),
+            age: f.blocked_for,
+            severity: f.severity,
+        })
+    };
+    let own = global.iter().filter(|f| f.pid == Some(process.process.pid));
+    process.findings.iter().chain(own).filter(lasting).filter_map(stall_of).collect()
+}
+
+/// The innermost line of the application's own code, or else the innermost line.
+fn place(thread: &Thread) -> Option<String> {
+    thread.frames.iter().find(|f| f.user).or(thread.frames.first()).map(at)
+}
+
+fn at(frame: &Frame) -> String {
+    let file = frame.file.as_deref().unwrap_or("?");
+    match frame.line {
+        Some(line) => format!("{} {file}:{line}", frame.function),
+        None => format!("{} {file}", frame.function),
+    }
+}

@@ -1,0 +1,425 @@
+//! `hangscope watch` on real programs and a real server: what it catches, what it leaves alone, and what it leaves
+//! behind.
+
+mod common;
+#[allow(dead_code, reason = "the incidents use the rest")]
+#[path = "incidents/server.rs"]
+mod server;
+#[allow(dead_code, reason = "the incidents use the rest")]
+#[path = "incidents/venv.rs"]
+mod venv;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use common::{DEADLINE, Interpreter, Outcome, Program, binary, interpreters, list, lossy, text};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use server::{Server, get};
+
+/// A `hangscope watch` that runs; dropped, it is killed.
+struct Watch {
+    child: Child,
+    lines: Receiver<String>,
+    /// Everything that was said on either stream.
+    said: Arc<Mutex<String>>,
+}
+
+impl Watch {
+    fn start(args: &[&str]) -> Watch {
+        let mut command = Command::new(binary());
+        command.arg("watch").args(args).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("hangscope starts");
+        let (sender, lines) = channel();
+        let said = Arc::new(Mutex::new(String::new()));
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for stream in streams {
+            let (sender, said) = (sender.clone(), Arc::clone(&said));
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    *said.lock().unwrap() += &format!("{line}\n");
+                    let _ = sender.send(line);
+                }
+            });
+        }
+        Watch { child, lines, said }
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// The next line that has all of these in it.
+    fn line(&self, wanted: &[&str]) -> Outcome<String> {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if wanted.iter().all(|part| line.contains(part)) => return Ok(line),
+                Ok(_) => {}
+                Err(error) => {
+                    let ended = if error == RecvTimeoutError::Timeout { "in time" } else { "before its end" };
+                    return Err(format!("no line with {wanted:?} {ended}; it said:\n{}", self.said()));
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, signal: Signal) -> ExitStatus {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+        self.ended()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is ours") {
+                return status;
+            }
+            assert!(Instant::now() < end, "it does not end; it said:\n{}", self.said());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn python() -> Interpreter {
+    let all = interpreters();
+    let wanted = all.iter().find(|i| i.label == "3.12");
+    wanted.or(all.last()).expect("there is an interpreter").clone()
+}
+
+fn program(interpreter: &Interpreter, args: &[&str]) -> Program {
+    let program = Program::start(interpreter, "incidents/watched.py", args).expect("it starts");
+    program.line("READY ").expect("it is ready");
+    program
+}
+
+/// The path that a line of a stall ends in.
+fn report_of(line: &str) -> PathBuf {
+    PathBuf::from(line.rsplit(" · ").next().expect("it has parts"))
+}
+
+fn json(path: &Path) -> Value {
+    let file = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&file).expect("it is JSON")
+}
+
+fn size_of(dir: &Path) -> u64 {
+    fs::read_dir(dir).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn a_stall_among_health_is_caught_with_its_line_and_its_culprit() {
+    let interpreter = python();
+    for event_loop in ["uvloop", "asyncio"] {
+        let out = tempfile::tempdir().unwrap();
+        let args = ["-m", "uvicorn", "watched:app", "--port", "{port}", "--loop", event_loop];
+        let server = Server::start(&interpreter, &args, &[]).expect("the server starts");
+        let port = server.port.to_string();
+        let watch = Watch::start(&["--port", &port, "--out", out.path().to_str().unwrap()]);
+        watch.line(&["watching pid"]).unwrap();
+        for _ in 0..20 {
+            get(server.port, "/health").expect("it is healthy");
+        }
+        // 1.2 s; longer only where the machine was too busy to look in time.
+        let mut caught = None;
+        for seconds in [1.2, 2.4, 4.8] {
+            let mut client =
+                server::Client::request(server.port, "GET", &format!("/stall?seconds={seconds}")).unwrap();
+            let over = watch.line(&["· over after"]);
+            client.until("slept").ok();
+            if over.is_ok() && fs::read_dir(out.path()).unwrap().next().is_some() {
+                caught = Some(seconds);
+                break;
+            }
+        }
+        assert!(caught.is_some(), "{event_loop}: {}", watch.said());
+        for _ in 0..20 {
+            get(server.port, "/health").expect("it is healthy again");
+        }
+        let said = watch.said();
+        let stall =
+            said.lines().find(|l| l.contains(".1.txt")).unwrap_or_else(|| panic!("{event_loop}: {said}"));
+        assert!(stall.contains(" loop-sleep · pid "), "{stall}");
+        let file = report_of(stall);
+        let note = fs::read_to_string(&file).unwrap();
+        assert!(note.contains("time.sleep(seconds)") && note.contains("EVENT LOOP BLOCKED"), "{note}");
+        assert!(!note.contains('\x1b'), "{note}");
+
+        let report = json(&file.with_extension("json"));
+        let process = &list(&report, "processes")[0];
+        let finding = &list(process, "findings")[0];
+        assert_eq!(text(finding, "rule"), "loop-sleep", "{finding}");
+        assert!(finding["blocked_for"].as_f64().is_some_and(|age| age >= 1.0), "{event_loop}: {finding}");
+        let thread =
+            list(process, "threads").iter().find(|t| t["tid"] == finding["tid"]).expect("it is there");
+        let user = &list(thread, "frames")[finding["user_frame"].as_u64().expect("a line of ours") as usize];
+        assert_eq!(text(user, "function"), "stall");
+        assert_eq!(text(&finding["request"], "path").split('?').next(), Some("/stall"), "{finding}");
+
+        // The capture says the same on another machine.
+        let capture = file.with_extension("capture");
+        let again = common::hangscope(&["dump", "--capture", capture.to_str().unwrap()]);
+        assert!(lossy(&again.stdout).contains("time.sleep(seconds)"), "{}", lossy(&again.stderr));
+        // Health is no stall.
+        let stalls = said.lines().filter(|l| l.contains(" · for ")).count();
+        assert_eq!(
+            stalls,
+            said.lines().filter(|l| l.contains("loop-sleep · pid") && l.contains(" · for ")).count()
+        );
+    }
+}
+
+#[test]
+fn a_request_in_a_worker_thread_is_caught_while_the_loop_serves_others() {
+    let server =
+        Server::start(&python(), &["-m", "uvicorn", "watched:app", "--port", "{port}"], &[]).unwrap();
+    let watch = Watch::start(&["--port", &server.port.to_string(), "--stall", "300ms"]);
+    watch.line(&["watching pid"]).unwrap();
+    let _client = server::Client::request(server.port, "GET", "/slow?seconds=60").unwrap();
+    let line = watch.line(&[" · for "]).unwrap();
+    assert!(line.contains("request-stall · pid") && line.contains("GET /slow"), "{line}");
+    assert!(line.contains("slow "), "{line}");
+    assert!(get(server.port, "/health").is_ok());
+}
+
+#[test]
+fn a_wait_for_a_lock_is_caught_with_its_holder() {
+    let program = program(&python(), &["lock"]);
+    let watch = Watch::start(&[&program.pid().to_string(), "--stall", "300ms"]);
+    let line = watch.line(&[" · for "]).unwrap();
+    assert!(line.contains("lock-wait") && line.contains("waiter") && line.contains("holder"), "{line}");
+}
+
+#[test]
+fn health_is_left_alone_under_every_interpreter() {
+    common::each_interpreter(
+        "health_is_left_alone",
+        |_| true,
+        |interpreter| {
+            let program = program(interpreter, &["healthy"]);
+            let mut watch =
+                Watch::start(&[&program.pid().to_string(), "--stall", "400ms", "--interval", "5ms"]);
+            watch.line(&["watching pid"])?;
+            // Longer than the limit, and than the first patrol.
+            std::thread::sleep(std::time::Duration::from_millis(1800));
+            let status = watch.end(Signal::SIGTERM);
+            let said = watch.said();
+            if status.code() != Some(143) {
+                return Err(format!("{status}: {said}"));
+            }
+            match said.contains(" · for ") {
+                true => Err(said),
+                false => Ok(()),
+            }
+        },
+    );
+}
+
+#[test]
+fn a_stuck_loop_is_caught_under_every_interpreter() {
+    common::each_interpreter(
+        "a_stuck_loop_is_caught",
+        |_| true,
+        |interpreter| {
+            let program = program(interpreter, &["stuck"]);
+            let mut watch = Watch::start(&["--stall", "200ms", "--once", &program.pid().to_string()]);
+            let line = watch.line(&[" · for "])?;
+            if !line.contains(" loop-") {
+                return Err(line);
+            }
+            match watch.ended().code() {
+                Some(0) => Ok(()),
+                other => Err(format!("{other:?}: {}", watch.said())),
+            }
+        },
+    );
+}
+
+#[test]
+fn many_stalls_fill_no_disk() {
+    let program = program(&python(), &["stalls"]);
+    let out = tempfile::tempdir().unwrap();
+    let args = ["--stall", "20ms", "--interval", "2ms", "--cool-down", "0", "--max-size", "400K", "--out"];
+    let pid = program.pid().to_string();
+    let mut watch = Watch::start(&[&args[..], &[out.path().to_str().unwrap(), &pid]].concat());
+    watch.line(&["not kept: max-size"]).unwrap();
+    for _ in 0..30 {
+        watch.line(&["not kept"]).unwrap();
+    }
+    assert_eq!(watch.end(Signal::SIGTERM).code(), Some(143));
+    let size = size_of(out.path());
+    assert!(size <= 400 << 10, "{size}");
+    assert!(
+        fs::read_dir(out.path()).unwrap().any(|e| e.unwrap().path().extension().is_some_and(|e| e == "txt"))
+    );
+}
+
+#[test]
+fn a_command_is_run_with_the_report() {
+    let program = program(&python(), &["stalls"]);
+    let (out, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let exec = format!("cp -t '{}'", copies.path().display());
+    let args = ["--stall", "20ms", "--interval", "2ms", "--max-reports", "1", "--exec", &exec];
+    let pid = program.pid().to_string();
+    let mut watch = Watch::start(&[&args[..], &["--out", out.path().to_str().unwrap(), &pid]].concat());
+    let line = watch.line(&[".1.txt"]).unwrap();
+    let report = report_of(&line);
+    let copy = copies.path().join(report.file_name().unwrap());
+    program.until("the copy", || Ok(copy.exists())).unwrap();
+    watch.line(&["not kept: max-reports"]).unwrap();
+    // It waits for what it has started.
+    assert_eq!(watch.end(Signal::SIGINT).code(), Some(130));
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(&report).unwrap());
+    assert_eq!(fs::read_dir(copies.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_restart_is_followed() {
+    let mark = format!("mark-{}", std::process::id());
+    let first = program(&python(), &["healthy", &mark]);
+    let watch = Watch::start(&["--name", &mark, "--stall", "200ms"]);
+    watch.line(&[&format!("watching pid {}", first.pid())]).unwrap();
+    let old = first.pid();
+    drop(first);
+    watch.line(&[&format!("pid {old} has ended")]).unwrap();
+    let second = program(&python(), &["stuck", &mark]);
+    watch.line(&[&format!("watching pid {}", second.pid())]).unwrap();
+    watch.line(&[" loop-", &format!("pid {}", second.pid()), " · for "]).unwrap();
+}
+
+#[test]
+fn ends_and_exit_codes() {
+    let healthy = program(&python(), &["healthy"]);
+    let pid = healthy.pid().to_string();
+    let mut watch = Watch::start(&[&pid]);
+    watch.line(&["watching pid"]).unwrap();
+    drop(healthy);
+    watch.line(&["has ended"]).unwrap();
+    assert_eq!(watch.ended().code(), Some(0), "{}", watch.said());
+    assert_eq!(Watch::start(&[&pid]).ended().code(), Some(3));
+    assert_eq!(Watch::start(&[]).ended().code(), Some(2));
+    assert_eq!(Watch::start(&["--exec", "a", &pid]).ended().code(), Some(2));
+    let own = python().command[0].to_string_lossy().into_owned();
+    assert_eq!(Watch::start(&["--", &own, "-c", "raise SystemExit(7)"]).ended().code(), Some(7));
+    assert_eq!(Watch::start(&["--", "/nowhere/python"]).ended().code(), Some(125));
+}
+
+#[test]
+fn a_command_is_started_watched_and_ended() {
+    let file = venv::fixtures().join("watched.py");
+    let own = python().command[0].to_string_lossy().into_owned();
+    let mut watch = Watch::start(&["--stall", "200ms", "--", &own, file.to_str().unwrap(), "lock"]);
+    let line = watch.line(&["watching pid"]).unwrap();
+    let pid: i32 = line.split("pid ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    watch.line(&["lock-wait", " · for "]).unwrap();
+    assert_eq!(watch.end(Signal::SIGTERM).code(), Some(143), "{}", watch.said());
+    assert!(common::state(pid, pid).is_none(), "it runs on");
+}
+
+/// What must be there, or the test fails rather than being left out: `HANGSCOPE_REQUIRE_TOOLS=prometheus,tmux`.
+fn tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.exists());
+    let required = std::env::var("HANGSCOPE_REQUIRE_TOOLS").unwrap_or_default();
+    if found.is_none() {
+        assert!(!required.split(',').any(|tool| tool == name), "{name} is required and not there");
+        eprintln!("SKIPPED: there is no {name} on this machine");
+    }
+    found
+}
+
+#[test]
+fn prometheus_scrapes_it() {
+    let Some(prometheus) = tool("prometheus") else { return };
+    let program = program(&python(), &["stalls"]);
+    let pid = program.pid().to_string();
+    let watch = Watch::start(&["--stall", "20ms", "--interval", "2ms", "--metrics", "127.0.0.1:0", &pid]);
+    let served = watch.line(&["metrics are served on http://"]).unwrap();
+    let address = served.split("http://").nth(1).unwrap().trim_end_matches("/metrics").to_owned();
+    watch.line(&[" · for "]).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("prometheus.yml");
+    let text = format!(
+        "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: hangscope, static_configs: [{{targets: ['{address}']}}]}}]\n"
+    );
+    fs::write(&config, text).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new(prometheus);
+    command.arg(format!("--config.file={}", config.display()));
+    command.arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()));
+    command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let _server = Program::spawn(command, "prometheus".into(), None).unwrap();
+    let ask = |query: &str| -> Outcome<Vec<Value>> {
+        let answer = get(port, &format!("/api/v1/query?query={query}"))?;
+        let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+        let from = body.find('{').ok_or("no JSON")?;
+        let to = body.rfind('}').ok_or("no JSON")?;
+        let answer: Value = serde_json::from_str(&body[from..=to]).map_err(|e| format!("{e}: {body}"))?;
+        Ok(list(&answer["data"], "result").to_vec())
+    };
+    let value = |query: &str| {
+        let found = ask(query).ok()?;
+        found.first()?["value"][1].as_str()?.parse::<f64>().ok()
+    };
+    for (query, least) in [
+        ("sum(hangscope_stalls_total)", 1.0),
+        ("hangscope_loop_lag_seconds_count", 10.0),
+        ("hangscope_polls_total", 10.0),
+        ("hangscope_targets", 1.0),
+        ("hangscope_open_fds", 3.0),
+        ("hangscope_gil_held_ratio", 0.0),
+        ("hangscope_blocked_threads", 0.0),
+        ("up", 1.0),
+    ] {
+        program.until(query, || Ok(value(query).is_some_and(|value| value >= least))).unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_survived() {
+    let disk = tempfile::tempdir().unwrap();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(disk.path()).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: this user may not mount a small disk");
+        return;
+    }
+    struct Unmount(PathBuf);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(&self.0).status();
+        }
+    }
+    let _mount = Unmount(disk.path().to_owned());
+    let program = program(&python(), &["stalls"]);
+    let args = ["--stall", "20ms", "--interval", "2ms", "--cool-down", "0", "--out"];
+    let pid = program.pid().to_string();
+    let mut watch = Watch::start(&[&args[..], &[disk.path().to_str().unwrap(), &pid]].concat());
+    watch.line(&["cannot be written", "No space left"]).unwrap();
+    watch.line(&[" · for "]).unwrap();
+    assert_eq!(watch.end(Signal::SIGTERM).code(), Some(143));
+    // No half file: each JSON that is there is whole.
+    for entry in fs::read_dir(disk.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "json") {
+            json(&path);
+        }
+    }
+}
