@@ -23,7 +23,9 @@ fn hangs(
     let address = silent.address.to_string();
     let server = Server::start(&venv::servers(interpreter)?, args, &[("SILENT", &address)])?;
     let port = server.port.to_string();
-    nothing_above_info(&["--port", &port]).map_err(|reason| format!("idle: {reason}"))?;
+    // The other worker may still be importing, inside of its event loop.
+    let idle = until_right(|| nothing_above_info(&["--port", &port]).err().into_iter().collect());
+    outcome(idle).map_err(|reason| format!("idle: {reason}"))?;
     let _client = Client::request(server.port, "GET", path)?;
     outcome(until_right(|| {
         with_report(&["--port", &port], |report, _| {
