@@ -7,6 +7,10 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod record;
+
+pub use record::{ProfileFormat, Record};
+
 use crate::look;
 use crate::target::find::Selector;
 
@@ -46,6 +50,8 @@ pub enum Command {
     Dump(Dump),
     /// Show asyncio tasks and what each awaits, as a tree
     Tasks(Tasks),
+    /// Sample where the time goes into a file: flame graph, speedscope, pprof, …
+    Record(Record),
     /// Say what is wrong, and nothing else: for scripts, probes and CI
     Check(Check),
     /// Stay, and keep a report of every event loop, request and lock wait that lasts too long
@@ -333,7 +339,7 @@ pub struct Demo {
 }
 
 /// Promised, and to come.
-const NOT_BUILT: &[&str] = &["record", "top", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
+const NOT_BUILT: &[&str] = &["top", "-n", "--native", "-c", "--core", "--executable", "--tasks"];
 
 /// The word for what is promised and not built yet, where clap would guess at a typing error.
 pub fn not_built_yet(error: &clap::Error) -> Option<&'static str> {

@@ -16,6 +16,8 @@ pub mod kin;
 pub mod look;
 /// Secrets: which names look like one, and how text with credentials is shown.
 pub mod mask;
+/// Many light samples of the stacks of a process, and what they add up to.
+pub mod profile;
 /// What the bytes of a CPython process mean.
 pub mod python;
 /// What people and programs see.

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Ps(args) => commands::ps::run(args),
         Command::Dump(args) => commands::dump::run(args),
         Command::Tasks(args) => commands::tasks::run(args),
+        Command::Record(args) => commands::record::run(args),
         Command::Check(args) => commands::check::run(args),
         Command::Watch(args) => commands::watch::run(args),
         Command::Demo(args) => commands::demo::run(args),

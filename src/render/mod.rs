@@ -6,10 +6,18 @@ pub mod bytes;
 pub mod clean;
 /// Durations as people say them.
 pub mod duration;
+/// The flame graph.
+pub mod flamegraph;
+/// Folded stacks.
+pub mod folded;
 /// The report as JSON.
 pub mod json;
 /// One buffer with styles: the only way for text to the terminal.
 pub mod page;
+/// What the formats of a profile share.
+pub mod profile;
+/// What `record` says at its end.
+pub mod record_summary;
 /// The report itself, as plain data.
 pub mod report;
 /// Colours, and the marks that work without them.

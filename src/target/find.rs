@@ -323,6 +323,23 @@ fn with_descendants(roots: &[i32], skipped: &mut Vec<Skipped>) -> Vec<i32> {
     found
 }
 
+/// These and all processes below them that are alive; never ourselves.
+pub fn descendants(roots: &[i32]) -> Vec<i32> {
+    let parents = parents();
+    let own = nix::unistd::getpid().as_raw();
+    let mut found: Vec<i32> = parents.iter().map(|p| p.0).filter(|pid| roots.contains(pid)).collect();
+    let mut at = 0;
+    while let Some(&pid) = found.get(at) {
+        at += 1;
+        for &(child, parent) in &parents {
+            if parent == pid && child != own && !found.contains(&child) {
+                found.push(child);
+            }
+        }
+    }
+    found
+}
+
 fn maps_are_hidden(pid: i32) -> bool {
     with_room(|| ProcDir::process(pid)).and_then(|dir| dir.open(c"maps")).is_err()
 }

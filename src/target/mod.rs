@@ -2,10 +2,14 @@
 
 /// Why a process cannot be read, and what would help.
 pub mod access;
+/// Whether any process was born.
+pub mod births;
 /// Since when a thread has not run.
 pub mod blocked;
 /// A page cache that lives as long as one look.
 pub mod cached;
+/// Deadlines, and the CPU time of a process.
+pub mod clocks;
 /// Commands that hangscope starts.
 pub mod command;
 /// TCP sockets, asked for over netlink.
@@ -34,6 +38,8 @@ pub mod maps;
 pub mod memory;
 /// Sockets of a process, holders of a port.
 pub mod net;
+/// The pages that the last samples needed.
+pub mod pages;
 /// Parsers of what `/proc` says.
 pub mod parse;
 /// Stopping one running thread for a moment.

@@ -1,0 +1,58 @@
+//! Many light samples of the stacks of a process, and what they add up to.
+//!
+//! # How to sample
+//! ```no_run
+//! # use hangscope::profile::{Sampler, SamplerOptions, Outcome, Tree, Seat};
+//! # fn main() -> Result<(), hangscope::target::access::AccessError> {
+//! let mut tree = Tree::default(); // frames and stacks, each once; shared by all samplers
+//! let mut seat = Seat::default(); // where this thread of ours sits; one per sampling thread
+//! let mut sampler = Sampler::attach(4242, SamplerOptions::default())?;
+//! match sampler.sample(&mut tree, &mut seat) {
+//!     Outcome::Sample => {
+//!         for thread in sampler.threads() {
+//!             // tid, name, state (running, waiting for the GIL, idle), holds_gil, collecting, stack
+//!             let frames: Vec<_> = tree.walk(thread.stack).map(|id| tree.frame(id)).collect();
+//!         }
+//!     }
+//!     Outcome::Torn => {} // nothing could be proven this time: the threads are those of the last sample
+//!     Outcome::Gone => {} // the process has ended, or runs another program: attach anew, or stop
+//! }
+//! # Ok(()) }
+//! ```
+//! `sampler.stats()` counts what was exact, retried and torn. Call [`Seat::leave`] before doing anything that
+//! takes longer than a sample: as long as it is held, this thread stays on the target's CPU.
+//!
+//! # Why a sample is exact
+//! A thread cannot run while its reader runs on the same CPU. So the sampler stays pinned to the CPU of the
+//! thread that runs, sleeps to its deadline, and wakes there: the scheduler puts the target aside for it, as for
+//! any task that wakes. One answer of the process's CPU clock before and one after the read prove that no thread
+//! of it ran in between ([`CpuClock`](crate::target::clocks::CpuClock)); where several run at once, each thread
+//! is proven by its own run count and CPU (target/frozen.rs). What cannot be proven is torn: counted, not shown.
+//!
+//! # What a sample costs
+//! When the process has not run since the last sample, nothing has changed: one call, the clock. Else four:
+//! sleep, clock, one `process_vm_readv` of the pages that the last samples needed, clock. With several threads
+//! one short read of `/proc` for each that has lately run, and all of them only when the sum of their CPU times
+//! does not explain that of the process. Threads that have not run keep their state and stack.
+
+/// Children that come and go.
+pub mod follow;
+/// The fast walk of frames.
+mod reader;
+/// The loop: deadlines, processes, weights.
+pub mod recorder;
+/// What many samples add up to.
+pub mod recording;
+/// Frames to names and lines, each once.
+mod resolve;
+/// One process, sample by sample.
+pub mod sampler;
+/// The threads of a process, and what they were last known to do.
+mod threads;
+/// Interned frames and stacks.
+pub mod tree;
+
+pub use crate::target::frozen::Seat;
+pub use sampler::{Lines, Outcome, Sampler, SamplerOptions, Stats};
+pub use threads::{Sampled, State};
+pub use tree::{EMPTY, Frame, FrameId, StackId, Tree};

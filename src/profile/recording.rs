@@ -1,0 +1,205 @@
+//! What many samples add up to: time by thread and stack, and, where a format wants it, the order of things.
+//! Plain data; memory grows with different stacks, and the order is thinned out before it grows too long.
+
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use super::tree::{StackId, Tree};
+
+/// Spans of all tracks together; beyond, every second sample is left out of the order (not of the sums).
+const MAX_SPANS: usize = 2_000_000;
+
+/// One thread of one process.
+#[derive(Clone, Debug)]
+pub struct Track {
+    pub process: usize,
+    pub tid: i32,
+    pub name: Option<Rc<str>>,
+    pub main: bool,
+    pub spans: Vec<Span>,
+}
+
+impl Track {
+    pub fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name} ({})", self.tid),
+            None => format!("thread {}", self.tid),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: Option<i32>,
+    pub command: String,
+    pub version: String,
+    /// Nanoseconds since the recording began.
+    pub begin: u64,
+    pub end: u64,
+}
+
+impl Process {
+    pub fn label(&self) -> String {
+        format!("process {}: {}", self.pid, self.command)
+    }
+}
+
+/// A thread had this stack from sample to sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Nanoseconds since the recording began.
+    pub start: u64,
+    pub length: u64,
+    pub stack: StackId,
+}
+
+/// Time in one stack of one thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub nanos: u64,
+    pub samples: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Recording {
+    pub tree: Tree,
+    pub processes: Vec<Process>,
+    pub tracks: Vec<Track>,
+    pub sums: FxHashMap<(usize, StackId), Sum>,
+    /// Between two samples, nanoseconds.
+    pub period: u64,
+    /// Seconds since the epoch.
+    pub began_at: f64,
+    pub length: u64,
+    /// Keep the order.
+    pub ordered: bool,
+    /// Of so many samples one is in the order (1: all).
+    pub thinned: u32,
+    pub(super) spans: usize,
+    pub(super) turn: u32,
+    pub counts: Counts,
+}
+
+/// What is said at the end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Deadlines that were met.
+    pub ticks: u64,
+    /// Deadlines that passed before the one before was done with.
+    pub missed: u64,
+    /// Woken later than half a period.
+    pub late: u64,
+    /// Samples of processes.
+    pub samples: u64,
+    /// Stacks, and those that could not be proven.
+    pub stacks: u64,
+    pub torn: u64,
+    pub retries: u64,
+    /// Samples of processes in which somebody held the GIL, the collector ran, nobody ran.
+    pub gil: u64,
+    pub gc: u64,
+    pub idle: u64,
+    /// CPU time of hangscope itself while sampling, nanoseconds.
+    pub own_cpu: u64,
+}
+
+impl Recording {
+    /// Adds a sample: the thread had this stack for `length` up to `end`.
+    pub fn add(&mut self, track: usize, stack: StackId, end: u64, length: u64) {
+        let sum = self.sums.entry((track, stack)).or_default();
+        sum.nanos += length;
+        sum.samples += 1;
+        if !self.ordered {
+            return;
+        }
+        let start = end.saturating_sub(length);
+        let spans = &mut self.tracks[track].spans;
+        match spans.last_mut() {
+            // A microsecond of difference is no gap.
+            Some(last) if last.stack == stack && start <= last.start + last.length + 1000 => {
+                last.length = end.saturating_sub(last.start);
+                return;
+            }
+            _ => {}
+        }
+        self.turn = (self.turn + 1) % self.thinned.max(1);
+        if self.turn != 0 {
+            if let Some(last) = spans.last_mut() {
+                last.length = end.saturating_sub(last.start);
+            }
+            return;
+        }
+        spans.push(Span { start, length, stack });
+        self.spans += 1;
+        if self.spans > MAX_SPANS {
+            self.thin();
+        }
+    }
+
+    /// Of two neighbours the first one stands for both, as if the rate had been half of it.
+    fn thin(&mut self) {
+        self.thinned = self.thinned.max(1) * 2;
+        self.spans = 0;
+        for track in &mut self.tracks {
+            let pairs = track.spans.chunks(2).map(|pair| match pair {
+                [a, b] => Span { length: (b.start + b.length).saturating_sub(a.start), ..*a },
+                _ => pair[0],
+            });
+            track.spans = pairs.collect();
+            self.spans += track.spans.len();
+        }
+    }
+
+    /// Sums over all threads, as whole numbers of periods, of stacks that are rooted at their process
+    /// (if there are several, or `processes`) and thread (if `threads`). At least 1 for each.
+    pub fn counted(&mut self, threads: bool) -> Vec<(StackId, u64)> {
+        let mut sums: FxHashMap<StackId, u64> = FxHashMap::default();
+        let by_track: Vec<((usize, StackId), Sum)> = self.sums.iter().map(|(k, v)| (*k, *v)).collect();
+        let mut bases: FxHashMap<usize, StackId> = FxHashMap::default();
+        for ((track, stack), sum) in by_track {
+            let base = *bases.entry(track).or_insert_with(|| {
+                let mut base = super::tree::EMPTY;
+                let t = &self.tracks[track];
+                if self.processes.len() > 1 {
+                    let label = self.processes[t.process].label();
+                    let frame = self.tree.intern(super::tree::Frame::label(label));
+                    base = self.tree.push(base, frame);
+                }
+                if threads {
+                    let frame = self.tree.intern(super::tree::Frame::label(t.label()));
+                    base = self.tree.push(base, frame);
+                }
+                base
+            });
+            let stack = if base == super::tree::EMPTY { stack } else { self.tree.rebase(base, stack) };
+            *sums.entry(stack).or_default() += sum.nanos;
+        }
+        let period = self.period.max(1);
+        let mut sums: Vec<(StackId, u64)> =
+            sums.into_iter().map(|(stack, nanos)| (stack, ((nanos + period / 2) / period).max(1))).collect();
+        sums.sort_unstable();
+        sums
+    }
+
+    /// The functions that were innermost for the longest time: name, file, nanoseconds.
+    pub fn top_functions(&self, count: usize) -> Vec<(String, String, u64)> {
+        let mut by_function: FxHashMap<(&str, &str), u64> = FxHashMap::default();
+        for ((_, stack), sum) in &self.sums {
+            if let Some(frame) = self.tree.top(*stack) {
+                let frame = self.tree.frame(frame);
+                *by_function.entry((&frame.function, &frame.short)).or_default() += sum.nanos;
+            }
+        }
+        let mut sorted: Vec<_> =
+            by_function.into_iter().map(|((f, s), n)| (f.to_owned(), s.to_owned(), n)).collect();
+        sorted.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.cmp(b)));
+        sorted.truncate(count);
+        sorted
+    }
+
+    pub fn total(&self) -> u64 {
+        self.sums.values().map(|s| s.nanos).sum()
+    }
+}

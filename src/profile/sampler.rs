@@ -1,0 +1,528 @@
+//! One process, sample by sample. What a sample is and why it is exact: see mod.rs.
+
+use nix::errno::Errno;
+use nix::sched::sched_getcpu;
+
+use super::reader::{self, Gil, RawFrame};
+use super::resolve::Resolver;
+use super::threads::{self, Interp, Sampled, State, Thread};
+use super::tree::{EMPTY, Frame, FrameId, Tree};
+use crate::look;
+use crate::python::Python;
+use crate::target::access::{self, AccessError};
+use crate::target::cached::CachedMemory;
+use crate::target::clocks::{CpuClock, monotonic};
+use crate::target::frozen::Seat;
+use crate::target::memory::Addr;
+use crate::target::pages::Pages;
+use crate::target::parse::Doing;
+use crate::target::proc;
+use crate::target::syscalls::{self, Arch};
+
+/// Whole reads of a process before its threads are proven one by one.
+const TRIES: usize = 3;
+/// Reads of one thread before it is called torn.
+const TRIES_OF_A_THREAD: usize = 5;
+/// A thread that has not run for so many samples is asked only when some CPU time is not explained.
+const QUIET: u32 = 64;
+/// How often what code objects are is compared, nanoseconds.
+const COMPARE_EVERY: u64 = 100_000_000;
+/// How often names are looked for while a thread has none, nanoseconds.
+const NAMES_EVERY: u64 = 250_000_000;
+
+#[derive(Clone, Debug)]
+pub struct SamplerOptions {
+    /// Read the stacks of idle threads, too.
+    pub idle: bool,
+    /// Read the stacks of threads that wait for the GIL, too.
+    pub gil_wait: bool,
+    pub lines: Lines,
+    /// Installed packages that count as the application.
+    pub apps: Vec<String>,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        SamplerOptions { idle: false, gil_wait: false, lines: Lines::Current, apps: Vec::new() }
+    }
+}
+
+/// Which line a frame has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// The one it stands on.
+    Current,
+    /// The one where its function begins: all places of a function are one frame.
+    First,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every thread is exact, or of an earlier sample and marked so.
+    Sample,
+    /// Nothing could be proven.
+    Torn,
+    /// The process has ended, or its memory is no longer that of the Python that was attached to.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    pub samples: u64,
+    /// Nothing had run since the sample before.
+    pub unchanged: u64,
+    /// Reads that had to be done again.
+    pub retries: u64,
+    /// Samples in which threads were proven one by one.
+    pub one_by_one: u64,
+    /// Stacks that were needed and could not be proven.
+    pub torn: u64,
+    /// Stacks that were.
+    pub stacks: u64,
+}
+
+/// What one read has found of a thread that must be looked at.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    thread: usize,
+    state: State,
+    holds: bool,
+    collecting: bool,
+    ran: Option<(u64, u64)>,
+    /// Its frames in `raw`; `None` if they are not wanted.
+    frames: Option<(usize, usize)>,
+}
+
+/// Why a read is of no use.
+enum Trouble {
+    /// There are other threads than those we know.
+    Threads,
+    /// It ran while it was read.
+    Moved,
+    Gone,
+}
+
+pub struct Sampler {
+    pid: i32,
+    python: Python,
+    options: SamplerOptions,
+    clock: CpuClock,
+    pages: Pages,
+    resolver: Resolver,
+    interps: Vec<Interp>,
+    threads: Vec<Thread>,
+    other_namespace: bool,
+    shown: Vec<Sampled>,
+    found: Vec<Found>,
+    raw: Vec<RawFrame>,
+    /// The process's CPU time when all was last known.
+    last: Option<u64>,
+    gils: Vec<Option<Gil>>,
+    gc: Option<FrameId>,
+    stats: Stats,
+    compare_at: u64,
+    names_at: u64,
+    list_again: bool,
+    /// Of the last samples, how many could not be proven whole (0 to 256).
+    unproven: u32,
+}
+
+impl Sampler {
+    /// Finds the Python of a live process.
+    pub fn attach(pid: i32, options: SamplerOptions) -> Result<Sampler, AccessError> {
+        let mut facts = proc::process(pid)?;
+        let python = look::attach(pid, &mut facts, &CachedMemory::live(pid))?;
+        let clock = CpuClock::of(pid).map_err(|errno| access::explain(pid, errno))?;
+        let other_namespace = facts.ns_pid != pid;
+        let (interps, threads) = threads::list(pid, other_namespace, &python, Vec::new());
+        let resolver = Resolver::new(pid, &python, options.lines, &options.apps);
+        Ok(Sampler {
+            pid,
+            resolver,
+            options,
+            clock,
+            pages: Pages::new(pid),
+            interps,
+            threads,
+            other_namespace,
+            shown: Vec::new(),
+            found: Vec::new(),
+            raw: Vec::new(),
+            last: None,
+            gils: Vec::new(),
+            gc: None,
+            stats: Stats::default(),
+            compare_at: 0,
+            names_at: 0,
+            list_again: false,
+            unproven: 0,
+            python,
+        })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub fn python(&self) -> &Python {
+        &self.python
+    }
+
+    /// The threads as of the last sample.
+    pub fn threads(&self) -> &[Sampled] {
+        &self.shown
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Reads of memory, and bytes read.
+    pub fn cost(&self) -> (u64, u64) {
+        self.pages.cost()
+    }
+
+    pub fn sample(&mut self, tree: &mut Tree, seat: &mut Seat) -> Outcome {
+        self.housekeeping();
+        let mut careful = self.unproven > 128 && !self.stats.samples.is_multiple_of(16);
+        for attempt in 0..TRIES {
+            let Ok(before) = self.clock.now() else { return Outcome::Gone };
+            if self.last == Some(before) && !self.list_again {
+                self.stats.samples += 1;
+                self.stats.unchanged += 1;
+                return Outcome::Sample;
+            }
+            match self.read(before) {
+                Ok(()) if careful => break,
+                Ok(()) => {
+                    let Ok(after) = self.clock.now() else { return Outcome::Gone };
+                    if after == before {
+                        self.unproven -= self.unproven / 16;
+                        self.commit(tree, before);
+                        return Outcome::Sample;
+                    }
+                }
+                Err(Trouble::Gone) => return Outcome::Gone,
+                Err(Trouble::Threads) => {
+                    self.relist();
+                    continue;
+                }
+                Err(Trouble::Moved) => {}
+            }
+            self.stats.retries += 1;
+            if attempt + 1 < TRIES {
+                self.follow(seat);
+            } else {
+                careful = true;
+            }
+        }
+        if careful {
+            self.unproven += (256 - self.unproven) / 16;
+            return self.one_by_one(tree, seat);
+        }
+        // The list of threads changed every time.
+        self.stats.samples += 1;
+        self.stats.torn += 1;
+        Outcome::Torn
+    }
+
+    fn housekeeping(&mut self) {
+        let now = monotonic();
+        if now >= self.compare_at {
+            self.compare_at = now + COMPARE_EVERY;
+            if self.resolver.compare(&self.python) {
+                self.threads.iter_mut().for_each(Thread::forget_stack);
+            }
+        }
+        let nameless = |t: &Thread| t.shown.name.is_none() && t.shown.tid != 0;
+        if self.list_again || (now >= self.names_at && self.threads.iter().any(nameless)) {
+            self.names_at = now + NAMES_EVERY;
+            self.relist();
+        }
+    }
+
+    fn relist(&mut self) {
+        let known = std::mem::take(&mut self.threads);
+        (self.interps, self.threads) = threads::list(self.pid, self.other_namespace, &self.python, known);
+        self.list_again = false;
+        self.last = None;
+    }
+
+    /// Goes to the CPU of the thread that runs.
+    fn follow(&mut self, seat: &mut Seat) {
+        let runner = self
+            .found
+            .iter()
+            .find(|f| f.holds)
+            .or_else(|| self.found.iter().find(|f| f.state == State::Running))
+            .or(self.found.first())
+            .map_or(0, |f| f.thread);
+        let probe = self.threads.get(runner).and_then(|t| t.probe.as_ref());
+        if let Some(cpu) = probe.and_then(|p| p.cpu().ok()) {
+            seat.take(cpu);
+        }
+    }
+
+    /// Reads all that may have changed since the last sample.
+    fn read(&mut self, now: u64) -> Result<(), Trouble> {
+        self.found.clear();
+        self.raw.clear();
+        self.pages.refresh().map_err(|errno| match errno {
+            Errno::ENOMEM | Errno::EAGAIN => Trouble::Moved,
+            _ => Trouble::Gone,
+        })?;
+        let (layout, runtime) = (&self.python.layout, self.python.runtime);
+        let head = self.pages.u64(runtime + layout.runtime.interpreters_head);
+        if head != self.interps.first().map(|i| i.addr) {
+            return Err(if head.is_none() { Trouble::Gone } else { Trouble::Threads });
+        }
+        self.gils.clear();
+        for interp in &self.interps {
+            if self.pages.u64(interp.addr + layout.interp.threads_head) != Some(interp.head) {
+                return Err(Trouble::Threads);
+            }
+            self.gils.push(reader::gil(&mut self.pages, layout, runtime, interp.addr));
+        }
+        self.find_runners(now)?;
+        for index in 0..self.found.len() {
+            self.read_thread(index)?;
+        }
+        Ok(())
+    }
+
+    /// Fills `found` with the threads that may have run since the last sample.
+    fn find_runners(&mut self, now: u64) -> Result<(), Trouble> {
+        let holds = |gils: &[Option<Gil>], t: &Thread| {
+            gils.get(t.interp).copied().flatten().is_some_and(|g| g.locked && g.holder == t.tstate)
+        };
+        // A thread that stands alone has run if anything has.
+        if let [only] = &self.threads[..] {
+            self.found.push(Found::new(0, holds(&self.gils, only), None));
+            return Ok(());
+        }
+        let mut explained = 0;
+        for all in [false, true] {
+            for (index, thread) in self.threads.iter_mut().enumerate() {
+                let holds = holds(&self.gils, thread);
+                if (thread.quiet < QUIET || holds) == all {
+                    continue;
+                }
+                let Some(probe) = &thread.probe else { continue };
+                let Ok(ran) = probe.ran() else {
+                    self.list_again = true;
+                    return Err(Trouble::Threads);
+                };
+                if thread.ran == Some(ran) && !holds {
+                    thread.quiet = thread.quiet.saturating_add(1);
+                    continue;
+                }
+                explained += ran.0.saturating_sub(thread.ran.map_or(0, |r| r.0));
+                self.found.push(Found::new(index, holds, Some(ran)));
+            }
+            let total = self.last.map(|last| now.saturating_sub(last));
+            if total == Some(explained) || (total.is_none() && !self.stats.samples.is_multiple_of(16)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_thread(&mut self, index: usize) -> Result<(), Trouble> {
+        let found = self.found[index];
+        let thread = &self.threads[found.thread];
+        let layout = &self.python.layout;
+        let gil = self.gils[thread.interp];
+        let awake = found.holds && (found.ran.is_none() || found.ran != thread.ran);
+        let state = if awake { State::Running } else { state(thread, gil, layout) };
+        let collecting = found.holds && {
+            let interp = self.interps[thread.interp].addr;
+            reader::collecting(&mut self.pages, layout, self.python.runtime, interp)
+        };
+        let begin = self.raw.len();
+        let mut frames = None;
+        if self.wants(state) {
+            reader::walk(&mut self.pages, layout, self.threads[found.thread].tstate, &mut self.raw)
+                .ok_or(Trouble::Moved)?;
+            frames = Some((begin, self.raw.len()));
+        }
+        self.found[index] = Found { state, collecting, frames, ..found };
+        Ok(())
+    }
+
+    fn wants(&self, state: State) -> bool {
+        match state {
+            State::Running => true,
+            State::WaitingForGil => self.options.idle || self.options.gil_wait,
+            State::Idle => self.options.idle,
+        }
+    }
+
+    /// All that was read is of one moment.
+    fn commit(&mut self, tree: &mut Tree, now: u64) {
+        self.last = Some(now);
+        for thread in &mut self.threads {
+            thread.shown.holds_gil = false;
+            thread.shown.exact = true;
+        }
+        for found in std::mem::take(&mut self.found) {
+            self.keep(tree, found);
+        }
+        self.finish();
+    }
+
+    fn keep(&mut self, tree: &mut Tree, found: Found) {
+        let thread = &mut self.threads[found.thread];
+        thread.quiet = 0;
+        thread.ran = found.ran;
+        thread.shown.state = found.state;
+        thread.shown.holds_gil = found.holds;
+        thread.shown.collecting = found.collecting;
+        thread.shown.exact = true;
+        thread.read = found.frames.is_some();
+        thread.shown.stack = EMPTY;
+        let Some((begin, end)) = found.frames else { return };
+        let raw = &self.raw[begin..end];
+        self.stats.stacks += 1;
+        thread.shown.stack = intern(&mut self.resolver, &self.python, tree, thread, raw);
+        if found.collecting {
+            let gc = *self.gc.get_or_insert_with(|| tree.intern(Frame::label("<gc>")));
+            thread.shown.stack = tree.push(thread.shown.stack, gc);
+        }
+    }
+
+    fn finish(&mut self) {
+        self.stats.samples += 1;
+        self.shown.clear();
+        self.shown.extend(self.threads.iter().map(|t| t.shown.clone()));
+    }
+
+    /// Several threads run at once, or somebody else does: each by its own run count.
+    fn one_by_one(&mut self, tree: &mut Tree, seat: &mut Seat) -> Outcome {
+        self.stats.one_by_one += 1;
+        self.last = None;
+        let mut proven = 0;
+        let found = std::mem::take(&mut self.found);
+        for thread in &mut self.threads {
+            thread.shown.holds_gil = false;
+            // Who has run and is not proven below is not of this sample.
+            thread.shown.exact = true;
+        }
+        for one in &found {
+            if one.frames.is_none() && one.state != State::Running {
+                self.raw.clear();
+                self.keep(tree, *one);
+                proven += 1;
+                continue;
+            }
+            match self.prove(*one, seat) {
+                Some(one) => {
+                    self.keep(tree, one);
+                    proven += 1;
+                }
+                None => {
+                    self.stats.torn += 1;
+                    self.threads[one.thread].shown.exact = false;
+                }
+            }
+        }
+        let torn = proven == 0 && !found.is_empty();
+        self.found = found;
+        self.finish();
+        if torn { Outcome::Torn } else { Outcome::Sample }
+    }
+
+    /// Reads one thread while it provably does not run.
+    fn prove(&mut self, found: Found, seat: &mut Seat) -> Option<Found> {
+        for _ in 0..TRIES_OF_A_THREAD {
+            let probe = self.threads[found.thread].probe.as_ref()?;
+            let cpu = probe.cpu().ok()?;
+            let ran = probe.ran().ok()?;
+            let asleep = matches!(probe.doing(), Doing::Asleep(_));
+            let sits = asleep || (seat.take(cpu) && probe.cpu().ok()? == cpu);
+            if !sits {
+                continue;
+            }
+            // What it ran up to our coming is accounted for now that it does not run any more.
+            let ran = if asleep { ran } else { probe.ran().ok()? };
+            self.pages.refresh().ok()?;
+            self.raw.clear();
+            let thread = &self.threads[found.thread];
+            let (layout, runtime) = (&self.python.layout, self.python.runtime);
+            let interp = self.interps[thread.interp].addr;
+            let gil = reader::gil(&mut self.pages, layout, runtime, interp);
+            let holds = gil.is_some_and(|g| g.locked && g.holder == thread.tstate);
+            let state = if asleep { state(thread, gil, layout) } else { State::Running };
+            let collecting = holds && reader::collecting(&mut self.pages, layout, runtime, interp);
+            let walked = reader::walk(&mut self.pages, layout, thread.tstate, &mut self.raw).is_some();
+            let probe = thread.probe.as_ref()?;
+            let same = probe.ran().ok()? == ran;
+            let here = || probe.cpu().ok() == Some(cpu) && sched_getcpu().ok() == Some(cpu);
+            if walked && same && (asleep || here()) {
+                let frames = Some((0, self.raw.len()));
+                return Some(Found { state, holds, collecting, ran: Some(ran), frames, ..found });
+            }
+            self.stats.retries += 1;
+        }
+        None
+    }
+}
+
+impl Found {
+    fn new(thread: usize, holds: bool, ran: Option<(u64, u64)>) -> Found {
+        Found { thread, state: State::Idle, holds, collecting: false, ran, frames: None }
+    }
+}
+
+impl Thread {
+    fn forget_stack(&mut self) {
+        self.raw.clear();
+        self.nodes.clear();
+    }
+}
+
+/// What `/proc` says that a thread does.
+fn state(thread: &Thread, gil: Option<Gil>, layout: &crate::python::layout::Layout) -> State {
+    match thread.probe.as_ref().map(|p| p.doing()) {
+        Some(Doing::Running) => State::Running,
+        Some(Doing::Asleep(call)) => {
+            let waits = |g: Gil, futex: Addr| {
+                let start = g.addr + layout.gil.cond;
+                (start..start + layout.gil.cond_size).contains(&futex)
+            };
+            match (gil, syscalls::futex_address(Arch::HERE, &call)) {
+                (Some(gil), Some(futex)) if waits(gil, futex) => State::WaitingForGil,
+                _ => State::Idle,
+            }
+        }
+        _ => State::Idle,
+    }
+}
+
+/// The node of a stack. What is as it was the last time, counted from the outermost frame, is not looked up.
+fn intern(
+    resolver: &mut Resolver,
+    python: &Python,
+    tree: &mut Tree,
+    thread: &mut Thread,
+    raw: &[RawFrame],
+) -> super::tree::StackId {
+    let outermost_first = || raw.iter().rev();
+    let same = outermost_first().zip(&thread.raw).take_while(|(a, b)| a == b).count();
+    thread.raw.truncate(same);
+    thread.nodes.truncate(same);
+    let new = &raw[..raw.len() - same];
+    if new.iter().any(|frame| resolver.get(frame).is_none()) {
+        resolver.learn(python, tree, new);
+    }
+    resolver.met(new);
+    let mut stack = thread.nodes.last().copied().unwrap_or(EMPTY);
+    for frame in new.iter().rev() {
+        if let Some(Some(id)) = resolver.get(frame) {
+            stack = tree.push(stack, id);
+        }
+        thread.raw.push(*frame);
+        thread.nodes.push(stack);
+    }
+    stack
+}

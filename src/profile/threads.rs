@@ -1,0 +1,146 @@
+//! The threads of a process, and what they were last known to do. A thread that has not run since then still
+//! does the same.
+
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use super::reader::RawFrame;
+use super::tree::{EMPTY, StackId};
+use crate::python::threads::{self, RawThread};
+use crate::python::{Python, names, tids};
+use crate::target::cached::CachedMemory;
+use crate::target::memory::Addr;
+use crate::target::probe::ThreadProbe;
+use crate::target::threads as os_threads;
+
+/// What a thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// On a CPU or ready to be; with the GIL, or in code that does without.
+    Running,
+    WaitingForGil,
+    /// Asleep in a system call.
+    Idle,
+}
+
+/// One thread in one sample.
+#[derive(Clone, Debug)]
+pub struct Sampled {
+    pub tid: i32,
+    pub ident: u64,
+    /// As `threading` has it; `None` for a thread that it does not know.
+    pub name: Option<Rc<str>>,
+    pub main: bool,
+    pub state: State,
+    pub holds_gil: bool,
+    /// It runs the garbage collector.
+    pub collecting: bool,
+    /// Without the frames that were not asked for (idle threads, unless `idle`).
+    pub stack: StackId,
+    /// State and stack are of this sample. If not, they could not be proven and are those of an earlier one.
+    pub exact: bool,
+}
+
+pub struct Thread {
+    pub tstate: Addr,
+    /// Index into the interpreters.
+    pub interp: usize,
+    pub probe: Option<ThreadProbe>,
+    /// Its run time and run count when it was last looked at.
+    pub ran: Option<(u64, u64)>,
+    /// Samples since it last ran.
+    pub quiet: u32,
+    /// `shown.stack` is what it is now: it has not run since that was read.
+    pub read: bool,
+    pub shown: Sampled,
+    /// The last stack as raw words and as nodes, both innermost first: what has not changed of it need not be
+    /// looked up again.
+    pub raw: Vec<RawFrame>,
+    pub nodes: Vec<StackId>,
+}
+
+/// An interpreter, and the head of its list of threads when that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interp {
+    pub addr: Addr,
+    pub head: Addr,
+}
+
+/// Reads anew which interpreters and threads there are; what is known of those that stay is kept.
+pub fn list(
+    pid: i32,
+    other_namespace: bool,
+    python: &Python,
+    known: Vec<Thread>,
+) -> (Vec<Interp>, Vec<Thread>) {
+    let memory = CachedMemory::live(pid);
+    let heap = python.heap(&memory);
+    let (raw, problems) = threads::list_all(&heap, python.runtime);
+    for problem in problems.iter().chain(raw.iter().flat_map(|i| &i.problems)) {
+        log::debug!("{pid}: {problem}");
+    }
+    let outside: FxHashMap<i32, i32> = if other_namespace {
+        os_threads::namespaced_tids(pid).into_iter().map(|(outside, inside)| (inside, outside)).collect()
+    } else {
+        FxHashMap::default()
+    };
+    let tasks: Vec<i32> = match other_namespace {
+        true => outside.keys().copied().collect(),
+        false => os_threads::tids(pid),
+    };
+    let tids = tids::of_threads(&heap, raw.iter().flat_map(|i| &i.threads), &tasks);
+    let mut known: FxHashMap<(Addr, u64), Thread> =
+        known.into_iter().map(|t| ((t.tstate, t.shown.ident), t)).collect();
+    let mut all = Vec::new();
+    let mut interps = Vec::new();
+    for (index, interp) in raw.iter().enumerate() {
+        let head = interp.threads.first().map_or(0, |t| t.tstate);
+        interps.push(Interp { addr: interp.addr, head });
+        let names = names::of_interpreter(&heap, interp.addr);
+        for thread in &interp.threads {
+            let inside = tids.get(&thread.tstate).copied();
+            let tid = inside.map(|tid| outside.get(&tid).copied().unwrap_or(tid));
+            let name = names.get(&thread.ident);
+            let mut entry = known
+                .remove(&(thread.tstate, thread.ident))
+                .filter(|old| Some(old.shown.tid) == tid)
+                .unwrap_or_else(|| Thread::new(pid, index, thread, tid));
+            entry.interp = index;
+            if let Some(name) = name {
+                entry.shown.main = name.main;
+                if name.name.as_deref() != entry.shown.name.as_deref() {
+                    entry.shown.name = name.name.as_deref().map(Rc::from);
+                }
+            }
+            all.push(entry);
+        }
+    }
+    (interps, all)
+}
+
+impl Thread {
+    fn new(pid: i32, interp: usize, thread: &RawThread, tid: Option<i32>) -> Thread {
+        Thread {
+            tstate: thread.tstate,
+            interp,
+            probe: tid.and_then(|tid| ThreadProbe::open(pid, tid).ok()),
+            ran: None,
+            quiet: 0,
+            read: false,
+            shown: Sampled {
+                tid: tid.unwrap_or(0),
+                ident: thread.ident,
+                name: None,
+                main: false,
+                state: State::Idle,
+                holds_gil: false,
+                collecting: false,
+                stack: EMPTY,
+                exact: false,
+            },
+            raw: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+}
