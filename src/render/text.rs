@@ -72,7 +72,9 @@ pub fn write_findings(out: &mut dyn io::Write, report: &Report, options: &TextOp
         finding::write(&mut page, finding, None, options);
     }
     for (process, others) in crowd::crowds(&report.processes, options.group) {
-        verdict::write(&mut page, process, options);
+        // What concerns several processes was said above.
+        let said = report.findings.iter().any(|f| f.pids.contains(&process.process.pid));
+        verdict::write(&mut page, process, said, options);
         crowd::more(&mut page, &others);
     }
     skipped(&mut page, &report.skipped);
