@@ -108,6 +108,9 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         Fate::Unknown => None,
         // All consumers are back for more, and still there are items that nobody has called done.
         Fate::Idle if suffers && is_forgotten(case) => Some(Warning),
+        // Who has asked for something waits for an answer, whatever else the peer's main thread waits for.
+        Fate::Idle if case.is_call() && serves => Some(Critical),
+        Fate::Idle if case.is_call() && is_main => Some(Warning),
         // Somebody holds what is wanted and waits for work meanwhile.
         Fate::Idle if wants => Some(Warning),
         Fate::Idle => None,
