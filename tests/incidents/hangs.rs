@@ -1,25 +1,25 @@
 //! Small programs that hang, one cause each. Each says itself what is to be found: see `stuck.py`.
 
-use crate::common::{Interpreter, each_interpreter};
+use crate::common::{each_interpreter, typical};
 use crate::judge::judge_all;
 use crate::venv;
 
-/// Default builds; the debug twins and the free-threaded ones add layouts, not kinds of hangs, and
-/// `deadlocks.rs` runs the former.
-fn releases(interpreter: &Interpreter) -> bool {
-    !interpreter.debug && !interpreter.free_threaded
-}
-
+/// The debug twins and the free-threaded builds add layouts, not kinds of hangs; `deadlocks.rs` runs the
+/// former.
 fn every_program_of(file: &str) {
-    each_interpreter(file, releases, |interpreter| {
+    each_interpreter(file, typical, |interpreter| {
         judge_all(interpreter, &format!("incidents/{file}.py"), |_| true, &[])
     });
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
 fn threads_that_hang() {
     every_program_of("hangs");
+}
+
+#[test]
+fn combinations_that_hang() {
+    every_program_of("combinations");
 }
 
 #[test]
