@@ -12,6 +12,8 @@ pub struct Case<'g, 'a> {
     pub fate: Fate,
     /// How many others wait for the same root.
     pub followers: usize,
+    /// Their processes.
+    pub crowd: Vec<i32>,
     pub two_looks: bool,
 }
 
@@ -21,7 +23,7 @@ impl<'g, 'a> Case<'g, 'a> {
         let fate = graph.fates[head];
         // A circle in which somebody has a deadline or moves is none.
         let cycle = closed.filter(|_| fate == Fate::Deadlock);
-        Case { graph, chain, cycle, fate, followers: 0, two_looks }
+        Case { graph, chain, cycle, fate, followers: 0, crowd: Vec::new(), two_looks }
     }
 
     pub fn head(&self) -> usize {

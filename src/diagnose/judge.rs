@@ -75,6 +75,10 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     let wants = match case.kind() {
         "lock" | "semaphore" | "gil" => true,
         "queue" => case.operation() == "put",
+        // A lock inside of a database.
+        "socket" => {
+            case.wait().is_some_and(|w| w.detail["blockers"].as_array().is_some_and(|b| !b.is_empty()))
+        }
         _ => false,
     };
     let jammed = case.followers >= 2 && wants;
@@ -91,6 +95,10 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
             Some(if suffers || jammed || wants || lost || full { Critical } else { Warning })
         }
         Fate::Stuck => Some(if suffers || wants { Critical } else { Warning }),
+        // The database itself says that it waits for a lock, and whose session is idle.
+        Fate::Unknown | Fate::Idle if wants && case.kind() == "socket" && (suffers || jammed) => {
+            Some(Critical)
+        }
         Fate::Ends if serves || wants => Some(Warning),
         // It ends by itself, but in the meantime the main thread does nothing else.
         Fate::Ends => (is_main && case.kind() != "sleep").then_some(Info),

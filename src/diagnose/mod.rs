@@ -171,6 +171,11 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
     let mut findings = Findings::default();
     let mut made: Vec<Finding> =
         judged.iter().map(|(case, rule, severity)| finding(case, rule, *severity)).collect();
+    for process in now.processes.iter().filter(|p| !p.followed) {
+        let known = |f: &Finding| f.severity > Severity::Info && f.pids.contains(&process.pid);
+        let of_process = servers::of_process(process, made.iter().any(known));
+        made.extend(of_process);
+    }
     made.sort_by_key(|finding| std::cmp::Reverse((finding.severity, finding.request.is_some())));
     made.into_iter().for_each(|finding| findings.put(finding));
     findings
@@ -224,6 +229,7 @@ fn one_per_root<'g, 'a>(
         match kept.iter_mut().find(|(other, ..)| same_root(graph, other, &case)) {
             Some((other, kept_rule, kept_severity)) if other.cycle.is_none() => {
                 other.followers += 1;
+                other.crowd.push(case.party().pid());
                 *kept_severity = severity.max(*kept_severity);
                 // Three who wait for one are a jam.
                 if let Some(renamed) = rules::find(other).filter(|r| r.id != kept_rule.id) {
@@ -240,8 +246,8 @@ fn one_per_root<'g, 'a>(
 fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
     let party = case.party();
     let mut pids: Vec<i32> = Vec::new();
-    for &at in &case.chain {
-        let pid = case.graph.parties[at].pid();
+    let of_chain = case.chain.iter().map(|&at| case.graph.parties[at].pid());
+    for pid in of_chain.chain(case.crowd.iter().copied()) {
         if !pids.contains(&pid) {
             pids.push(pid);
         }
@@ -256,7 +262,10 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
             related.push("traffic-jam".to_owned());
         }
     }
-    if case.is_loop(case.head()) && severity == Severity::Critical {
+    // Whoever accepts the connections does nothing else while it waits.
+    let accepts = party.thread().is_some_and(|t| t.main)
+        && party.process.server.as_ref().is_some_and(|s| s.heartbeat_from.as_deref() == Some("handler"));
+    if case.is_loop(case.head()) && severity == Severity::Critical || accepts {
         for listener in party.process.listens.iter().flatten() {
             if let Some(queued) = listener.queued.filter(|&queued| queued > 0) {
                 let s = if queued == 1 { "connection waits" } else { "connections wait" };

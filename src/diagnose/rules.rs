@@ -55,6 +55,12 @@ pub static CYCLES: &[Rule] = &[
         advice: "a thread cannot join itself",
     },
     Rule {
+        id: "dbpool-exhausted",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1 && c.is_pool(),
+        advice: "{culprit} has the connections of {object} itself: use one connection for all of it, or give it back first",
+    },
+    Rule {
         id: "lock-self",
         usual: Critical,
         when: |c| c.cycle_len() == 1,
@@ -277,6 +283,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "another thread has touched an object of the loop without waking it: use loop.call_soon_threadsafe",
     },
     Rule {
+        id: "dbpool-exhausted",
+        usual: Critical,
+        when: |c| c.is_pool(),
+        advice: "give connections back sooner, with `with`; set a timeout on the pool; see what {culprit} does with its connection",
+    },
+    Rule {
         id: "mp-dead-holder",
         usual: Critical,
         when: |c| {
@@ -496,6 +508,12 @@ impl Case<'_, '_> {
         self.wait().is_some_and(|wait| wait.detail["database"].is_object())
             || self.is_io() && self.library(DATABASES)
             || DATABASES.iter().any(|m| module(m))
+            || self.is_pool()
+    }
+
+    /// Waits for a pool of connections.
+    pub fn is_pool(&self) -> bool {
+        self.wait().is_some_and(|wait| wait.detail["pool"].is_object())
     }
 
     /// Waits for a client that has asked for nothing yet.

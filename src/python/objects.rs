@@ -567,6 +567,21 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// What an object refers to for its attributes where they are not part of its body: its dict, or the
+    /// values themselves.
+    pub fn managed_attributes(&self, obj: Addr, ty: &TypeInfo) -> Vec<Addr> {
+        if ty.flags & MANAGED_DICT == 0 {
+            return Vec::new();
+        }
+        match self.instance_dict(obj, ty) {
+            Some(Attributes::Dict(dict)) => vec![dict],
+            Some(Attributes::Values(_)) => {
+                self.attributes(obj, MAX_ENTRIES).unwrap_or_default().into_iter().map(|a| a.1).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Where the attributes of `obj` are kept (Objects/dictobject.c, Objects/typeobject.c).
     fn instance_dict(&self, obj: Addr, ty: &TypeInfo) -> Option<Attributes> {
         let word = |back: u64| self.mem.u64(obj.checked_sub(back)?).ok();

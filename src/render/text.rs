@@ -70,7 +70,9 @@ pub fn write_findings(out: &mut dyn io::Write, report: &Report, options: &TextOp
         finding::write(&mut page, finding, None, options);
     }
     for process in &report.processes {
-        verdict::write(&mut page, process, options);
+        // What concerns several processes was said above.
+        let said = report.findings.iter().any(|f| f.pids.contains(&process.process.pid));
+        verdict::write(&mut page, process, said, options);
     }
     skipped(&mut page, &report.skipped);
     out.write_all(page.into_text().as_bytes())

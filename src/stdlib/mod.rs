@@ -16,6 +16,8 @@ pub mod descriptors;
 pub mod exits;
 /// `concurrent.futures`.
 pub mod futures;
+/// Who keeps an object alive.
+pub mod garbage;
 /// Which locks each thread is inside of.
 pub mod holders;
 /// `importlib`.
@@ -149,6 +151,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     databases::read(scene, &mut seen);
+    databases::pools::read(scene, &mut seen, tasks);
     if seen.waits.values().any(leads_outside) {
         seen.fds = descriptors::of_threads(scene);
     }

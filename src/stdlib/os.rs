@@ -119,7 +119,8 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         if seen.waits.contains_key(&thread.raw.tstate) {
             continue;
         }
-        let (wait, os) = Room { scene, thread, paths: &paths }.wait(call);
+        let serves = seen.requests.contains_key(&thread.raw.tstate);
+        let (wait, os) = Room { scene, thread, paths: &paths, serves }.wait(call);
         seen.waits.insert(thread.raw.tstate, wait);
         seen.os.insert(thread.raw.tstate, os);
     }
@@ -145,6 +146,8 @@ struct Room<'a, 's> {
     scene: &'a Scene<'s>,
     thread: &'a ThreadScene<'s>,
     paths: &'a Paths,
+    /// It is at a request.
+    serves: bool,
 }
 
 impl Room<'_, '_> {
@@ -167,7 +170,8 @@ impl Room<'_, '_> {
         let for_work = match &on {
             On::Epoll { .. } | On::Poll { .. } => self.is_loop(),
             On::Fd { operation, .. } => {
-                *operation == "accept" || self.is_loop() || self.is_between_requests()
+                let next = matches!(*operation, "recv" | "read") && !self.serves && self.is_loop();
+                *operation == "accept" || next || self.is_between_requests()
             }
             _ => false,
         };
@@ -468,7 +472,7 @@ impl Room<'_, '_> {
 
     /// The selector of an event loop or a server: what runs is a loop that has nothing to do.
     fn is_loop(&self) -> bool {
-        const LOOPS: [&str; 19] = [
+        const LOOPS: [&str; 20] = [
             "/asyncio/",
             "/uvloop/",
             "/tornado/",
@@ -483,6 +487,7 @@ impl Room<'_, '_> {
             "/uwsgi/",
             "/kombu/",
             "/celery/",
+            "/billiard/",
             "/zmq/",
             "/socketserver.py",
             "/asyncore.py",

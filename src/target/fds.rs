@@ -238,6 +238,9 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
         }
         one.ends = Some(ends);
         one.cut_short = !complete;
+        if let Some(peer) = one.socket.as_ref().and_then(|s| s.peer_process.as_ref()) {
+            one.sessions = super::sessions::idle_in_transaction(dir, peer);
+        }
     }
 }
 

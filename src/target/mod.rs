@@ -48,6 +48,8 @@ pub mod pause;
 pub mod probe;
 /// Facts of one process.
 pub mod proc;
+/// Sessions of a local database.
+mod sessions;
 /// Memory that several processes map.
 pub mod shared;
 /// Source lines, through the target's root.

@@ -17,4 +17,6 @@ mod judge;
 mod news_stream;
 mod postgres;
 mod server;
+mod supervised;
+mod timeline;
 mod venv;

@@ -61,6 +61,14 @@ fn on_what(wait: &Wait, arrow: &str) -> String {
     let name = name(wait);
     match wait.kind.as_str() {
         "lock" => format!("waits for lock{name}"),
+        "semaphore" if detail["pool"].is_object() => {
+            match (number(&detail["pool"], "out"), number(detail, "max")) {
+                (Some(out), Some(max)) => {
+                    format!("waits for a connection of the pool{name} ({out} of {max} are out)")
+                }
+                _ => format!("waits for a connection of the pool{name}"),
+            }
+        }
         "semaphore" => match (number(detail, "value"), number(detail, "max")) {
             (Some(value), Some(max)) => format!("waits for semaphore{name} ({value} of {max} left)"),
             (Some(value), None) => format!("waits for semaphore{name} ({value} left)"),
