@@ -22,7 +22,10 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
         json!({"name": "thread_name", "ph": "M", "pid": pid, "tid": t.tid, "args": {"name": name}})
     });
     let mut out = Events { out, first: true };
-    write!(out.out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{{\"exporter\":\"hangscope\"}},\"traceEvents\":[")?;
+    write!(
+        out.out,
+        "{{\"displayTimeUnit\":\"ms\",\"otherData\":{{\"exporter\":\"hangscope\"}},\"traceEvents\":["
+    )?;
     for event in names.chain(threads) {
         out.write(&event)?;
     }

@@ -21,8 +21,10 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
     let mut used = Used::default();
     let mut sums: Vec<_> = recording.sums.iter().map(|(k, s)| (k.0, k.1, s.nanos)).collect();
     sums.sort_unstable();
-    let sums: Vec<Value> =
-        sums.into_iter().map(|(t, stack, nanos)| json!([t, used.stack(recording, stack), nanos / 1000])).collect();
+    let sums: Vec<Value> = sums
+        .into_iter()
+        .map(|(t, stack, nanos)| json!([t, used.stack(recording, stack), nanos / 1000]))
+        .collect();
     let tracks: Vec<Value> = recording
         .tracks
         .iter()
@@ -53,7 +55,8 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
     });
     // Nothing in the data can end the script.
     let data = data.to_string().replace('<', "\\u003c");
-    let (head, tail) = PAGE.split_once(DATA).ok_or_else(|| io::Error::other("the page has no place for data"))?;
+    let (head, tail) =
+        PAGE.split_once(DATA).ok_or_else(|| io::Error::other("the page has no place for data"))?;
     let title = options.title.replace('&', "&amp;").replace('<', "&lt;");
     write!(out, "{}{data}{tail}", head.replace(TITLE, &title))
 }

@@ -122,7 +122,8 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
 pub fn profile(recording: &Recording, options: &ProfileOptions) -> Profile {
     let mut strings = Strings::default();
     strings.index("");
-    let mut kind = |name: &str, unit: &str| ValueType { r#type: strings.index(name), unit: strings.index(unit) };
+    let mut kind =
+        |name: &str, unit: &str| ValueType { r#type: strings.index(name), unit: strings.index(unit) };
     let sample_type = vec![kind("samples", "count"), kind("wall", "nanoseconds")];
     let mut profile = Profile {
         period_type: Some(sample_type[1]),
@@ -157,7 +158,8 @@ pub fn profile(recording: &Recording, options: &ProfileOptions) -> Profile {
                 profile.function.push(Function {
                     id: function_id,
                     name,
-                    system_name: name,
+                    // Not equal to the name, else pprof takes `<module>` for a C++ template.
+                    system_name: 0,
                     filename: strings.index(&file),
                     start_line: i64::from(frame.first_line),
                 });
@@ -170,11 +172,7 @@ pub fn profile(recording: &Recording, options: &ProfileOptions) -> Profile {
         let number = |key, num: i32| Label { key, str: 0, num: i64::from(num) };
         let mut label = vec![number(tid, track.tid), number(pid, recording.processes[track.process].pid)];
         label.extend(name.map(|str| Label { key: thread, str, num: 0 }));
-        profile.sample.push(Sample {
-            location_id,
-            value: vec![sum.samples as i64, sum.nanos as i64],
-            label,
-        });
+        profile.sample.push(Sample { location_id, value: vec![sum.samples as i64, sum.nanos as i64], label });
     }
     let comment = format!("{} recorded by hangscope {}", options.title, env!("CARGO_PKG_VERSION"));
     profile.comment.push(strings.index(&comment));
