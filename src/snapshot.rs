@@ -387,4 +387,7 @@ pub struct Task {
     pub frames: Vec<Frame>,
     pub waits_on: Option<Wait>,
     pub request: Option<Request>,
+    /// Its loop runs until it is done.
+    #[serde(default)]
+    pub main: bool,
 }

@@ -5,11 +5,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::cli::Ps;
+use crate::diagnose::{Severity, diagnose};
 use crate::look::{self, Looked};
 use crate::render::clean::clean;
 use crate::render::duration::Duration;
 use crate::render::width::{cut_end, width as columns};
-use crate::snapshot::Activity;
+use crate::snapshot::{Activity, Process, Snapshot};
 use crate::target::access::{self, AccessError};
 use crate::target::{find, net, proc};
 
@@ -60,17 +61,34 @@ fn look(pid: i32) -> Seen {
         }
         _ => return Seen { word: Some("not read".to_owned()), version: None },
     };
+    let version = process.python.as_ref().map(|p| p.version.clone());
+    Seen { version, word: Some(state(process)) }
+}
+
+/// What one look tells: whether somebody suffers, else what the main thread is about.
+fn state(process: Process) -> String {
     let main = process.threads.iter().find(|t| t.main);
     let busy = process.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty());
     let since = main.and_then(|t| t.os.as_ref()?.blocked_for);
     let word = match main.map(|t| t.activity) {
         _ if busy => "ok".to_owned(),
         Some(Activity::Idle) => "idle".to_owned(),
-        // Whether somebody suffers from it is for the findings to say.
         Some(Activity::Waiting) => since.map_or("waits".into(), |s| format!("waits {}", Duration(s))),
         _ => "ok".to_owned(),
     };
-    Seen { version: process.python.map(|p| p.version), word: Some(word) }
+    let snapshot = Snapshot {
+        captured_at: String::new(),
+        host: String::new(),
+        looks: Vec::new(),
+        processes: vec![process],
+        skipped: Vec::new(),
+    };
+    let found = diagnose(std::slice::from_ref(&snapshot));
+    let worst = found.all().filter(|f| f.severity > Severity::Info).max_by_key(|f| f.severity);
+    match worst {
+        Some(finding) => finding.blocked_for.map_or("blocked".into(), |s| format!("blocked {}", Duration(s))),
+        None => word,
+    }
 }
 
 pub fn rows(args: &Ps, look: &mut Look<'_>) -> Vec<Row> {

@@ -1,7 +1,7 @@
 //! The words of a finding: its summary, what was seen, what to do. All name the objects themselves.
 
 use super::case::Case;
-use super::rules::Rule;
+use super::rules::{Rule, is_named_by_root};
 use super::waits::{Fate, Party, number, word};
 use crate::snapshot::{Frame, Wait};
 
@@ -51,6 +51,7 @@ pub fn object(wait: &Wait) -> String {
         "poll" => "its selector".into(),
         "gil" => "the GIL".into(),
         "unknown" | "cpu" => "something unknown".into(),
+        _ if wait.detail["pool"].is_object() => format!("the pool `{}`", label.unwrap_or("pool")),
         kind => match (label, wait.address) {
             (Some(label), _) => format!("{kind} `{label}`"),
             (None, Some(address)) => format!("{kind} {:#x}", address.0),
@@ -106,6 +107,70 @@ fn io(wait: &Wait, seen: &mut Vec<String>) {
             Some(0) => format!("not one byte has come since the connection was made {} ago", duration(ago)),
             Some(bytes) => format!("{bytes} bytes have come so far, the last of them {} ago", duration(ago)),
             None => format!("the last bytes came {} ago", duration(ago)),
+        });
+    }
+}
+
+/// Who has the connections of a pool, and what their servers say.
+fn pool(wait: &Wait, seen: &mut Vec<String>) {
+    let pool = &wait.detail["pool"];
+    let holders = pool["holders"].as_array().map_or(&[][..], Vec::as_slice);
+    let by = |what: &str| holders.iter().filter(|h| h["by"] == what).count();
+    let lost = by("garbage");
+    if lost > 0 {
+        let gc = match pool["gc_enabled"].as_bool() {
+            Some(false) => "the garbage collector is disabled",
+            _ => "the garbage collector has not met them yet",
+        };
+        seen.push(format!(
+            "{lost} of them nobody uses: only objects that refer to each other hold them, and {gc}"
+        ));
+    }
+    if by("gc.garbage") > 0 {
+        seen.push(format!(
+            "{} of them are in gc.garbage, from where nothing is ever freed",
+            by("gc.garbage")
+        ));
+    }
+    for holder in holders.iter().take(6) {
+        let text = |key: &str| holder[key].as_str();
+        if let (Some("thread"), Some(function)) = (text("by"), text("function")) {
+            let file = text("file").map(|f| f.rsplit('/').next().unwrap_or(f)).unwrap_or("?");
+            let line = holder["line"].as_u64().map(|line| format!(":{line}")).unwrap_or_default();
+            let thread = text("thread").unwrap_or("a thread");
+            seen.push(format!("one of them is held in `{function}` at {file}{line}, by {thread}"));
+        }
+        if let Some(module) = text("module") {
+            seen.push(format!("one of them is held by a variable of the module {module}"));
+        }
+    }
+    for peer in pool["peers"].as_array().into_iter().flatten().take(4) {
+        if let (Some(pid), Some(title)) = (peer["pid"].as_i64(), peer["title"].as_str()) {
+            seen.push(format!("connected to process {pid}: {title}"));
+        }
+    }
+}
+
+/// Sessions that stand in the way.
+fn blockers(wait: &Wait, seen: &mut Vec<String>) {
+    let all = wait.detail["blockers"].as_array().map_or(&[][..], Vec::as_slice);
+    if all.len() > 1 {
+        seen.push(format!(
+            "one of these {} sessions, idle with a transaction open, likely holds what is waited for:",
+            all.len()
+        ));
+    }
+    for one in all.iter().take(4) {
+        let (Some(pid), Some(title)) = (one["pid"].as_i64(), one["title"].as_str()) else { continue };
+        let client = one["client"]["pid"].as_i64().map(|pid| {
+            let command =
+                one["client"]["command"].as_array().into_iter().flatten().filter_map(|w| w.as_str());
+            format!(", of process {pid} ({})", command.collect::<Vec<_>>().join(" "))
+        });
+        let client = client.unwrap_or_default();
+        seen.push(match all.len() {
+            1 => format!("session {pid}{client} is idle with a transaction open, and likely holds what is waited for: {title}"),
+            _ => format!("session {pid}{client}: {title}"),
         });
     }
 }
@@ -205,6 +270,10 @@ fn state(wait: &Wait) -> Option<String> {
         ("queue", Some("join")) => {
             Some(format!("{} items of {object} are not reported as done", number(wait, "unfinished")?))
         }
+        ("semaphore", _) if wait.detail["pool"].is_object() => {
+            let out = wait.detail["pool"]["out"].as_i64()?;
+            Some(format!("all {out} connections of {object} are out"))
+        }
         ("semaphore", _) => Some(format!("{object} has {} left", number(wait, "value")?)),
         ("future", _) => Some(format!("{object} is {}", word(wait, "state")?.to_ascii_lowercase())),
         _ => None,
@@ -232,10 +301,12 @@ pub fn evidence(case: &Case) -> Vec<String> {
                     state.unwrap_or_else(|| format!("{} waits for {}", called(case, party), object(wait)));
                 seen.push(format!("{head}; {}{whose} {}", who(case, next), stands(next)));
             }
-            _ => {
-                seen.extend(state);
-                io(wait, &mut seen);
-            }
+            _ => seen.extend(state),
+        }
+        if at == 0 {
+            io(wait, &mut seen);
+            blockers(wait, &mut seen);
+            pool(wait, &mut seen);
         }
     }
     for party in parties.iter().filter(|_| case.cycle.is_some()) {
@@ -251,7 +322,7 @@ pub fn evidence(case: &Case) -> Vec<String> {
             seen.push(format!("{} holds {} {name}{since}", called(case, party), lock.kind));
         }
     }
-    seen.truncate(8);
+    seen.truncate(12);
     seen
 }
 
@@ -312,6 +383,9 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             (_, None) => format!("{name} serves nobody: it is blocked{}", in_function(party)),
         };
     }
+    if rule.id == "lost-wakeup" && party.task().is_some() {
+        return format!("{name} could go on, but its event loop sleeps: nobody has woken it");
+    }
     let wants = match (case.kind(), case.operation()) {
         ("queue", "put") => format!("{name} waits for room in {object}"),
         ("queue", "get") => format!("{name} waits for an item in {object}"),
@@ -322,6 +396,10 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         _ => format!("{name} waits for {object}"),
     };
     match (case.chain.len(), case.fate) {
+        _ if case.is_pool() && case.says("nobody") => {
+            let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
+            format!("{name} waits for {object}, whose {out} connections only garbage holds")
+        }
         (1, Fate::Endless) if case.wait().is_some_and(|w| !referenced_by(w).is_empty()) => {
             let by = case.wait().map(referenced_by).unwrap_or_default();
             format!("{wants}; who holds it is not known, {} can reach it", by.join(", "))
@@ -330,6 +408,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,
+        (_, Fate::Stuck) => format!("{wants}{}, which nobody is left to end", culprit()),
         _ => wants + &culprit(),
     }
 }
@@ -345,12 +424,19 @@ fn in_function(party: &Party) -> String {
 
 /// The rule's advice, with the names filled in.
 pub fn advice(case: &Case, rule: &Rule) -> String {
-    let object = case.wait().map_or_else(|| "it".into(), object);
+    let wait = if is_named_by_root(case) { case.culprit().wait() } else { case.wait() };
+    let object = wait.map_or_else(|| "it".into(), object);
     let culprit = if case.chain.len() > 1 || case.cycle.is_some() {
         who(case, case.culprit())
     } else {
         "whoever should".into()
     };
+    if case.is_pool() && case.says("nobody") {
+        return format!(
+            "give connections back with `with`: those of {object} are lost in objects that refer to each other, \
+             and only a collection (gc.collect()) would return them"
+        );
+    }
     let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
     let root = case.culprit();
     if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none()) {

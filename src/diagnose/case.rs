@@ -12,6 +12,8 @@ pub struct Case<'g, 'a> {
     pub fate: Fate,
     /// How many others wait for the same root.
     pub followers: usize,
+    /// Their processes.
+    pub crowd: Vec<i32>,
     pub two_looks: bool,
 }
 
@@ -21,7 +23,7 @@ impl<'g, 'a> Case<'g, 'a> {
         let fate = graph.fates[head];
         // A circle in which somebody has a deadline or moves is none.
         let cycle = closed.filter(|_| fate == Fate::Deadlock);
-        Case { graph, chain, cycle, fate, followers: 0, two_looks }
+        Case { graph, chain, cycle, fate, followers: 0, crowd: Vec::new(), two_looks }
     }
 
     pub fn head(&self) -> usize {
@@ -174,6 +176,49 @@ impl<'g, 'a> Case<'g, 'a> {
 
     pub fn is_nested_loop(&self) -> bool {
         self.party().frames().iter().filter(|f| f.function == "run_forever").count() > 1
+    }
+
+    // ------------------------------------------------------------ tasks
+
+    /// Nothing will ever happen on the loop of the root any more: no timer, no descriptor, no other task.
+    pub fn loop_is_lifeless(&self) -> bool {
+        let root = self.culprit();
+        let quiet = |party: &Party| {
+            let says = |key: &str| {
+                party.wait().and_then(|w| w.detail.get(key)).and_then(|v| v.as_bool()) == Some(true)
+            };
+            says("quiet")
+        };
+        let lives = |(at, party): (usize, &Party)| match party.who {
+            Who::Task(task) => {
+                let idle = self.graph.fates[at] == Fate::Idle && !quiet(party);
+                task.tid == root.tid() && (self.graph.fates[at] < Fate::Idle || idle)
+            }
+            Who::Thread(thread) => thread.event_loop.is_none() && self.graph.fates[at] <= Fate::Unknown,
+        };
+        let process = root.pid();
+        quiet(root) && !self.graph.parties.iter().enumerate().filter(|(_, p)| p.pid() == process).any(lives)
+    }
+
+    /// The main task alone, in a process with other threads, which may be what it is there for.
+    pub fn is_main_beside_threads(&self) -> bool {
+        let party = self.party();
+        let is_other = |t: &&crate::snapshot::Thread| t.event_loop.is_none();
+        party.task().is_some_and(|t| t.main)
+            && self.chain.len() == 1
+            && party.process.threads.iter().any(|t| is_other(&t))
+    }
+
+    /// Somebody waits for this task, and not for ever.
+    pub fn is_awaited_with_deadline(&self) -> bool {
+        let waits_here = |&at: &usize| self.graph.links[at].to.contains(&self.head());
+        let mut others = (0..self.graph.parties.len()).filter(waits_here);
+        others.any(|at| self.graph.parties[at].wait().is_some_and(|w| w.ends_in.is_some()))
+    }
+
+    /// The case of the one at the end of the chain.
+    pub fn of_root(&self) -> Self {
+        Case { chain: vec![self.root()], crowd: Vec::new(), cycle: None, ..*self }
     }
 
     // ------------------------------------------------------------ cycles

@@ -4,7 +4,7 @@ use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::rules::Rule;
 use super::waits::{Fate, is_full, is_lost_wakeup, number};
-use crate::snapshot::{Certainty, EventLoop};
+use crate::snapshot::{Certainty, EventLoop, Wait};
 
 /// A loop's iteration that is older than this is critical, seconds.
 const LOOP_CRITICAL: f64 = 1.0;
@@ -20,6 +20,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     let head = case.head();
     if case.is_loop(head) {
         return of_loop(case);
+    }
+    if case.party().task().is_some() {
+        return of_task(case).map(|severity| severity.min(rule.usual));
     }
     let age = case.age().filter(|&age| age >= LONG)?;
     if case.is_client_idle() {
@@ -43,7 +46,9 @@ fn of_cycle(case: &Case) -> Option<Severity> {
         return Some(Warning);
     }
     let old = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min) >= LONG;
-    Some(if proved || old || case.two_looks { Critical } else { Warning })
+    // Tasks stand still between two looks for many reasons.
+    let twice = case.two_looks && !case.cycle_of_tasks();
+    Some(if proved || old || twice { Critical } else { Warning })
 }
 
 /// By the age of the iteration, whatever it is that takes so long.
@@ -70,6 +75,10 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     let wants = match case.kind() {
         "lock" | "semaphore" | "gil" => true,
         "queue" => case.operation() == "put",
+        // A lock inside of a database.
+        "socket" => {
+            case.wait().is_some_and(|w| w.detail["blockers"].as_array().is_some_and(|b| !b.is_empty()))
+        }
         _ => false,
     };
     let jammed = case.followers >= 2 && wants;
@@ -86,7 +95,13 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
             Some(if suffers || jammed || wants || lost || full { Critical } else { Warning })
         }
         Fate::Stuck => Some(if suffers || wants { Critical } else { Warning }),
+        // The database itself says that it waits for a lock, and whose session is idle.
+        Fate::Unknown | Fate::Idle if wants && case.kind() == "socket" && (suffers || jammed) => {
+            Some(Critical)
+        }
         Fate::Ends if serves || wants => Some(Warning),
+        // Another process has a deadline, which may be far.
+        Fate::Ends if is_main && case.kind() == "socket" && !alone => Some(Warning),
         // It ends by itself, but in the meantime the main thread does nothing else.
         Fate::Ends => (is_main && case.kind() != "sleep").then_some(Info),
         Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
@@ -107,9 +122,46 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         // else moves either, the process is dead.
         Fate::Endless if is_main && !(case.process_works() || may_be_signalled(case)) => Some(Critical),
         Fate::Endless if is_main && !wants => Some(Info),
-        Fate::Endless if wants || suffers || task_of_interest(case) => Some(Warning),
+        Fate::Endless if wants || suffers => Some(Warning),
         Fate::Endless => None,
         Fate::Deadlock => Some(Critical),
+    }
+}
+
+/// Tasks: how long one has waited is known only while its loop sleeps.
+fn of_task(case: &Case) -> Option<Severity> {
+    let wait = case.party().wait()?;
+    let serves = request(case).is_some();
+    let old = case.age().or_else(|| case.culprit().blocked_for()).is_some_and(|age| age >= LONG);
+    let wants = match wait.kind.as_str() {
+        "lock" | "semaphore" => true,
+        "queue" => case.operation() == "put",
+        _ => false,
+    };
+    let says_nobody = |wait: &Wait| wait.detail.get("nobody").and_then(|v| v.as_bool()) == Some(true);
+    // `wait_for` up to 3.11 waits for a task that knows nothing of the deadline.
+    if case.is_awaited_with_deadline() {
+        return None;
+    }
+    match case.fate {
+        Fate::Stuck if serves => Some(Critical),
+        // Any timer or connection wakes the loop, and hides it.
+        Fate::Stuck if case.says("done") => Some(if old { Critical } else { Warning }),
+        Fate::Stuck if wants || case.kind() == "queue" => {
+            Some(if old || case.loop_is_lifeless() { Critical } else { Warning })
+        }
+        // A main task that waits for ever lets others work: threads, servers, signals.
+        Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() => Some(Warning),
+        Fate::Stuck => Some(Info),
+        Fate::Endless if serves && old => Some(Critical),
+        Fate::Endless if wants && old => Some(Warning),
+        Fate::Endless if old => Some(Info),
+        Fate::Idle if is_forgotten(case) => Some(Warning),
+        Fate::Idle if wants && old => Some(Warning),
+        Fate::Idle if says_nobody(wait) => Some(Info),
+        Fate::Outside if wants && old => Some(Warning),
+        Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
+        _ => None,
     }
 }
 
@@ -137,11 +189,6 @@ fn is_forgotten(case: &Case) -> bool {
         && case.operation() == "join"
         && count("size") == Some(0)
         && count("unfinished").is_some_and(|n| n > 0)
-}
-
-/// A wait of a task that seldom is a wait for work.
-fn task_of_interest(case: &Case) -> bool {
-    case.party().task().is_some() && (matches!(case.kind(), "lock" | "queue") && case.operation() != "get")
 }
 
 pub fn request<'a>(case: &Case<'_, 'a>) -> Option<&'a crate::snapshot::Request> {
@@ -175,13 +222,16 @@ fn is_server_of_work(case: &Case) -> bool {
     let call = wait.and_then(|w| w.call.as_deref()).unwrap_or("");
     let accepts = call.ends_with("accept") || call.ends_with("input") || call.ends_with("stdin.read");
     let polls = super::waits::has_library(culprit.frames(), BROKERS) && request(case).is_none();
+    let from_stdin = |w: &crate::snapshot::Wait| {
+        w.kind == "pipe" && w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0)
+    };
     let stdin = kind == "file"
         || kind == "pipe" && wait.is_some_and(|w| w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0));
     // A child that is no Python is at work, as far as anybody can tell; so is one that it waits for.
     let works = culprit.process.python.is_none() || case.chain.len() == 1;
     let child = |at: &usize| waits_for_child(&case.graph.parties[*at]);
     let supervises = case.chain[..case.chain.len().max(2) - 1].iter().all(child);
-    works && supervises || accepts || polls || kind == "pipe" && stdin
+    works && supervises || accepts || polls || kind == "pipe" && stdin || case.wait().is_some_and(from_stdin)
 }
 
 /// What a look alone cannot tell, and a second one might.

@@ -8,6 +8,8 @@ mod acting;
 mod advice;
 /// One case: who suffers, the chain to the root.
 mod case;
+/// Many processes that stand alike.
+mod crowd;
 /// How bad a case is.
 mod judge;
 /// The rule catalogue.
@@ -24,6 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::snapshot::{Address, Certainty, Frame, Request, Snapshot, Wait};
 use case::Case;
+pub use crowd::ranges;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use waits::{Fate, Graph, Party};
@@ -171,6 +174,12 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
     let mut findings = Findings::default();
     let mut made: Vec<Finding> =
         judged.iter().map(|(case, rule, severity)| finding(case, rule, *severity)).collect();
+    for process in now.processes.iter().filter(|p| !p.followed) {
+        let known = |f: &Finding| f.severity > Severity::Info && f.pids.contains(&process.pid);
+        let of_process = servers::of_process(process, made.iter().any(known));
+        made.extend(of_process);
+    }
+    let mut made = crowd::merge(made, now);
     made.sort_by_key(|finding| std::cmp::Reverse((finding.severity, finding.request.is_some())));
     made.into_iter().for_each(|finding| findings.put(finding));
     findings
@@ -192,7 +201,9 @@ fn same_root(graph: &Graph, a: &Case, b: &Case) -> bool {
     // What hangs on one who hangs on this one follows from it.
     a.chain.contains(&b.head()) || b.chain.contains(&a.head()) || a.root() == b.root() || {
         let same = object(a).is_some() && object(a) == object(b) && a.party().pid() == b.party().pid();
-        same && a.chain.len() == b.chain.len()
+        // Who awaits one of several tasks that stand at one object awaits them all.
+        let tasks = [a, b].iter().all(|case| case.culprit().task().is_some());
+        same && (tasks || a.chain.len() == b.chain.len())
     }
 }
 
@@ -204,12 +215,15 @@ fn one_per_root<'g, 'a>(
     let rank = |case: &Case, severity: Severity| {
         let party = case.party();
         let main = party.thread().is_some_and(|t| t.main);
+        // The main task awaits all others: those that it has given the work to say more.
+        let sent = party.task().is_some_and(|t| !t.main);
         (
             case.cycle.is_some(),
             case.is_loop(case.head()),
             severity,
             judge::request(case).is_some(),
             main,
+            sent,
             case.chain.len(),
         )
     };
@@ -219,6 +233,7 @@ fn one_per_root<'g, 'a>(
         match kept.iter_mut().find(|(other, ..)| same_root(graph, other, &case)) {
             Some((other, kept_rule, kept_severity)) if other.cycle.is_none() => {
                 other.followers += 1;
+                other.crowd.push(case.party().pid());
                 *kept_severity = severity.max(*kept_severity);
                 // Three who wait for one are a jam.
                 if let Some(renamed) = rules::find(other).filter(|r| r.id != kept_rule.id) {
@@ -235,8 +250,8 @@ fn one_per_root<'g, 'a>(
 fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
     let party = case.party();
     let mut pids: Vec<i32> = Vec::new();
-    for &at in &case.chain {
-        let pid = case.graph.parties[at].pid();
+    let of_chain = case.chain.iter().map(|&at| case.graph.parties[at].pid());
+    for pid in of_chain.chain(case.crowd.iter().copied()) {
         if !pids.contains(&pid) {
             pids.push(pid);
         }
@@ -251,7 +266,10 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
             related.push("traffic-jam".to_owned());
         }
     }
-    if case.is_loop(case.head()) && severity == Severity::Critical {
+    // Whoever accepts the connections does nothing else while it waits.
+    let accepts = party.thread().is_some_and(|t| t.main)
+        && party.process.server.as_ref().is_some_and(|s| s.heartbeat_from.as_deref() == Some("handler"));
+    if case.is_loop(case.head()) && severity == Severity::Critical || accepts {
         for listener in party.process.listens.iter().flatten() {
             if let Some(queued) = listener.queued.filter(|&queued| queued > 0) {
                 let s = if queued == 1 { "connection waits" } else { "connections wait" };

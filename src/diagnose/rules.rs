@@ -55,6 +55,12 @@ pub static CYCLES: &[Rule] = &[
         advice: "a thread cannot join itself",
     },
     Rule {
+        id: "dbpool-exhausted",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1 && c.is_pool(),
+        advice: "{culprit} has the connections of {object} itself: use one connection for all of it, or give it back first",
+    },
+    Rule {
         id: "lock-self",
         usual: Critical,
         when: |c| c.cycle_len() == 1,
@@ -99,7 +105,7 @@ pub static LOOPS: &[Rule] = &[
     Rule {
         id: "loop-sleep",
         usual: Critical,
-        when: |c| c.kind() == "sleep" && !c.library(DATABASES),
+        when: |c| c.kind() == "sleep" && !c.is_database() && c.call_ends(&["sleep"]),
         advice: "use `await asyncio.sleep()` instead of time.sleep",
     },
     Rule {
@@ -259,10 +265,28 @@ pub static OTHERS: &[Rule] = &[
         advice: "do not wait for other threads while a module is being imported",
     },
     Rule {
+        id: "anyio-exhausted",
+        usual: Critical,
+        when: |c| c.wait().and_then(|w| w.call.as_deref()).is_some_and(is_limiter),
+        advice: "raise the limiter's total_tokens, or see why {culprit} does not come back",
+    },
+    Rule {
         id: "mp-result-lost",
         usual: Critical,
         when: |c| c.is_alone() && c.says("nobody") && c.call_starts("multiprocessing"),
         advice: "who should have sent it is gone: get with a timeout, watch that the process is alive, or use ProcessPoolExecutor, which notices",
+    },
+    Rule {
+        id: "lost-wakeup",
+        usual: Critical,
+        when: |c| c.party().task().is_some() && c.says("done"),
+        advice: "another thread has touched an object of the loop without waking it: use loop.call_soon_threadsafe",
+    },
+    Rule {
+        id: "dbpool-exhausted",
+        usual: Critical,
+        when: |c| c.is_pool(),
+        advice: "give connections back sooner, with `with`; set a timeout on the pool; see what {culprit} does with its connection",
     },
     Rule {
         id: "mp-dead-holder",
@@ -347,12 +371,6 @@ pub static OTHERS: &[Rule] = &[
         usual: Critical,
         when: |c| c.kind() == "future" && c.is_alone(),
         advice: "nobody is known who could complete {object}: set its result or exception on every path",
-    },
-    Rule {
-        id: "anyio-exhausted",
-        usual: Warning,
-        when: |c| c.library(&["anyio"]) && c.kind() == "semaphore",
-        advice: "raise the limiter's total_tokens, or see why its threads do not come back",
     },
     Rule {
         id: "join-endless",
@@ -452,7 +470,24 @@ pub fn find(case: &Case) -> Option<&'static Rule> {
         (None, true) => LOOPS,
         (None, false) => OTHERS,
     };
-    rules.iter().find(|rule| (rule.when)(case))
+    let first = |case: &Case| rules.iter().find(|rule| (rule.when)(case));
+    if is_named_by_root(case) { first(&case.of_root()).or_else(|| first(case)) } else { first(case) }
+}
+
+/// Tasks wait for tasks wait for tasks: what is wrong is what the last of them waits for.
+pub fn is_named_by_root(case: &Case) -> bool {
+    let hands_on =
+        || case.wait().is_some_and(|w| !is_queued(w) && !w.call.as_deref().is_some_and(is_limiter));
+    case.cycle.is_none()
+        && case.party().task().is_some()
+        && case.chain.len() > 1
+        && case.fate >= Fate::Endless
+        && hands_on()
+}
+
+/// What limits a pool of threads is worth its own name.
+fn is_limiter(call: &str) -> bool {
+    call.starts_with("anyio.CapacityLimiter")
 }
 
 /// Helpers that the tables read like sentences with.
@@ -467,10 +502,18 @@ impl Case<'_, '_> {
         by().is_some_and(|by| !by.is_empty())
     }
 
-    /// In a call of a database's client.
+    /// In a call of a database's client: through the frames of a driver, or a method of its C code.
     fn is_database(&self) -> bool {
+        let module = |m: &str| self.call().strip_prefix(m).is_some_and(|rest| rest.starts_with('.'));
         self.wait().is_some_and(|wait| wait.detail["database"].is_object())
             || self.is_io() && self.library(DATABASES)
+            || DATABASES.iter().any(|m| module(m))
+            || self.is_pool()
+    }
+
+    /// Waits for a pool of connections.
+    pub fn is_pool(&self) -> bool {
+        self.wait().is_some_and(|wait| wait.detail["pool"].is_object())
     }
 
     /// Waits for a client that has asked for nothing yet.

@@ -1,7 +1,9 @@
 //! What a finding means for the server that the process belongs to: will its supervisor notice, and when.
+//! And what is to be said of a process as a whole.
 
-use super::advice::duration;
-use crate::snapshot::{Process, Server};
+use super::advice::{duration, place};
+use super::{Finding, Severity};
+use crate::snapshot::{Activity, Certainty, Process, Server, Thread};
 
 /// A worker's supervisor in words: `gunicorn (pid 12)`.
 fn supervisor(server: &Server) -> String {
@@ -54,6 +56,10 @@ pub fn consequences(
             vec![format!("{by} does not restart it: a thread of its own answers that this worker lives")],
             vec!["uvicorn-blind"],
         ),
+        Some("none") if server.kind == "celery" && main => (
+            vec!["until this task ends its worker takes no other; only a time limit (task_time_limit) would end it".into()],
+            vec!["celery-stuck"],
+        ),
         _ => Default::default(),
     }
 }
@@ -82,4 +88,88 @@ fn heartbeat(server: &Server, by: &str) -> (Vec<String>, Vec<&'static str>) {
         (None, _) => return (vec![], related),
     };
     (vec![text], related)
+}
+
+/// Descriptors that are left below this share of the limit are few.
+const FEW_LEFT: f64 = 0.95;
+
+/// What no single thread tells. `known`: there is a finding that explains why it stands.
+pub fn of_process(process: &Process, known: bool) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let main = process.threads.iter().find(|t| t.main).or(process.threads.first());
+    let state = main.and_then(|t| t.os.as_ref()?.state);
+    if matches!(state, Some('T' | 't')) {
+        let how = if state == Some('t') { "a debugger has stopped it" } else { "it was stopped by a signal" };
+        found.push(finding(
+            process,
+            main,
+            "stopped",
+            Severity::Info,
+            format!("the process stands still: {how}"),
+            "let it go on: kill -CONT, or detach the debugger",
+        ));
+    }
+    if let Some(server) = process.server.as_ref().filter(|s| is_stale(s) && !known && state != Some('T')) {
+        let frame = main.and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first()));
+        let at = frame.map(|f| format!(" in `{}` at {}", f.function, place(f))).unwrap_or_default();
+        let does = match main.map(|t| t.activity) {
+            Some(Activity::Running) => "computes",
+            _ => "stands",
+        };
+        let mut stale = finding(
+            process,
+            main,
+            "gunicorn-stale",
+            Severity::Warning,
+            format!("the worker gives no sign of life: it {does}{at}"),
+            "do long work outside of the request; a worker class with threads or a loop gives signs of life meanwhile",
+        );
+        (stale.evidence, _) = heartbeat(server, &supervisor(server));
+        found.push(stale);
+    }
+    if let (Some(open), Some(limit)) = (process.open_fds, process.fd_limit)
+        && open as f64 >= limit as f64 * FEW_LEFT
+    {
+        let sockets = process.connections.as_ref().map_or(0, Vec::len);
+        let mut leak = finding(
+            process,
+            None,
+            "fd-leak",
+            Severity::Warning,
+            format!("{open} of {limit} descriptors are open: soon nothing can be opened or accepted"),
+            "see which connections or files are never closed; raise the limit (ulimit -n) until then",
+        );
+        leak.evidence.push(format!("{sockets} of them are sockets"));
+        found.push(leak);
+    }
+    found
+}
+
+fn finding(
+    process: &Process,
+    thread: Option<&Thread>,
+    rule: &str,
+    severity: Severity,
+    summary: String,
+    advice: &str,
+) -> Finding {
+    Finding {
+        rule: rule.into(),
+        severity,
+        summary,
+        pids: vec![process.pid],
+        pid: Some(process.pid),
+        tid: thread.and_then(|t| t.tid),
+        task: None,
+        frame: thread.filter(|t| !t.frames.is_empty()).map(|_| 0),
+        user_frame: thread.and_then(|t| t.frames.iter().position(|f| f.user)),
+        blocked_for: None,
+        certainty: Certainty::Proved,
+        request: thread.and_then(|t| t.request.clone()),
+        cause: Vec::new(),
+        cycle: None,
+        evidence: Vec::new(),
+        advice: Some(advice.to_owned()),
+        related: Vec::new(),
+    }
 }

@@ -473,6 +473,7 @@ fn tasks_in_a_circle() {
         frames: vec![frame("app", "wait", true)],
         waits_on: None,
         request: None,
+        main: false,
     };
     let mut process = process(PID, vec![main_thread().being(Activity::Idle).on_loop(1.0)]);
     process.tasks = vec![task(1, 2), task(2, 1)];

@@ -202,6 +202,9 @@ impl<'a> Graph<'a> {
             wait.min(self.links[at].certainty.unwrap_or(wait))
         };
         let upto = if closed || chain.len() < 2 { chain.len() } else { chain.len() - 1 };
+        // That nobody can end it was searched for, not proved.
+        let searched = |&at: &usize| self.parties[at].task().is_some() && nobody_can(&self.parties[at]);
+        let upto = if chain.last().is_some_and(searched) { chain.len() } else { upto };
         let least = chain[..upto].iter().map(of_link).min().unwrap_or(Certainty::Likely);
         // Who only stands there without a known wait proves nothing.
         let nothing = chain.len() == 1 && self.parties[chain[0]].wait().is_none();
@@ -356,7 +359,9 @@ impl Names {
 /// Whether every one of `on` must act, or any one will do.
 fn needs_all(wait: &Wait) -> bool {
     match wait.kind.as_str() {
-        "lock" | "thread" | "process" | "task" | "gil" | "file" => true,
+        // The first of several tasks will do for `wait(…, return_when=FIRST_COMPLETED)`.
+        "task" => wait.detail.get("first").and_then(Value::as_bool) != Some(true),
+        "lock" | "thread" | "process" | "gil" | "file" => true,
         "future" => !is_queued(wait),
         _ => false,
     }
@@ -507,10 +512,14 @@ fn by_itself(party: &Party) -> Fate {
             _ => Fate::Unknown,
         };
     };
+    let says = |key: &str| wait.detail.get(key).and_then(Value::as_bool) == Some(true);
     match wait.kind.as_str() {
         "poll" => Fate::Idle,
+        // A callback of the loop may end it.
+        _ if says("may_come") => Fate::Idle,
         "cpu" | "gil" => Fate::Moves,
         "sleep" => Fate::Ends,
+        _ if party.task().is_some() && nobody_can(party) => Fate::Stuck,
         "pipe" | "socket" if is_abandoned(wait) => Fate::Stuck,
         // Both ends are here: nobody outside can move it.
         "pipe" if !wait.on.is_empty() && wait.on.iter().all(|on| on.pid == Some(party.pid())) => {
@@ -549,12 +558,14 @@ pub fn nobody_can(party: &Party) -> bool {
     let Some(wait) = party.wait().filter(|wait| wait.on.is_empty() || is_abandoned(wait)) else {
         return false;
     };
-    if wait.certainty != Certainty::Proved {
-        return false;
-    }
     let says = |key: &str| wait.detail.get(key).and_then(Value::as_bool) == Some(true);
+    if wait.certainty != Certainty::Proved {
+        // What was searched for and not found.
+        return party.task().is_some() && says("nobody");
+    }
     let none = |key: &str| wait.detail.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty);
     says("nobody")
+        || says("done")
         || says("orphan")
         || says("owner_gone")
         || match (wait.kind.as_str(), word(wait, "operation")) {

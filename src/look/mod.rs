@@ -15,6 +15,7 @@ use crate::python::reprs::Limits;
 use crate::python::{NotFound, Python};
 use crate::snapshot::Process;
 use crate::stdlib::os::Now;
+use crate::stdlib::{self, Scene};
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
 use crate::target::files::ProcDir;
@@ -225,6 +226,7 @@ impl Stacks {
                 Some(facts.threads.iter().find(|t| t.ns_tid == *inside)?.tid)
             };
             let call = |tid| facts.threads.iter().find(|t| t.tid == tid)?.syscall;
+            let now = Now { monotonic: facts.monotonic, realtime: facts.realtime };
             stacks.seen = window::read_waits(
                 heap,
                 python,
@@ -234,9 +236,12 @@ impl Stacks {
                 &interpreters,
                 &tid,
                 &call,
-                Now { monotonic: facts.monotonic, realtime: facts.realtime },
+                now,
                 true,
             );
+            let (codes, names) = (&stacks.codes, &stacks.names);
+            let scene = Scene::new(heap, python, facts.pid, codes, &interpreters, names, &tid, &call, now);
+            stdlib::read_slowly(&scene, codes, &mut stacks.seen);
         }
         stacks.interpreters = interpreters;
         stacks

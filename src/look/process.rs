@@ -162,7 +162,8 @@ pub fn of_stacks(
             .flat_map(|t| &t.frames)
             .chain(of_tasks())
             .any(|f| resolver.is_user(f))
-        && let Some(package) = stacks.interpreters.last().and_then(|i| app::of_main(heap, i.addr))
+        && let Some(package) =
+            stacks.interpreters.last().and_then(|i| app::find(heap, i.addr, &facts.command))
     {
         resolver.paths.add_app(&package);
     }

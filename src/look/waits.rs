@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::mask;
-use crate::snapshot::{Activity, Actor, Process, Wait};
+use crate::snapshot::{Activity, Actor, Certainty, Process, Wait};
 use crate::stdlib::Seen;
 use crate::stdlib::databases::statement;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
@@ -42,6 +42,11 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
             On::Child { .. } => facts.inner_children = fds::inner_children(facts),
             On::Path { .. } | On::Sleep | On::Other => {}
         }
+    }
+    // Where the connections of a pool lead that nobody gives back.
+    if seen.waits.values().any(|wait| wait.detail["pool"].is_object()) {
+        let outgoing = facts.connections.iter().flatten().filter(|s| s.peer.is_some());
+        outgoing.take(MAX_POLLED).for_each(|s| want(s.fd, true, None));
     }
     for fd in seen.clients.values() {
         want(*fd, false, None);
@@ -96,6 +101,9 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
+        if wait.detail["pool"].is_object() {
+            wait.detail["pool"]["peers"] = join.peers();
+        }
         // The pipe below a queue is read without a timeout, unless it is polled first.
         if wait.kind == "queue" && wait.deadline.is_none() && seen.os.contains_key(tstate) {
             wait.deadline = Some("none".into());
@@ -112,6 +120,23 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             && let Some(detail) = wait.detail.as_object_mut()
         {
             detail.insert("signals".into(), json!(handled(facts.caught)));
+        }
+    }
+    // While a loop sleeps in its selector none of its tasks moves.
+    let polling = |tid: &FxHashMap<Addr, i32>, tstate: &Addr| {
+        let thread = by_tid.get(tid.get(tstate)?)?;
+        Some((thread.tid, thread.os.blocked_for?))
+    };
+    let asleep: FxHashMap<i32, f64> = seen
+        .loops
+        .iter()
+        .filter(|(_, l)| l.state == "polling")
+        .filter_map(|(tstate, _)| polling(tids, tstate))
+        .collect();
+    for task in &mut seen.tasks {
+        let since = task.tid.and_then(|tid| asleep.get(&tid)).copied();
+        if let Some(wait) = task.waits_on.as_mut().filter(|w| w.blocked_for.is_none()) {
+            wait.blocked_for = since;
         }
     }
 }
@@ -172,6 +197,36 @@ impl Join<'_> {
 
     fn command(&self, command: &[String]) -> Vec<String> {
         if self.show_secrets { command.to_vec() } else { mask::command(command) }
+    }
+
+    /// Whom the process is connected to, with what local servers say of themselves.
+    fn peers(&self) -> Value {
+        let one = |facts: &FdFacts| {
+            let socket = facts.socket.as_ref()?;
+            let peer = socket.peer_process.as_ref()?;
+            let title = self.command(&peer.command).join(" ");
+            Some(json!({ "fd": facts.fd, "peer": socket.peer, "pid": peer.pid, "title": title.trim() }))
+        };
+        json!(self.facts.fds.iter().filter_map(one).collect::<Vec<_>>())
+    }
+
+    /// Sessions that may hold what this one's session waits for. A single one is likely to.
+    fn blockers(&self, wait: &mut Wait, facts: &FdFacts) {
+        let describe = |s: &crate::target::facts::Session| {
+            let client = s.client.as_ref();
+            json!({
+                "pid": s.pid,
+                "title": if self.show_secrets { s.title.clone() } else { mask::text(&s.title) },
+                "client": client.map(|c| json!({ "pid": c.pid, "command": self.command(&c.command) })),
+            })
+        };
+        wait.detail["blockers"] = json!(facts.sessions.iter().map(describe).collect::<Vec<_>>());
+        if let [one] = &facts.sessions[..]
+            && let Some(client) = one.client.as_ref().filter(|c| c.pid != self.facts.pid)
+        {
+            wait.on = vec![os::process(client.pid)];
+            wait.certainty = Certainty::Likely;
+        }
     }
 
     /// A database and what it was asked, as it may be shown.
@@ -268,6 +323,9 @@ impl Join<'_> {
                 wait.detail = serde_json::to_value(&socket).unwrap_or_default();
                 wait.detail["operation"] = json!(operation);
                 wait.detail["inbound"] = json!(self.is_inbound(&socket));
+                if !facts.sessions.is_empty() {
+                    self.blockers(wait, facts);
+                }
                 wait.detail["ends"] = self.described_ends(facts);
             }
             FdKind::Pipe | FdKind::Tty => {

@@ -33,9 +33,11 @@ use crate::target::syscalls::{self, Arch};
 const ATTEMPTS: usize = 60;
 const BUDGET: Duration = Duration::from_millis(250);
 /// After so many attempts the window is made shorter: tasks are not read in it any more...
-const ATTEMPTS_WITH_TASKS: usize = 4;
+const ATTEMPTS_WITH_TASKS: usize = 6;
 /// ...and then nothing but stacks is.
 const ATTEMPTS_WITH_WAITS: usize = 16;
+/// Nobody is kept from its CPU for longer than this.
+const LONG_READING: Duration = Duration::from_millis(2);
 /// How long whoever seems to run without the GIL is watched for waiting for it.
 const GIL_WAITERS: Duration = Duration::from_millis(12);
 /// With `--pause`, how long a thread may take to stop.
@@ -62,6 +64,8 @@ pub struct Stacks {
     pub now: Now,
     pub problems: Vec<String>,
     pub attempts: usize,
+    /// How long the reading took in the last attempt.
+    pub reading: Duration,
 }
 
 /// Thread names by interpreter state and ident.
@@ -138,6 +142,9 @@ impl Window<'_> {
         if self.waits && stacks.attempts > ATTEMPTS_WITH_TASKS {
             self.read_left_out(&mut stacks);
         }
+        if self.waits {
+            self.read_slowly(&mut stacks);
+        }
         stacks
     }
 
@@ -171,8 +178,19 @@ impl Window<'_> {
         stacks.seen.tasks = seen.tasks;
         stacks.seen.task_frames = seen.task_frames;
         stacks.seen.loops = seen.loops;
+        stacks.seen.running = seen.running;
         stacks.seen.current = seen.current;
         stacks.note("the tasks are not of one moment with the stacks: the process is too busy".into());
+    }
+
+    fn read_slowly(&self, stacks: &mut Stacks) {
+        let heap = self.python.heap(self.memory);
+        let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
+        let call = |tid| stacks.standings.get(&tid)?.doing.syscall();
+        let (python, codes, names) = (self.python, &stacks.codes, &stacks.names);
+        let scene =
+            Scene::new(&heap, python, self.pid, codes, &stacks.interpreters, names, &tid, &call, stacks.now);
+        stdlib::read_slowly(&scene, codes, &mut stacks.seen);
     }
 
     /// Who waits for the GIL wakes every 5 ms to ask for it, and may be met just then, "running"; on a
@@ -225,6 +243,30 @@ impl Window<'_> {
         self.probes.iter().filter_map(|p| Some((p.tid, p.standing().ok()?))).collect()
     }
 
+    /// Whether the keeper has stood still until now.
+    fn proof(
+        &self,
+        pause: &Option<Pause>,
+        probe: Option<&ThreadProbe>,
+        keeper: &Option<Keeper>,
+        start: Option<&Start>,
+    ) -> Option<Read> {
+        let held = match (pause, probe, start) {
+            (Some(_), ..) => Some(Read::Paused),
+            (None, Some(probe), Some(start)) => frozen::finish(probe, start).map(|still| match still {
+                Still::Asleep => Read::Frozen,
+                Still::Seat => Read::Seat,
+            }),
+            // Nobody has held the GIL yet, or its last holder has ended.
+            (None, None, _) if keeper.as_ref().is_some_and(|k| k.tid().is_none()) => Some(Read::Frozen),
+            _ => None,
+        };
+        held.filter(|_| match keeper {
+            Some(Keeper::Gil { before, .. }) => self.fresh_gil(before.addr) == Some(*before),
+            _ => true,
+        })
+    }
+
     fn attempt(&self, stacks: &mut Stacks, seat: &mut Seat, previous: &mut Previous) {
         // What /proc says of each thread belongs to the same window as its frames.
         seat.leave();
@@ -243,10 +285,19 @@ impl Window<'_> {
         };
 
         self.memory.refresh();
+        // All that the attempt before needed is copied by now. If this one needs nothing else, that copy is
+        // the moment; reading takes its time then, and nobody has to stand still for it.
+        let mut copy = self.proof(&pause, probe, &keeper, start.as_ref());
+        let after_copy = copy.is_some().then(|| self.standings());
+        if copy.is_some() && stacks.reading > LONG_READING {
+            drop(pause.take());
+            seat.leave();
+        }
         if self.memory.is_recording() {
             // A capture has the bytes of the last attempt only: those of code objects must be among them.
             stacks.codes = Codes::default();
         }
+        let began = Instant::now();
         let heap = self.python.heap(self.memory);
         let (interpreters, problems) = threads::read(&heap, self.python.runtime);
         let locals = self.locals.map(|limits| read_locals(&heap, &interpreters, limits));
@@ -269,25 +320,28 @@ impl Window<'_> {
                 stacks.attempts <= ATTEMPTS_WITH_TASKS,
             );
         }
-
-        let held = match (&pause, probe, &start) {
-            (Some(_), ..) => Some(Read::Paused),
-            (None, Some(probe), Some(start)) => frozen::finish(probe, start).map(|still| match still {
-                Still::Asleep => Read::Frozen,
-                Still::Seat => Read::Seat,
-            }),
-            // Nobody has held the GIL yet, or its last holder has ended.
-            (None, None, _) if keeper.as_ref().is_some_and(|k| k.tid().is_none()) => Some(Read::Frozen),
-            _ => None,
-        };
-        let held = held.filter(|_| match &keeper {
-            Some(Keeper::Gil { before, .. }) => self.fresh_gil(before.addr) == Some(*before),
-            _ => true,
-        });
+        stacks.reading = began.elapsed();
+        if self.memory.went_beyond_copy() {
+            copy = None;
+        }
+        let held = copy.or_else(|| self.proof(&pause, probe, &keeper, start.as_ref()));
         drop(pause);
         seat.leave();
         self.memory.end_window();
-        let after = self.standings();
+        let after = match after_copy {
+            Some(standings) if copy.is_some() => standings,
+            _ => self.standings(),
+        };
+        log::debug!(
+            "attempt {}: read in {:?}, {}",
+            stacks.attempts,
+            stacks.reading,
+            match (copy, held) {
+                (Some(_), _) => "from a copy of one moment",
+                (None, Some(_)) => "at one moment",
+                _ => "while it ran",
+            }
+        );
 
         // A thread that was born meanwhile is not in the table of tasks yet.
         let new = interpreters.iter().flat_map(|i| &i.threads).any(|t| !stacks.tids.contains_key(&t.tstate));

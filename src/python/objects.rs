@@ -16,6 +16,8 @@ use crate::target::memory::{Addr, Memory};
 pub const MAX_TEXT: usize = 64 * 1024;
 /// Most entries of a container that are looked at.
 pub const MAX_ENTRIES: usize = 65_536;
+/// Most `__slots__` of one class.
+const MAX_SLOTS: usize = 256;
 
 /// No machine that Linux runs on has user addresses above this.
 pub const USER_SPACE: Addr = 1 << 57;
@@ -87,11 +89,29 @@ pub struct Heap<'a> {
     pub layout: &'a Layout,
     hash: Option<StrHash>,
     types: RefCell<FxHashMap<Addr, Option<Rc<TypeInfo>>>>,
+    /// Names and offsets of slots, by type.
+    slots: RefCell<FxHashMap<Addr, Slots>>,
+    /// Names of functions and variables: strings that many objects share.
+    names: RefCell<FxHashMap<Addr, Option<Rc<str>>>>,
+    /// Names of the variables of code objects.
+    variables: RefCell<FxHashMap<Addr, Names>>,
 }
+
+type Names = Option<Rc<[Rc<str>]>>;
+
+type Slots = Rc<Vec<(String, u64)>>;
 
 impl<'a> Heap<'a> {
     pub fn new(mem: &'a dyn Memory, layout: &'a Layout) -> Self {
-        Heap { mem, layout, hash: None, types: RefCell::default() }
+        Heap {
+            mem,
+            layout,
+            hash: None,
+            types: RefCell::default(),
+            slots: RefCell::default(),
+            names: RefCell::default(),
+            variables: RefCell::default(),
+        }
     }
 
     /// Finds keys by their hash from here on, if `hash` proves right on the keys of this dict.
@@ -225,6 +245,30 @@ impl<'a> Heap<'a> {
     /// Like [`str`](Self::str), after checking that it is one.
     pub fn checked_str(&self, obj: Addr) -> Option<String> {
         self.type_of(obj).filter(|t| t.is_str()).and_then(|_| self.str(obj))
+    }
+
+    /// A `str` that is met again and again, read once.
+    pub fn name(&self, obj: Addr) -> Option<Rc<str>> {
+        if let Some(known) = self.names.borrow().get(&obj) {
+            return known.clone();
+        }
+        let name = self.checked_str(obj).map(Rc::from);
+        self.names.borrow_mut().insert(obj, name.clone());
+        name
+    }
+
+    /// The names of all variable slots of a code object, read once.
+    pub fn variable_names(&self, code: Addr) -> Option<Rc<[Rc<str>]>> {
+        if let Some(known) = self.variables.borrow().get(&code) {
+            return known.clone();
+        }
+        let read = || {
+            let variables = super::locals::variables(self, code)?;
+            Some(variables.names.iter().map(|n| self.name(*n).unwrap_or_default()).collect())
+        };
+        let names: Names = read();
+        self.variables.borrow_mut().insert(code, names.clone());
+        names
     }
 
     /// The contents of a `bytes`, at most `cap` of them, and the true length.
@@ -440,41 +484,65 @@ impl<'a> Heap<'a> {
 
     /// Attributes that `__slots__` keeps in the object itself, by name; those that have a value.
     pub fn slots(&self, obj: Addr, cap: usize) -> Vec<(String, Addr)> {
-        let mut found = Vec::new();
-        let mut ty = self.type_of(obj);
+        let Some(ty) = self.type_of(obj) else { return Vec::new() };
+        let table = self.slot_table(&ty);
+        let value = |(name, offset): &(String, u64)| Some((name.clone(), self.ptr(at(obj, *offset)?)?));
+        table.iter().filter_map(value).take(cap).collect()
+    }
+
+    /// The same without the names.
+    pub fn slot_values(&self, obj: Addr, ty: &TypeInfo) -> Vec<Addr> {
+        self.slot_table(ty).iter().filter_map(|(_, offset)| self.ptr(at(obj, *offset)?)).collect()
+    }
+
+    /// Some of them, by name.
+    pub fn named_slots<const N: usize>(
+        &self,
+        obj: Addr,
+        ty: &TypeInfo,
+        wanted: [&str; N],
+    ) -> [Option<Addr>; N] {
+        let table = self.slot_table(ty);
+        let offset = |name: &str| table.iter().find(|(n, _)| n == name).map(|(_, offset)| *offset);
+        wanted.map(|name| self.ptr(at(obj, offset(name)?)?))
+    }
+
+    /// Names and offsets of the slots of a type and its bases; read once.
+    fn slot_table(&self, ty: &TypeInfo) -> Slots {
+        if let Some(known) = self.slots.borrow().get(&ty.addr) {
+            return Rc::clone(known);
+        }
+        let mut table = Vec::new();
+        let mut class = self.type_at(ty.addr);
         // Bases have slots of their own.
         for _ in 0..16 {
-            let Some(t) = ty.filter(|t| t.is_heap_type()) else { break };
+            let Some(t) = class.filter(|t| t.is_heap_type()) else { break };
             let dict = self.ptr(t.addr + self.layout.types.dict);
             let (entries, _) = dict.and_then(|d| self.dict(d, MAX_ENTRIES)).unwrap_or_default();
             for (name, member) in entries {
-                if found.len() >= cap {
-                    return found;
-                }
-                if let Some(value) = self.slot(obj, &t, member)
+                if let Some(offset) = self.slot(&t, member).filter(|_| table.len() < MAX_SLOTS)
                     && let Some(name) = self.checked_str(name)
                 {
-                    found.push((name, value));
+                    table.push((name, offset));
                 }
             }
-            ty = self.type_at(t.base);
+            class = self.type_at(t.base);
         }
-        found
+        let table = Rc::new(table);
+        self.slots.borrow_mut().insert(ty.addr, Rc::clone(&table));
+        table
     }
 
-    /// The object that a `member_descriptor` of the type leads to: `PyMemberDescrObject` ends with a
+    /// The offset that a `member_descriptor` of the type leads to: `PyMemberDescrObject` ends with a
     /// pointer to `PyMemberDef { name, type, offset, … }` (Include/cpython/descrobject.h, descrobject.h).
-    fn slot(&self, obj: Addr, ty: &TypeInfo, member: Addr) -> Option<Addr> {
+    fn slot(&self, ty: &TypeInfo, member: Addr) -> Option<u64> {
         const OBJECT_EX: u32 = 16;
         if self.type_of(member)?.name != "member_descriptor" {
             return None;
         }
         let definition = self.ptr(member + self.layout.object.size + 24)?;
         let offset = self.mem.u64(definition + 16).ok()?;
-        if self.mem.u32(definition + 8).ok()? != OBJECT_EX || offset >= ty.basicsize {
-            return None;
-        }
-        self.ptr(at(obj, offset)?)
+        (self.mem.u32(definition + 8).ok()? == OBJECT_EX && offset < ty.basicsize).then_some(offset)
     }
 
     /// Looks up several attributes of an instance in one pass.
@@ -496,6 +564,21 @@ impl<'a> Heap<'a> {
                 Some(found)
             }
             (Attributes::None, _) => None,
+        }
+    }
+
+    /// What an object refers to for its attributes where they are not part of its body: its dict, or the
+    /// values themselves.
+    pub fn managed_attributes(&self, obj: Addr, ty: &TypeInfo) -> Vec<Addr> {
+        if ty.flags & MANAGED_DICT == 0 {
+            return Vec::new();
+        }
+        match self.instance_dict(obj, ty) {
+            Some(Attributes::Dict(dict)) => vec![dict],
+            Some(Attributes::Values(_)) => {
+                self.attributes(obj, MAX_ENTRIES).unwrap_or_default().into_iter().map(|a| a.1).collect()
+            }
+            _ => Vec::new(),
         }
     }
 

@@ -49,6 +49,12 @@ impl Paths {
         }
     }
 
+    /// Whether this file is part of the standard library.
+    pub fn is_stdlib(&self, file: &str) -> bool {
+        let ours = || self.stdlib.iter().any(|dir| file.starts_with(dir.as_str()));
+        file.starts_with("<frozen ") || package(file).is_none() && ours()
+    }
+
     fn is_app(&self, package: &str) -> bool {
         let package = normalise(package.split('.').next().unwrap_or(package));
         self.apps.contains(&package)

@@ -4,20 +4,29 @@
 //! the future that will wake it. Who can complete that future is learned from the callbacks that hang on
 //! tasks and futures, which is how `gather`, `shield`, `wait_for` and `TaskGroup` work; no version is asked for.
 
+mod anyio;
 pub mod coroutines;
 mod edges;
 pub mod futures;
 pub mod iteration;
+mod labels;
 mod loops;
+mod search;
 mod tasks;
+pub mod threadsafe;
 mod waits;
+pub mod wakers;
 
-use rustc_hash::FxHashMap;
+use std::cell::OnceCell;
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::exits;
-use super::{FrameScene, Scene, Seen, visible};
+use super::futures::Work;
+use super::{FrameScene, Scene, Seen, ThreadScene, visible};
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
+use crate::python::objects::{Heap, TypeInfo};
 use crate::snapshot::{Address, Certainty, Lock, Task};
 use crate::target::memory::Addr;
 use futures::TaskObject;
@@ -42,6 +51,20 @@ struct World<'a> {
     holders: FxHashMap<Addr, Vec<usize>>,
     /// Whom each awaits.
     awaits: Vec<Vec<usize>>,
+    work: OnceCell<Work>,
+    anyio: OnceCell<FxHashMap<Addr, usize>>,
+    /// Threads whose loop sleeps in its selector.
+    asleep: FxHashSet<usize>,
+}
+
+impl World<'_> {
+    fn work(&self, scene: &Scene) -> &Work {
+        self.work.get_or_init(|| Work::of_scene(scene))
+    }
+
+    fn anyio_workers(&self, scene: &Scene) -> &FxHashMap<Addr, usize> {
+        self.anyio.get_or_init(|| anyio::workers(scene))
+    }
 }
 
 pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
@@ -69,11 +92,18 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
     }
     codes.load(heap, raw.iter().flat_map(|t| &t.1).map(|f| f.code));
 
+    let polls = |t: &ThreadScene| {
+        seen.loops.get(&t.raw.tstate).is_some_and(|l| l.state == "polling" && l.ready.is_some_and(|n| n > 0))
+    };
+    let asleep = (0..scene.threads.len()).filter(|i| polls(&scene.threads[*i])).collect();
     let mut world = World {
         tasks: Vec::new(),
         by_addr: raw.iter().enumerate().map(|(i, t)| (t.0.future.addr, i)).collect(),
         holders: FxHashMap::default(),
         awaits: Vec::new(),
+        work: OnceCell::new(),
+        anyio: OnceCell::new(),
+        asleep,
     };
     for (i, (object, frames, on)) in raw.iter().enumerate() {
         let frames = visible(heap, codes, frames);
@@ -86,6 +116,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
     }
     world.awaits = edges::between(heap, &world);
     tell(scene, &world, &found.current, seen);
+    seen.running = running;
     seen.task_frames = raw.into_iter().map(|(object, frames, _)| (object.future.addr, frames)).collect();
 }
 
@@ -115,6 +146,7 @@ fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mu
             frames: Vec::new(),
             waits_on: if runs { None } else { waits::of_task(scene, world, i) },
             request: None,
+            main: wakers::is_main(scene.heap, future),
         });
         if let Some(thread) = task.on.or(task.thread.filter(|_| is_current)) {
             seen.current.insert(scene.threads[thread].raw.tstate, future.addr);
@@ -141,9 +173,19 @@ fn held(scene: &Scene, frames: &[FrameScene]) -> Vec<Lock> {
         .filter_map(|f| heap.attrs(scene.receiver(f)?, ["_lock"])[0])
         .collect();
     for (i, frame) in frames.iter().enumerate() {
+        let mut inside: Vec<((Addr, &'static str), Option<u32>)> = Vec::new();
         for exit in exits::of_frame(heap, frame) {
-            let Some((address, kind)) = lock_of(scene, exit.manager) else { continue };
-            if given_back.contains(&address) {
+            inside.extend(lock_of(scene, exit.manager).map(|lock| (lock, frame.code.line(exit.handler))));
+        }
+        // One that was left in the middle of a lock holds it as long as somebody keeps it.
+        for value in scene.values(frame) {
+            let is_left = |t: &TypeInfo| t.name == "async_generator";
+            if heap.type_of(value).is_some_and(|t| is_left(&t)) && !is_awaited(&frames[..i], heap, value) {
+                inside.extend(of_generator(scene, value, None).map(|lock| (lock, None)));
+            }
+        }
+        for ((address, kind), line) in inside {
+            if given_back.contains(&address) || found.iter().any(|l: &Lock| l.address.0 == address) {
                 continue;
             }
             found.push(Lock {
@@ -151,7 +193,7 @@ fn held(scene: &Scene, frames: &[FrameScene]) -> Vec<Lock> {
                 kind: kind.to_owned(),
                 name: None,
                 frame: Some(i),
-                line: frame.code.line(exit.handler),
+                line,
                 certainty: Certainty::Proved,
             });
         }
@@ -171,20 +213,30 @@ fn lock_of(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
         }
         // `async with await lock` of old, and `@asynccontextmanager`: the lock stands in a suspended generator.
         _ if ty.name == "_AsyncGeneratorContextManager" => {
-            let generator = heap.attrs(manager, ["gen"])[0]?;
-            let chain = coroutines::chain(heap, generator);
-            chain.frames.iter().find_map(|raw| {
-                let start = raw.code.checked_add(heap.layout.code.bytecode)?;
-                let offset = match heap.frames_are_objects() {
-                    true => raw.instruction,
-                    false => raw.instruction.wrapping_sub(start as i64),
-                };
-                let exits = exits::of_raw(heap, raw.addr, raw.code, offset);
-                exits.into_iter().filter(|e| e.manager != manager).find_map(|e| plain_lock(scene, e.manager))
-            })
+            of_generator(scene, heap.attrs(manager, ["gen"])[0]?, Some(manager))
         }
         _ => None,
     }
+}
+
+/// The lock that a suspended generator is inside of.
+fn of_generator(scene: &Scene, generator: Addr, manager: Option<Addr>) -> Option<(Addr, &'static str)> {
+    let heap = scene.heap;
+    let chain = coroutines::chain(heap, generator);
+    chain.frames.iter().find_map(|raw| {
+        let start = raw.code.checked_add(heap.layout.code.bytecode)?;
+        let offset = match heap.frames_are_objects() {
+            true => raw.instruction,
+            false => raw.instruction.wrapping_sub(start as i64),
+        };
+        let exits = exits::of_raw(heap, raw.addr, raw.code, offset);
+        exits.into_iter().filter(|e| Some(e.manager) != manager).find_map(|e| plain_lock(scene, e.manager))
+    })
+}
+
+/// A generator whose frame is among those that the task awaits: its own exits tell.
+fn is_awaited(inner: &[FrameScene], heap: &Heap, generator: Addr) -> bool {
+    coroutines::chain(heap, generator).frames.iter().any(|f| inner.iter().any(|i| i.raw.addr == f.addr))
 }
 
 fn plain_lock(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {

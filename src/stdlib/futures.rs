@@ -1,5 +1,6 @@
 //! `concurrent.futures`: results waited for, executors shut down, and what their workers do.
 
+use rustc_hash::FxHashMap;
 use serde_json::json;
 
 use super::locks::{self, actor};
@@ -105,37 +106,63 @@ fn several(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Found> {
 
 /// Who runs a future, or at which place of its pool's queue it stands.
 pub fn of_future(scene: &Scene, future: Addr) -> (Vec<Actor>, serde_json::Value, Certainty) {
-    let heap = scene.heap;
-    let state = heap.attrs(future, ["_state"])[0].and_then(|s| heap.checked_str(s));
-    for worker in &scene.threads {
-        if work_item(scene, worker) == Some(future) {
-            return (
-                vec![actor(scene, worker)],
-                json!({ "state": state, "queued_at": null }),
-                Certainty::Proved,
-            );
+    Work::of_scene(scene).of(scene, future)
+}
+
+/// What all thread pools work on, and what stands in their queues.
+pub struct Work {
+    /// By future: the thread (index into the scene's) that runs it.
+    running: FxHashMap<Addr, usize>,
+    /// By future: the pool's queue, and the place in it.
+    queued: FxHashMap<Addr, (Addr, usize)>,
+    /// By queue: the workers.
+    workers: FxHashMap<Addr, Vec<usize>>,
+}
+
+impl Work {
+    pub fn of_scene(scene: &Scene) -> Self {
+        let heap = scene.heap;
+        let mut work = Work {
+            running: FxHashMap::default(),
+            queued: FxHashMap::default(),
+            workers: FxHashMap::default(),
+        };
+        for (i, worker) in scene.threads.iter().enumerate() {
+            if let Some(future) = work_item(scene, worker) {
+                work.running.insert(future, i);
+            }
+            let Some(frame) = worker.frames.iter().find(|f| f.is(THREAD, &["_worker"])) else { continue };
+            let Some(queue) = scene.local(frame, "work_queue") else { continue };
+            let workers = work.workers.entry(queue).or_default();
+            workers.push(i);
+            if workers.len() > 1 {
+                continue;
+            }
+            let items = queue::simple_items(heap, queue, MAX_QUEUED).unwrap_or_default();
+            for (place, item) in items.into_iter().enumerate() {
+                if let Some(future) = heap.attrs(item, ["future"])[0] {
+                    work.queued.insert(future, (queue, place));
+                }
+            }
         }
+        work
     }
-    // Still queued: the workers of that pool must get there first.
-    for worker in &scene.threads {
-        let Some(frame) = worker.frames.iter().find(|f| f.is(THREAD, &["_worker"])) else { continue };
-        let Some(work_queue) = scene.local(frame, "work_queue") else { continue };
-        let items = queue::simple_items(heap, work_queue, MAX_QUEUED).unwrap_or_default();
-        let place = items.iter().position(|item| heap.attrs(*item, ["future"])[0] == Some(future));
-        if let Some(place) = place {
-            let same_pool = |t: &&ThreadScene| {
-                t.frames
-                    .iter()
-                    .find(|f| f.is(THREAD, &["_worker"]))
-                    .and_then(|f| scene.local(f, "work_queue"))
-                    .is_some_and(|q| q == work_queue)
-            };
-            let workers: Vec<Actor> =
-                scene.threads.iter().filter(same_pool).map(|t| actor(scene, t)).collect();
-            return (workers, json!({ "state": state, "queued_at": place }), Certainty::Proved);
+
+    pub fn of(&self, scene: &Scene, future: Addr) -> (Vec<Actor>, serde_json::Value, Certainty) {
+        let heap = scene.heap;
+        let state = heap.attrs(future, ["_state"])[0].and_then(|s| heap.checked_str(s));
+        let actors =
+            |threads: &[usize]| threads.iter().map(|i| actor(scene, &scene.threads[*i])).collect::<Vec<_>>();
+        if let Some(worker) = self.running.get(&future) {
+            return (actors(&[*worker]), json!({ "state": state, "queued_at": null }), Certainty::Proved);
         }
+        // Still queued: the workers of that pool must get there first.
+        if let Some((queue, place)) = self.queued.get(&future) {
+            let workers = self.workers.get(queue).map_or(&[][..], Vec::as_slice);
+            return (actors(workers), json!({ "state": state, "queued_at": place }), Certainty::Proved);
+        }
+        (Vec::new(), json!({ "state": state, "queued_at": null }), Certainty::Likely)
     }
-    (Vec::new(), json!({ "state": state, "queued_at": null }), Certainty::Likely)
 }
 
 /// The future that a pool's worker works on. From 3.14 on a worker has a second `run`, of its context.

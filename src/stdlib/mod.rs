@@ -16,6 +16,8 @@ pub mod descriptors;
 pub mod exits;
 /// `concurrent.futures`.
 pub mod futures;
+/// Who keeps an object alive.
+pub mod garbage;
 /// Which locks each thread is inside of.
 pub mod holders;
 /// `importlib`.
@@ -104,6 +106,8 @@ pub struct Seen {
     pub holds: FxHashMap<Addr, Vec<Lock>>,
     pub loops: FxHashMap<Addr, EventLoop>,
     pub requests: FxHashMap<Addr, Request>,
+    /// Which thread (index into the scene's) runs an asyncio loop.
+    pub running: FxHashMap<Addr, usize>,
     /// The task that a thread's event loop runs just now.
     pub current: FxHashMap<Addr, Addr>,
     /// Without their frames, which whoever resolves lines adds.
@@ -147,12 +151,19 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     databases::read(scene, &mut seen);
+    databases::pools::read(scene, &mut seen, tasks);
     if seen.waits.values().any(leads_outside) {
         seen.fds = descriptors::of_threads(scene);
     }
     let job = |t: &ThreadScene| Some((t.tid?, multiprocessing::pool::job(scene, t)?));
     seen.jobs = scene.threads.iter().filter_map(job).collect();
     seen
+}
+
+/// What need not be of one moment with the stacks, and may take long: who could end the waits of tasks.
+pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    asyncio::threadsafe::find(scene, seen);
+    asyncio::wakers::find(scene, codes, seen);
 }
 
 /// Whether this wait may be for another process: which then may wait for this one.

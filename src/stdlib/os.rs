@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::{FrameScene, Scene, Seen, ThreadScene};
+use super::{FrameScene, Scene, Seen, ThreadScene, exits};
 use crate::python::paths::Paths;
 use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::target::facts::RawSyscall;
@@ -119,7 +119,8 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         if seen.waits.contains_key(&thread.raw.tstate) {
             continue;
         }
-        let (wait, os) = Room { scene, thread, paths: &paths }.wait(call);
+        let serves = seen.requests.contains_key(&thread.raw.tstate);
+        let (wait, os) = Room { scene, thread, paths: &paths, serves }.wait(call);
         seen.waits.insert(thread.raw.tstate, wait);
         seen.os.insert(thread.raw.tstate, os);
     }
@@ -145,6 +146,8 @@ struct Room<'a, 's> {
     scene: &'a Scene<'s>,
     thread: &'a ThreadScene<'s>,
     paths: &'a Paths,
+    /// It is at a request.
+    serves: bool,
 }
 
 impl Room<'_, '_> {
@@ -167,7 +170,8 @@ impl Room<'_, '_> {
         let for_work = match &on {
             On::Epoll { .. } | On::Poll { .. } => self.is_loop(),
             On::Fd { operation, .. } => {
-                *operation == "accept" || self.is_loop() || self.is_between_requests()
+                let next = matches!(*operation, "recv" | "read") && !self.serves && self.is_loop();
+                *operation == "accept" || next || self.is_between_requests()
             }
             _ => false,
         };
@@ -383,9 +387,8 @@ impl Room<'_, '_> {
             }
         }
         let call = match on {
-            On::Sleep if matches!(name, "clock_nanosleep" | "nanosleep" | "select" | "pselect6") => {
-                "time.sleep"
-            }
+            On::Sleep if self.is_time_sleep(name) => "time.sleep",
+            On::Sleep => return (self.c_call(first), Some(0)),
             On::FileLock { call: LockCall::Flock, .. } => "fcntl.flock",
             On::FileLock { .. } => "fcntl.lockf",
             On::Poll { .. } if matches!(name, "select" | "pselect6") => "select.select",
@@ -398,6 +401,45 @@ impl Room<'_, '_> {
             _ => return (None, Some(0)),
         };
         (Some(call.into()), Some(0))
+    }
+
+    /// `pysleep` (Modules/timemodule.c): `clock_nanosleep` until an absolute time from 3.11 on, `select`
+    /// before. C code that sleeps in between (`usleep`, as sqlite's busy handler does) calls neither.
+    fn is_time_sleep(&self, name: &str) -> bool {
+        const TIMER_ABSTIME: u64 = 1;
+        match name {
+            "select" | "pselect6" => true,
+            "clock_nanosleep" => self.thread.syscall.is_some_and(|c| c.args[1] & TIMER_ABSTIME != 0),
+            _ => false,
+        }
+    }
+
+    /// The method of C that the innermost frame calls: its descriptor, or the method bound to its object, lies
+    /// on the value stack. Slots above the live ones may be stale, so all that are there have to agree.
+    fn c_call(&self, frame: &FrameScene) -> Option<String> {
+        let heap = self.scene.heap;
+        let spoken = self.scene.names(frame.raw.code);
+        let mut calls: Vec<String> = Vec::new();
+        for obj in exits::stack_slots(heap, frame) {
+            let Some(ty) = heap.type_of(obj) else { continue };
+            let (class, definition) = match ty.name.as_str() {
+                // `PyDescr_COMMON { d_type, d_name, d_qualname }`, then the `PyMethodDef`.
+                "method_descriptor" => {
+                    let at = obj + heap.layout.object.size;
+                    (heap.ptr(at).and_then(|t| heap.type_at(t)), heap.ptr(at + 24))
+                }
+                "builtin_function_or_method" => {
+                    let receiver = heap.ptr(obj + heap.layout.method.self_);
+                    (receiver.and_then(|r| heap.type_of(r)), heap.ptr(obj + heap.layout.method.func))
+                }
+                _ => continue,
+            };
+            let name = definition.and_then(|d| exits::c_name(heap, d)).filter(|n| spoken.contains(n));
+            let class = class.map(|c| heap.type_name(&c)).filter(|c| c.contains('.'));
+            calls.extend(class.zip(name).map(|(class, name)| format!("{class}.{name}")));
+        }
+        calls.dedup();
+        <[String; 1]>::try_from(calls).ok().map(|[call]| call)
     }
 
     fn is_stdlib(&self, frame: &FrameScene) -> bool {
@@ -430,7 +472,7 @@ impl Room<'_, '_> {
 
     /// The selector of an event loop or a server: what runs is a loop that has nothing to do.
     fn is_loop(&self) -> bool {
-        const LOOPS: [&str; 19] = [
+        const LOOPS: [&str; 20] = [
             "/asyncio/",
             "/uvloop/",
             "/tornado/",
@@ -445,6 +487,7 @@ impl Room<'_, '_> {
             "/uwsgi/",
             "/kombu/",
             "/celery/",
+            "/billiard/",
             "/zmq/",
             "/socketserver.py",
             "/asyncore.py",

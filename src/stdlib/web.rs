@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use super::{FrameScene, Scene, Seen};
 use crate::python::code::Codes;
 use crate::python::objects::TypeInfo;
-use crate::snapshot::{Address, Request, Task};
+use crate::snapshot::{Actor, Address, Request, Task};
 use crate::target::memory::Addr;
 
 /// Longest path that is kept.
@@ -120,6 +120,15 @@ pub fn through_tasks(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             of_threads.push((thread.raw.tstate, request));
         }
     }
+    // The same for `run_in_executor` and `to_thread`: one thread, which has begun with it.
+    for (task, request) in seen.tasks.iter().zip(&of_tasks) {
+        let Some((wait, request)) = task.waits_on.as_ref().zip(request.as_ref()) else { continue };
+        let [Actor { tid: Some(tid), task: None, .. }] = wait.on[..] else { continue };
+        let works = wait.kind == "future" && wait.detail["queued_at"].is_null();
+        let thread = scene.threads.iter().find(|t| t.tid == Some(tid)).filter(|_| works);
+        of_threads.extend(thread.map(|t| (t.raw.tstate, request.clone())));
+    }
+    of_threads.retain(|(tstate, _)| !seen.requests.contains_key(tstate));
     seen.requests.extend(of_threads);
     for (task, request) in seen.tasks.iter_mut().zip(of_tasks) {
         task.request = request;

@@ -55,6 +55,9 @@ struct Cache {
     older: FxHashMap<u64, usize>,
     older_data: Vec<u8>,
     in_window: bool,
+    /// Where the pages end that the last `refresh` has copied, and whether one behind it was looked at since.
+    copied: usize,
+    late: bool,
     /// Pages that were really looked at since the last `refresh`, with repetitions.
     touched: Vec<u64>,
     last_touched: u64,
@@ -153,6 +156,13 @@ impl CachedMemory {
         cache.window = (0, 0);
         cache.last_touched = u64::MAX;
         self.load(live, cache, &wanted);
+        (cache.copied, cache.late) = (cache.data.len(), false);
+    }
+
+    /// Something was looked at since the last `refresh` that was not among what it copied: it is of a later
+    /// moment.
+    pub fn went_beyond_copy(&self) -> bool {
+        self.cache.borrow().late
     }
 
     /// What was read so far belongs to every attempt that follows, and to none: the next `refresh`
@@ -271,11 +281,15 @@ impl CachedMemory {
             let from = ((addr + done as u64) % PAGE as u64) as usize;
             let n = (PAGE - from).min(buf.len() - done);
             let bytes = match cache.pages.get(&page) {
-                Some(Some(slot)) => &cache.data[slot + from..slot + from + n],
+                Some(Some(slot)) => {
+                    cache.late |= *slot >= cache.copied;
+                    &cache.data[slot + from..slot + from + n]
+                }
                 Some(None) => return Err(fault),
                 None => match cache.older(page) {
                     Some(slot) => &cache.older_data[slot + from..slot + from + n],
                     None => {
+                        cache.late = true;
                         self.ensure(live, cache, page);
                         let Some(Some(slot)) = cache.pages.get(&page) else { return Err(fault) };
                         &cache.data[slot + from..slot + from + n]

@@ -97,6 +97,19 @@ pub struct FdFacts {
     pub cut_short: bool,
     #[serde(default)]
     pub lock: Option<FileLock>,
+    /// Of a connection to a local PostgreSQL whose session waits for a lock: the sessions that are idle
+    /// inside of a transaction.
+    #[serde(default)]
+    pub sessions: Vec<Session>,
+}
+
+/// A session of a database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// The server's process for it.
+    pub pid: i32,
+    pub title: String,
+    pub client: Option<PeerProcess>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

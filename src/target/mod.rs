@@ -16,6 +16,8 @@ pub mod command;
 mod diag;
 /// Memory of a live process, around any cache.
 pub mod direct;
+/// Who has which pipe and socket open, of all processes at once.
+pub mod ends;
 /// What the OS says, as plain data.
 pub mod facts;
 /// What descriptors lead to that threads sleep on.
@@ -48,6 +50,8 @@ pub mod pause;
 pub mod probe;
 /// Facts of one process.
 pub mod proc;
+/// Sessions of a local database.
+mod sessions;
 /// Memory that several processes map.
 pub mod shared;
 /// Source lines, through the target's root.

@@ -257,6 +257,33 @@ pub fn other_ends(dir: &ProcDir, sockets: &[(u64, Socket)]) -> Vec<(i32, OtherEn
     found
 }
 
+/// Which processes have the sockets that are bound to these addresses, in the network namespace of `dir`.
+pub fn owners_of_local(dir: &ProcDir, wanted: &[(String, u16)]) -> Vec<((String, u16), i32)> {
+    let Some(diag) = (!wanted.is_empty()).then(|| diag(dir)).flatten() else { return Vec::new() };
+    let rows = diag.tcp(diag::CONNECTED).unwrap_or_default();
+    let mut inodes: HashMap<u64, &(String, u16)> = HashMap::new();
+    for address in wanted {
+        let Ok(ip) = address.0.parse::<IpAddr>() else { continue };
+        let local = Some(SocketAddr::new(ip, address.1).to_string());
+        inodes.extend(rows.iter().find(|row| row.local == local).map(|row| (row.inode, address)));
+    }
+    let mut found: Vec<((String, u16), i32)> = Vec::new();
+    for pid in files::pids() {
+        if found.len() == inodes.len() {
+            break;
+        }
+        let fds =
+            with_room(|| ProcDir::process(pid)).and_then(|dir| socket_fds(&dir, pid)).unwrap_or_default();
+        for address in fds.iter().filter_map(|(_, inode)| inodes.get(inode)) {
+            // Forked children may have it as well: the oldest counts.
+            if !found.iter().any(|f| f.0 == **address) {
+                found.push(((*address).clone(), pid));
+            }
+        }
+    }
+    found
+}
+
 /// Descriptors that are sockets, with their inodes.
 pub fn socket_fds(dir: &ProcDir, pid: i32) -> io::Result<Vec<(i32, u64)>> {
     let mut found = Vec::new();

@@ -116,6 +116,12 @@ fn children(dir: &ProcDir, pid: i32) -> Option<Vec<Child>> {
     Some(pids.into_iter().filter_map(child).collect())
 }
 
+/// The pids of its children; empty where the kernel does not list them.
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let dir = with_room(|| ProcDir::process(pid)).ok();
+    dir.and_then(|dir| listed_children(&dir, pid)).unwrap_or_default()
+}
+
 fn listed_children(dir: &ProcDir, pid: i32) -> Option<Vec<i32>> {
     let mut found = Vec::new();
     for tid in numbers(&format!("/proc/{pid}/task")).ok()? {

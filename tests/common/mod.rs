@@ -161,6 +161,14 @@ pub fn alone() -> impl Drop {
     Alone(guard)
 }
 
+/// The interpreters of tests that take long: one of each kind of frames, locks and value stacks, unless
+/// `HANGSCOPE_ALL=1` or `HANGSCOPE_ONLY` asks for others.
+pub fn typical(interpreter: &Interpreter) -> bool {
+    let asked = ["HANGSCOPE_ALL", "HANGSCOPE_ONLY"].iter().any(|name| std::env::var_os(name).is_some());
+    let plain = !interpreter.debug && !interpreter.free_threaded;
+    plain && (asked || ["3.8", "3.11", "3.12", "3.14"].contains(&interpreter.label.as_str()))
+}
+
 /// Runs a test under every interpreter that `wanted` accepts, and fails once, with all failures.
 pub fn each_interpreter(
     name: &str,

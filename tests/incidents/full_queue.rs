@@ -13,9 +13,8 @@ fn start(interpreter: &crate::common::Interpreter, app: &str) -> Outcome<Server>
 }
 
 #[test]
-#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn hangs() {
-    each_interpreter("full-queue", venv::exists_for, |interpreter| {
+    each_interpreter("full-queue", venv::typical, |interpreter| {
         let server = start(interpreter, "full_queue:app")?;
         let _client = Client::request(server.port, "POST", "/jobs")?;
         let pid = server.program.pid();
@@ -39,9 +38,8 @@ fn hangs() {
 }
 
 #[test]
-#[ignore = "issue 3 is being built: needs venvs from PyPI; cargo test -- --ignored"]
 fn fixed() {
-    each_interpreter("full-queue-fixed", venv::exists_for, |interpreter| {
+    each_interpreter("full-queue-fixed", venv::typical, |interpreter| {
         let server = start(interpreter, "full_queue_fixed:app")?;
         let answer = Client::request(server.port, "POST", "/jobs")?.rest()?;
         if !answer.starts_with("HTTP/1.1 503") || !server.is_healthy() {

@@ -1,35 +1,33 @@
 //! Small programs that hang, one cause each. Each says itself what is to be found: see `stuck.py`.
 
-use crate::common::{Interpreter, each_interpreter};
+use crate::common::{each_interpreter, typical};
 use crate::judge::judge_all;
 use crate::venv;
 
-/// Default builds; the debug twins and the free-threaded ones add layouts, not kinds of hangs, and
-/// `deadlocks.rs` runs the former.
-fn releases(interpreter: &Interpreter) -> bool {
-    !interpreter.debug && !interpreter.free_threaded
-}
-
+/// The debug twins and the free-threaded builds add layouts, not kinds of hangs; `deadlocks.rs` runs the
+/// former.
 fn every_program_of(file: &str) {
-    each_interpreter(file, releases, |interpreter| {
+    each_interpreter(file, typical, |interpreter| {
         judge_all(interpreter, &format!("incidents/{file}.py"), |_| true, &[])
     });
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
 fn threads_that_hang() {
     every_program_of("hangs");
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
+fn combinations_that_hang() {
+    every_program_of("combinations");
+}
+
+#[test]
 fn what_blocks_an_event_loop() {
     every_program_of("on_the_loop");
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
 fn tasks_that_hang_on_a_loop_that_runs() {
     every_program_of("in_asyncio");
 }
@@ -41,13 +39,13 @@ fn hangs_between_processes() {
 }
 
 #[test]
-#[ignore = "being built"]
+#[ignore = "issue 4 is being built: run with cargo test -- --ignored"]
 fn processes_that_wait_for_each_other() {
     every_program_of("between");
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn clients_of_pypi_on_an_event_loop() {
     each_interpreter("loop_clients", venv::exists_for, |interpreter| {
         judge_all(&venv::of(interpreter)?, "incidents/loop_clients.py", |_| true, &[])

@@ -1,6 +1,6 @@
 //! Programs and servers without a fault, idle and busy: `check` says so, every time.
 
-use crate::common::{Interpreter, Outcome, Program, dump_json, each_interpreter, text};
+use crate::common::{Outcome, Program, dump_json, each_interpreter, text, typical};
 use crate::judge::{brief, check_says, findings};
 use crate::server::{Load, Server};
 use crate::venv;
@@ -26,20 +26,45 @@ fn nothing_critical(pid: i32) -> Outcome {
 
 #[test]
 fn programs() {
-    // Five looks at each of nineteen programs take two minutes per interpreter: one, unless HANGSCOPE_ONLY
-    // names others.
-    let named = std::env::var_os("HANGSCOPE_ONLY").is_some();
-    let some = |i: &Interpreter| named || i.label == "3.12";
-    each_interpreter("healthy", some, |interpreter| {
+    each_interpreter("healthy", typical, |interpreter| {
         let file = "incidents/healthy.py";
         let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
-        let mut wrong = Vec::new();
-        for name in names.as_array().into_iter().flatten().filter_map(|name| name.as_str()) {
-            // One after the other: the busy ones would take the CPU from each other.
+        let names: Vec<&str> = names.as_array().into_iter().flatten().filter_map(|n| n.as_str()).collect();
+        let judge = |name: &str| {
             let (program, _) = Program::ready(interpreter, file, &[name])?;
-            if let Err(reason) = nothing_critical(program.pid()) {
-                wrong.push(format!("{name}: {reason}"));
-            }
+            nothing_critical(program.pid()).map_err(|reason| format!("{name}: {reason}"))
+        };
+        let mut wrong = Vec::new();
+        // A few at once: the busy ones take the CPU from each other, and that is no fault either.
+        for names in names.chunks(4) {
+            let outcomes = std::thread::scope(|scope| {
+                let running: Vec<_> = names.iter().map(|name| scope.spawn(|| judge(name))).collect();
+                running.into_iter().map(|one| one.join().expect("it does not panic")).collect::<Vec<_>>()
+            });
+            wrong.extend(outcomes.into_iter().filter_map(Outcome::err));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    });
+}
+
+/// asyncio programs whose tasks wait for what may come: nothing in them is even a warning.
+#[test]
+fn asyncio_programs() {
+    each_interpreter("healthy-asyncio", typical, |interpreter| {
+        let file = "incidents/healthy_asyncio.py";
+        let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
+        let mut running = Vec::new();
+        for name in names.as_array().into_iter().flatten().filter_map(|name| name.as_str()) {
+            running.push((name, Program::ready(interpreter, file, &[name])?.0));
+        }
+        // What tasks wait for is judged once their loop has slept for five seconds.
+        std::thread::sleep(std::time::Duration::from_secs(6));
+        let mut wrong = Vec::new();
+        for (name, program) in running {
+            let report = dump_json(program.pid(), &[])?;
+            let alarms = findings(&report).into_iter().filter(|f| text(f, "severity") != "info").map(brief);
+            wrong.extend(alarms.map(|alarm| format!("{name}: {alarm}")));
+            wrong.extend(check_says(&["--pid", &program.pid().to_string()], 0).err());
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     });
@@ -47,7 +72,7 @@ fn programs() {
 
 /// Idle, then under load, then idle again.
 fn server(name: &str, args: &[&str], paths: &'static [&'static str]) {
-    each_interpreter(name, venv::exists_for, |interpreter| {
+    each_interpreter(name, venv::typical, |interpreter| {
         let server = Server::start(interpreter, args, &[])?;
         let pid = server.program.pid();
         nothing_critical(pid).map_err(|reason| format!("idle: {reason}"))?;
@@ -62,7 +87,6 @@ fn server(name: &str, args: &[&str], paths: &'static [&'static str]) {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn uvicorn() {
     let args =
         ["-m", "uvicorn", "--host=127.0.0.1", "--port={port}", "--log-level=warning", "web:fastapi_app"];
@@ -70,7 +94,6 @@ fn uvicorn() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn gunicorn() {
     let args =
         ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--workers=2", "--log-level=warning", "web:flask_app"];
@@ -78,7 +101,6 @@ fn gunicorn() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn aiohttp() {
     server("healthy-aiohttp", &["web.py", "{port}"], &["/work", "/health"]);
 }

@@ -3,7 +3,7 @@
 //!
 //! The programs stand in `fixtures/incidents`; those of `stuck.py`'s kind say themselves what should
 //! be found. Servers run in virtual environments that the first run makes (`venv.rs`). Variables:
-//! those of `common`, and `HANGSCOPE_HANG=NAME[,NAME]`, which restricts the small programs to some.
+//! those of `common` (`HANGSCOPE_ALL=1`: every interpreter, not only the typical ones), and `HANGSCOPE_HANG=NAME[,NAME]`, which restricts the small programs to some.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -17,4 +17,6 @@ mod judge;
 mod news_stream;
 mod postgres;
 mod server;
+mod supervised;
+mod timeline;
 mod venv;

@@ -15,6 +15,13 @@ pub fn exists_for(interpreter: &Interpreter) -> bool {
     LABELS.contains(&interpreter.label.as_str())
 }
 
+/// Those of them that run by default: the one that loses frames, and a late one. `HANGSCOPE_ALL=1` or
+/// `HANGSCOPE_ONLY` asks for more.
+pub fn typical(interpreter: &Interpreter) -> bool {
+    let asked = ["HANGSCOPE_ALL", "HANGSCOPE_ONLY"].iter().any(|name| std::env::var_os(name).is_some());
+    exists_for(interpreter) && (asked || ["3.9", "3.12"].contains(&interpreter.label.as_str()))
+}
+
 /// Those for which every pin of `requirements-servers.txt` exists.
 const SERVER_LABELS: [&str; 2] = ["3.9", "3.12"];
 

@@ -7,7 +7,7 @@ use crate::render::report::ReportProcess;
 use crate::render::style::Ink;
 use crate::snapshot::{Activity, Process};
 
-pub(super) fn write(page: &mut Page, reported: &ReportProcess, options: &TextOptions) {
+pub(super) fn write(page: &mut Page, reported: &ReportProcess, said: bool, options: &TextOptions) {
     let target = &reported.process;
     if reported.findings.iter().any(|finding| finding.severity > Severity::Info) {
         page.gap();
@@ -21,6 +21,10 @@ pub(super) fn write(page: &mut Page, reported: &ReportProcess, options: &TextOpt
     let separator = page.marks.separator;
     page.put(Ink::Faint, separator);
     match &target.python {
+        Some(_) if said => {
+            page.put(Ink::Warning, "see above: ");
+            page.put(Ink::Plain, &about(target));
+        }
         Some(_) => {
             page.put(Ink::Info, "healthy: ");
             page.put(Ink::Plain, &about(target));

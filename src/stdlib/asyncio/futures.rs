@@ -1,5 +1,7 @@
 //! Futures and tasks as objects, those of C (`_asyncio`) and those of Python alike.
 
+use std::rc::Rc;
+
 use crate::python::layout::NONE;
 use crate::python::objects::Heap;
 use crate::target::memory::Addr;
@@ -180,13 +182,13 @@ pub fn completes(heap: &Heap, callback: Addr) -> Vec<Future> {
 }
 
 /// Free variables of a function, by name.
-pub fn closure(heap: &Heap, function: Addr) -> Vec<(String, Addr)> {
+pub fn closure(heap: &Heap, function: Addr) -> Vec<(Rc<str>, Addr)> {
     let read = || {
         let cells = heap.tuple(heap.ptr(function + heap.layout.function.closure)?, 64)?;
-        let variables = crate::python::locals::variables(heap, function_code(heap, function)?)?;
+        let names = heap.variable_names(function_code(heap, function)?)?;
         // Free variables are the last ones.
-        let names = variables.names.iter().rev().take(cells.len()).rev();
-        let pair = |(name, cell): (&Addr, Addr)| Some((heap.checked_str(*name)?, heap.cell(cell)?));
+        let names = names.iter().rev().take(cells.len()).rev();
+        let pair = |(name, cell): (&Rc<str>, Addr)| Some((Rc::clone(name), heap.cell(cell)?));
         Some(names.zip(cells).filter_map(pair).collect())
     };
     read().unwrap_or_default()
@@ -196,9 +198,9 @@ fn function_code(heap: &Heap, function: Addr) -> Option<Addr> {
     heap.ptr(function + heap.layout.function.code)
 }
 
-pub fn function_name(heap: &Heap, function: Addr) -> Option<String> {
+pub fn function_name(heap: &Heap, function: Addr) -> Option<Rc<str>> {
     heap.type_of(function).filter(|t| t.name == "function")?;
-    heap.checked_str(heap.ptr(function_code(heap, function)? + heap.layout.code.name)?)
+    heap.name(heap.ptr(function_code(heap, function)? + heap.layout.code.name)?)
 }
 
 /// Items of a `collections.deque`, at most `cap`: blocks of 64 with a link at each end (Modules/_collectionsmodule.c).

@@ -1,25 +1,32 @@
 //! What a suspended task waits for, from its innermost frames and the objects in them.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::World;
-use super::futures;
+use super::{World, anyio, futures};
 use crate::python::objects::{Heap, TypeInfo};
 use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::stdlib::{FrameScene, Scene, exits};
 use crate::target::memory::Addr;
 
 /// Tasks that are named as those who must act.
-const MAX_ACTORS: usize = 16;
+pub const MAX_ACTORS: usize = 64;
 
 pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     let task = &world.tasks[index];
     // Without a future it stands in line to be run.
     let future = task.object.waits_for?;
-    let mut wait = by_frame(scene, world, &task.frames)
-        .or_else(|| on_tasks(world, index))
-        .or_else(|| on_executor(scene, future))
+    let mut wait = anyio::limiter(scene, world, &task.frames)
+        .or_else(|| by_frame(scene, world, &task.frames))
+        .or_else(|| on_tasks(scene, world, index))
+        .or_else(|| on_executor(scene, world, future))
+        .or_else(|| anyio::worker(scene, world, future))
         .unwrap_or_else(|| Wait { detail: json!({ "state": "pending" }), ..new("future", Some(future)) });
+    // The loop sleeps, though this one could go on: nobody has woken it.
+    let done = futures::future(scene.heap, future).is_some_and(|f| !f.is_pending());
+    if done && task.thread.is_some_and(|t| world.asleep.contains(&t)) {
+        wait.detail["done"] = json!(true);
+        wait.on.clear();
+    }
     if let Some(deadline) = deadline(scene, &task.frames)
         && wait.ends_in.is_none()
         && let Some(now) = scene.now.monotonic
@@ -30,7 +37,7 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     Some(wait)
 }
 
-fn new(kind: &str, address: Option<Addr>) -> Wait {
+pub fn new(kind: &str, address: Option<Addr>) -> Wait {
     Wait {
         kind: kind.to_owned(),
         address: address.map(Address),
@@ -142,14 +149,14 @@ fn holders(scene: &Scene, world: &World, lock: Addr) -> Vec<Actor> {
     holders.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect()
 }
 
-fn actor(scene: &Scene, world: &World, index: usize) -> Actor {
+pub fn actor(scene: &Scene, world: &World, index: usize) -> Actor {
     let task = &world.tasks[index];
     let tid = task.thread.and_then(|t| scene.threads[t].tid);
     Actor { pid: Some(scene.pid), tid, thread: None, task: Some(Address(task.object.future.addr)) }
 }
 
 /// Other tasks, awaited directly or through `gather`, `wait_for` and their kind.
-fn on_tasks(world: &World, index: usize) -> Option<Wait> {
+fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     let awaits = &world.awaits[index];
     let first = world.tasks[*awaits.first()?].object.future.addr;
     let task = &world.tasks[index];
@@ -162,6 +169,8 @@ fn on_tasks(world: &World, index: usize) -> Option<Wait> {
         "_wait" => "asyncio.wait".to_owned(),
         name => format!("asyncio.{name}"),
     });
+    let returns = at.and_then(|at| scene.local(&task.frames[at], "return_when"));
+    let first_will_do = returns.and_then(|r| scene.heap.checked_str(r)).is_some_and(|r| r != "ALL_COMPLETED");
     let actor = |i: &usize| {
         let task = &world.tasks[*i];
         Actor { pid: None, tid: None, thread: None, task: Some(Address(task.object.future.addr)) }
@@ -179,31 +188,28 @@ fn on_tasks(world: &World, index: usize) -> Option<Wait> {
         call,
         frame: at,
         on: awaits.iter().take(MAX_ACTORS).map(actor).collect(),
-        detail: json!({ "tasks": awaits.len() }),
+        detail: json!({ "tasks": awaits.len(), "first": first_will_do }),
         ..new("task", Some(first))
     })
 }
 
 /// `run_in_executor` and `wrap_future`: a callback of the future knows the one of `concurrent.futures`.
-fn on_executor(scene: &Scene, future: Addr) -> Option<Wait> {
+fn on_executor(scene: &Scene, world: &World, future: Addr) -> Option<Wait> {
     let heap = scene.heap;
     let future = futures::future(heap, future)?;
     let callbacks = futures::callbacks(heap, &future);
     let chained = callbacks
         .into_iter()
         .find(|c| futures::function_name(heap, *c).as_deref() == Some("_call_check_cancel"))?;
-    let (_, source) = futures::closure(heap, chained).into_iter().find(|(name, _)| name == "source")?;
-    let state = heap.attrs(source, ["_state"])[0].and_then(|s| heap.checked_str(s));
-    let runs = |frame: &FrameScene| {
-        frame.is("/concurrent/futures/thread.py", &["run"])
-            && scene.receiver(frame).is_some_and(|item| heap.attrs(item, ["future"])[0] == Some(source))
-    };
-    let worker = scene.threads.iter().find(|t| t.frames.iter().any(runs));
-    let on = worker.map(|t| Actor { pid: Some(scene.pid), tid: t.tid, thread: t.name(), task: None });
+    let (_, source) = futures::closure(heap, chained).into_iter().find(|(name, _)| &**name == "source")?;
+    let work = world.work(scene);
+    let (on, mut detail, certainty) = work.of(scene, source);
+    detail["executor"] = json!(true);
     Some(Wait {
         call: Some("asyncio.run_in_executor".to_owned()),
-        on: on.into_iter().collect(),
-        detail: json!({ "state": state.map(|s| s.to_ascii_lowercase()), "executor": Value::Bool(true) }),
+        on,
+        detail,
+        certainty,
         ..new("future", Some(source))
     })
 }
@@ -235,10 +241,9 @@ fn deadline(scene: &Scene, frames: &[FrameScene]) -> Option<f64> {
 
 /// `_when` of a `TimerHandle`.
 pub fn when(heap: &Heap, handle: Addr) -> Option<f64> {
-    heap.type_of(handle).filter(|t| t.name == "TimerHandle")?;
-    let slots = heap.slots(handle, 16);
-    let (_, when) = slots.into_iter().find(|(name, _)| name == "_when")?;
-    seconds(heap, when)
+    let ty = heap.type_of(handle).filter(|t| t.name == "TimerHandle")?;
+    let [when] = heap.named_slots(handle, &ty, ["_when"]);
+    seconds(heap, when?)
 }
 
 /// A float or int.

@@ -1,0 +1,449 @@
+//! What a task, a thread or a callback can get at: a walk over the objects that its frames refer to, and the
+//! names that the code it may run speaks of.
+//!
+//! Of a task only those methods count that its code names, and what these name in turn. A callback comes from
+//! outside, through the standard library: there, all methods of the objects on its way do.
+
+use std::rc::Rc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{coroutines, futures};
+use crate::python::frames::RawFrame;
+use crate::python::locals::{self, Variables};
+use crate::python::objects::{Heap, TypeInfo};
+use crate::python::paths::Paths;
+use crate::stdlib::{FrameScene, Scene, exits};
+use crate::target::memory::Addr;
+
+/// Objects that one walk visits.
+const MAX_OBJECTS: usize = 5_000;
+/// ...and all walks of a look together.
+const BUDGET: usize = 200_000;
+/// Entries of one container that are followed.
+const MAX_ITEMS: usize = 256;
+
+/// Which methods of the objects that it meets a walk may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freedom {
+    /// Those that the code on its way names.
+    Named,
+    All,
+}
+
+/// What one walk has met.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Of the wanted objects.
+    pub reached: FxHashSet<Addr>,
+    names: FxHashSet<u32>,
+}
+
+/// What is known of the code of a function: names of attributes and globals, by number.
+struct Spoken {
+    name: u32,
+    names: Vec<u32>,
+    /// Code objects of functions that it defines.
+    inner: Vec<Addr>,
+    stdlib: bool,
+}
+
+/// A dict of names: of a type or a module.
+type Scope = Rc<Vec<(u32, Addr)>>;
+
+pub struct Search<'s, 'a> {
+    scene: &'s Scene<'a>,
+    heap: &'s Heap<'a>,
+    paths: Paths,
+    wanted: FxHashSet<Addr>,
+    /// Walks stop at these: everything is behind a loop.
+    loops: &'s FxHashSet<Addr>,
+    numbers: FxHashMap<String, u32>,
+    spoken: FxHashMap<Addr, Option<Rc<Spoken>>>,
+    scopes: FxHashMap<Addr, Scope>,
+    variables: FxHashMap<Addr, Option<Rc<Variables>>>,
+    parts: FxHashMap<Addr, Rc<[Addr]>>,
+    left: usize,
+    exhausted: bool,
+    opaque: bool,
+}
+
+/// One walk.
+struct Walk {
+    found: Found,
+    freedom: Freedom,
+    visited: FxHashSet<Addr>,
+    left: Vec<Addr>,
+    scopes: Vec<Scope>,
+    known_scopes: FxHashSet<Addr>,
+    codes: FxHashSet<Addr>,
+}
+
+/// Called without being named.
+const IMPLIED: &[&str] =
+    &["__aenter__", "__aexit__", "__enter__", "__exit__", "__aiter__", "__anext__", "__call__", "__await__"];
+
+impl<'s, 'a> Search<'s, 'a> {
+    pub fn new(scene: &'s Scene<'a>, wanted: FxHashSet<Addr>, loops: &'s FxHashSet<Addr>) -> Self {
+        Search {
+            scene,
+            heap: scene.heap,
+            paths: Paths::new(&scene.python.sys, &[]),
+            wanted,
+            loops,
+            numbers: FxHashMap::default(),
+            spoken: FxHashMap::default(),
+            scopes: FxHashMap::default(),
+            variables: FxHashMap::default(),
+            parts: FxHashMap::default(),
+            left: BUDGET,
+            exhausted: false,
+            opaque: false,
+        }
+    }
+
+    /// Something was left out: what was not met may be there all the same.
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
+    /// An object of an extension was met; what it refers to cannot be seen.
+    pub fn met_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    pub fn speaks(&self, found: &Found, names: &[&str]) -> bool {
+        names.iter().any(|n| self.numbers.get(*n).is_some_and(|n| found.names.contains(n)))
+    }
+
+    /// Walks from frames and from other objects.
+    pub fn from(&mut self, frames: &[FrameScene], objects: &[Addr], freedom: Freedom) -> Found {
+        let mut walk = Walk {
+            found: Found::default(),
+            freedom,
+            visited: FxHashSet::default(),
+            left: objects.to_vec(),
+            scopes: Vec::new(),
+            known_scopes: FxHashSet::default(),
+            codes: FxHashSet::default(),
+        };
+        for name in IMPLIED {
+            let number = self.number(name);
+            walk.found.names.insert(number);
+        }
+        for frame in frames.iter().filter(|f| !f.in_file("/asyncio/base_events.py")) {
+            walk.left.extend(self.scene.values(frame));
+            if frame.code.file.as_deref().is_some_and(|f| !self.paths.is_stdlib(f)) {
+                self.speak(&mut walk, frame.raw.code, frame.raw.globals);
+            }
+        }
+        for callback in objects {
+            self.speak_freely(&mut walk, *callback);
+        }
+        loop {
+            while let Some(obj) = walk.left.pop() {
+                if self.left == 0 || walk.visited.len() > MAX_OBJECTS {
+                    self.exhausted = true;
+                    return walk.found;
+                }
+                if walk.visited.insert(obj) {
+                    self.left -= 1;
+                    self.visit(&mut walk, obj);
+                }
+            }
+            // With new names, more of the methods and globals on the way may be called.
+            let names = &walk.found.names;
+            let free = |n: &u32| walk.freedom == Freedom::All || names.contains(n);
+            let more: Vec<Addr> = walk
+                .scopes
+                .iter()
+                .flat_map(|s| s.iter())
+                .filter(|(n, v)| !walk.visited.contains(v) && free(n))
+                .map(|(_, v)| *v)
+                .collect();
+            if more.is_empty() {
+                return walk.found;
+            }
+            walk.left = more;
+        }
+    }
+
+    fn visit(&mut self, walk: &mut Walk, obj: Addr) {
+        if self.wanted.contains(&obj) {
+            walk.found.reached.insert(obj);
+        }
+        if self.loops.contains(&obj) {
+            return;
+        }
+        let heap = self.heap;
+        let Some(ty) = heap.type_of(obj) else { return };
+        match ty.name.as_str() {
+            "function" => self.function(walk, obj),
+            "coroutine" | "generator" | "async_generator" => {
+                for frame in coroutines::chain(heap, obj).frames {
+                    self.frame(walk, &frame);
+                }
+            }
+            "module" => {
+                if let Some(dict) = heap.module_dict(obj).filter(|_| walk.freedom == Freedom::Named) {
+                    self.scope(walk, dict);
+                }
+            }
+            "builtin_function_or_method" => {
+                let definition = heap.ptr(obj + heap.layout.method.func);
+                if let Some(name) = definition.and_then(|d| exits::c_name(heap, d)) {
+                    let number = self.number(&name);
+                    walk.found.names.insert(number);
+                }
+                walk.left.extend(heap.ptr(obj + heap.layout.method.self_));
+            }
+            _ if ty.is_type() => self.class(walk, obj),
+            _ => {
+                walk.left.extend_from_slice(&self.parts_of(obj, &ty));
+                // Classes of Python have methods of their own; those of the standard library do as they are told.
+                if ty.is_heap_type() && !ty.name.contains('.') {
+                    self.class(walk, ty.addr);
+                }
+            }
+        }
+    }
+
+    /// What an object refers to, of the kinds that keep references for others.
+    fn parts_of(&mut self, obj: Addr, ty: &Rc<TypeInfo>) -> Rc<[Addr]> {
+        if let Some(known) = self.parts.get(&obj) {
+            return known.clone();
+        }
+        let parts: Rc<[Addr]> = self.read_parts(obj, ty).into();
+        self.parts.insert(obj, parts.clone());
+        parts
+    }
+
+    fn read_parts(&mut self, obj: Addr, ty: &Rc<TypeInfo>) -> Vec<Addr> {
+        let heap = self.heap;
+        let after_head = obj + heap.layout.object.size;
+        if ty.is_int() || ty.is_str() || ty.is_bytes() {
+            return Vec::new();
+        }
+        if ty.is_tuple() || ty.is_list() {
+            return heap.items(obj, ty, MAX_ITEMS).unwrap_or_default().0;
+        }
+        let mut parts = Vec::new();
+        if ty.is_dict() {
+            let entries = heap.dict(obj, MAX_ITEMS).unwrap_or_default().0;
+            // Keys are mostly names; objects may be keys, too.
+            let is_name = |k: Addr| heap.type_of(k).is_none_or(|t| t.is_str() || t.is_int());
+            parts.extend(entries.iter().filter(|e| !is_name(e.0)).map(|e| e.0));
+            parts.extend(entries.iter().map(|e| e.1));
+        }
+        match ty.name.as_str() {
+            "method" => parts.extend(heap.words(obj + heap.layout.method.func, 2).unwrap_or_default()),
+            // `partialobject { fn, args, kw, … }` (Modules/_functoolsmodule.c)
+            "functools.partial" => parts.extend(heap.words(after_head, 3).unwrap_or_default()),
+            "set" | "frozenset" => parts.extend(heap.set(obj, MAX_ITEMS).unwrap_or_default().0),
+            "collections.deque" => parts.extend(futures::deque(heap, obj, MAX_ITEMS)),
+            "cell" => parts.extend(heap.cell(obj)),
+            "staticmethod" | "classmethod" => parts.extend(heap.ptr(after_head)),
+            // `prop_get, prop_set` (Objects/descrobject.c)
+            "property" => parts.extend(heap.words(after_head, 2).unwrap_or_default()),
+            name if name.starts_with("weakref") => parts.extend(heap.ptr(after_head)),
+            _ => {}
+        }
+        if let Some(future) = futures::future(heap, obj) {
+            // A task is moved by its own coroutine alone, which is searched for itself.
+            return if future.is_task { Vec::new() } else { futures::callbacks(heap, &future) };
+        }
+        if ty.is_heap_type() || ty.dictoffset != 0 {
+            parts.extend(heap.attributes(obj, MAX_ITEMS).unwrap_or_default().into_iter().map(|(_, v)| v));
+            parts.extend(heap.slot_values(obj, ty));
+        }
+        self.opaque |= parts.is_empty() && ty.name.contains('.') && !is_of_python(&ty.name);
+        parts.retain(|p| *p != 0 && p % 8 == 0);
+        parts
+    }
+
+    fn frame(&mut self, walk: &mut Walk, frame: &RawFrame) {
+        let heap = self.heap;
+        let variables = self.variables.entry(frame.code);
+        let variables = variables.or_insert_with(|| locals::variables(heap, frame.code).map(Rc::new)).clone();
+        let Some(variables) = variables else { return };
+        let slots = heap.words(frame.addr + heap.layout.frame.locals, variables.names.len());
+        let values = slots.unwrap_or_default().into_iter().enumerate();
+        walk.left.extend(values.filter_map(|(i, slot)| variables.value(heap, i, slot)));
+        self.speak(walk, frame.code, frame.globals);
+    }
+
+    fn function(&mut self, walk: &mut Walk, function: Addr) {
+        let heap = self.heap;
+        let f = &heap.layout.function;
+        let Some(code) = heap.ptr(function + f.code) else { return };
+        let cells = heap.ptr(function + f.closure).and_then(|c| heap.tuple(c, 64));
+        walk.left.extend(cells.unwrap_or_default().into_iter().filter_map(|c| heap.cell(c)));
+        // `func_globals` stands first, up to 3.9 behind `func_code` (Include/cpython/funcobject.h).
+        let first = heap.layout.object.size;
+        let globals = heap.ptr(function + if f.code == first { first + 8 } else { first });
+        self.speak(walk, code, globals.unwrap_or(0));
+    }
+
+    /// This code may run: what it names counts, and the globals that it names.
+    fn speak(&mut self, walk: &mut Walk, code: Addr, globals: Addr) {
+        if !walk.codes.insert(code) {
+            return;
+        }
+        let Some(spoken) = self.spoken(code) else { return };
+        walk.found.names.insert(spoken.name);
+        // Of the standard library only what it is called with counts.
+        if spoken.stdlib {
+            return;
+        }
+        walk.found.names.extend(&spoken.names);
+        let is_dict = globals != 0 && self.heap.type_of(globals).is_some_and(|t| t.is_dict());
+        if is_dict {
+            let scope = self.scope_of(globals);
+            walk.left.extend(scope.iter().filter(|(n, _)| spoken.names.contains(n)).map(|(_, v)| *v));
+        }
+        for inner in spoken.inner.clone() {
+            self.speak(walk, inner, globals);
+        }
+    }
+
+    /// A callback of the standard library's own is what it says, too: that of `as_completed` puts into a queue.
+    fn speak_freely(&mut self, walk: &mut Walk, callback: Addr) {
+        if self.heap.type_of(callback).is_some_and(|t| t.name == "function")
+            && let Some(code) = self.heap.ptr(callback + self.heap.layout.function.code)
+            && let Some(spoken) = self.spoken(code)
+        {
+            walk.found.names.extend(&spoken.names);
+        }
+    }
+
+    fn spoken(&mut self, code: Addr) -> Option<Rc<Spoken>> {
+        if let Some(known) = self.spoken.get(&code) {
+            return known.clone();
+        }
+        let read = |search: &mut Self| {
+            let (heap, c) = (search.heap, &search.heap.layout.code);
+            heap.type_of(code).filter(|t| t.name == "code")?;
+            let text = |at: u64| heap.checked_str(heap.ptr(code + at)?);
+            let name = search.number(&text(c.name)?);
+            let stdlib = text(c.filename).is_none_or(|f| search.paths.is_stdlib(&f));
+            let consts = heap.ptr(code + c.consts).and_then(|t| heap.tuple(t, 1024)).unwrap_or_default();
+            let is_code = |o: &Addr| heap.type_of(*o).is_some_and(|t| t.name == "code");
+            let inner = consts.into_iter().filter(is_code).collect();
+            let names = search.scene.names(code).iter().map(|n| search.number(n)).collect();
+            Some(Rc::new(Spoken { name, names, inner, stdlib }))
+        };
+        let read = read(self);
+        self.spoken.insert(code, read.clone());
+        read
+    }
+
+    fn class(&mut self, walk: &mut Walk, class: Addr) {
+        let heap = self.heap;
+        let t = &heap.layout.types;
+        let bases = heap.ptr(class + t.mro).and_then(|mro| heap.tuple(mro, 32)).unwrap_or_default();
+        for base in bases {
+            // Builtins have no methods of Python.
+            if heap.type_at(base).is_some_and(|b| b.is_heap_type())
+                && let Some(dict) = heap.ptr(base + t.dict)
+            {
+                self.scope(walk, dict);
+            }
+        }
+    }
+
+    fn scope(&mut self, walk: &mut Walk, dict: Addr) {
+        if walk.known_scopes.insert(dict) {
+            let scope = self.scope_of(dict);
+            walk.scopes.push(scope);
+        }
+    }
+
+    fn scope_of(&mut self, dict: Addr) -> Scope {
+        if let Some(known) = self.scopes.get(&dict) {
+            return known.clone();
+        }
+        let entries = self.heap.dict(dict, 4096).unwrap_or_default().0;
+        let named = entries.into_iter().filter_map(|(key, value)| {
+            let name = self.heap.checked_str(key)?;
+            let follow = !name.starts_with("__") || IMPLIED.contains(&name.as_str());
+            // What the standard library's functions do, they do as they are told.
+            let follow = follow && !self.is_of_stdlib(value);
+            follow.then(|| (self.number(&name), value))
+        });
+        let scope: Scope = Rc::new(named.collect());
+        self.scopes.insert(dict, scope.clone());
+        scope
+    }
+
+    fn is_of_stdlib(&mut self, obj: Addr) -> bool {
+        let heap = self.heap;
+        let Some(ty) = heap.type_of(obj) else { return true };
+        match ty.name.as_str() {
+            "function" => {
+                let code = heap.ptr(obj + heap.layout.function.code);
+                code.and_then(|c| self.spoken(c)).is_none_or(|s| s.stdlib)
+            }
+            "builtin_function_or_method"
+            | "method_descriptor"
+            | "wrapper_descriptor"
+            | "member_descriptor"
+            | "getset_descriptor"
+            | "code" => true,
+            _ => ty.is_int() || ty.is_str() || ty.is_bytes(),
+        }
+    }
+
+    fn number(&mut self, name: &str) -> u32 {
+        if let Some(known) = self.numbers.get(name) {
+            return *known;
+        }
+        let number = self.numbers.len() as u32;
+        self.numbers.insert(name.to_owned(), number);
+        number
+    }
+}
+
+/// Types of the interpreter's own C code, none of which completes a future that it was not called with.
+fn is_of_python(name: &str) -> bool {
+    const MODULES: &[&str] = &[
+        "_abc",
+        "_asyncio",
+        "_collections",
+        "_contextvars",
+        "_ctypes",
+        "_functools",
+        "_hashlib",
+        "_io",
+        "_operator",
+        "_queue",
+        "_random",
+        "_socket",
+        "_sqlite3",
+        "_sre",
+        "_ssl",
+        "_struct",
+        "_thread",
+        "_weakref",
+        "builtins",
+        "collections",
+        "contextvars",
+        "datetime",
+        "decimal",
+        "enum",
+        "functools",
+        "itertools",
+        "operator",
+        "posix",
+        "re",
+        "select",
+        "signal",
+        "sqlite3",
+        "sys",
+        "time",
+        "types",
+        "typing",
+        "uuid",
+        "zlib",
+    ];
+    name.split('.').next().is_some_and(|module| MODULES.contains(&module))
+}

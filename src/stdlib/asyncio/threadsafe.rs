@@ -1,0 +1,72 @@
+//! Threads that wait for a loop: the future of `run_coroutine_threadsafe`, which only that loop can complete.
+
+use serde_json::json;
+
+use super::futures;
+use crate::snapshot::{Actor, Address, Certainty};
+use crate::stdlib::{Scene, Seen, locks};
+use crate::target::memory::Addr;
+
+/// Ready callbacks of one loop that are searched.
+const MAX_READY: usize = 10_000;
+
+/// For threads that wait for a future of which no pool knows anything.
+pub fn find(scene: &Scene, seen: &mut Seen) {
+    let waiting: Vec<(Addr, Addr)> = seen
+        .waits
+        .iter()
+        .filter(|(_, w)| w.kind == "future" && w.on.is_empty())
+        .filter_map(|(tstate, w)| Some((*tstate, w.address?.0)))
+        .collect();
+    for (tstate, future) in waiting {
+        let Some((event_loop, task)) = scheduled(scene, seen, future).or_else(|| chained(scene, future))
+        else {
+            continue;
+        };
+        let runs = seen.running.get(&event_loop).and_then(|t| scene.threads.get(*t));
+        let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
+        // The thread that should run it is this very one: then nothing else counts.
+        let own = runs.is_some_and(|t| t.raw.tstate == tstate);
+        wait.on = match (task, runs) {
+            (Some(task), _) if !own => vec![Actor {
+                pid: Some(scene.pid),
+                tid: runs.and_then(|t| t.tid),
+                thread: None,
+                task: Some(Address(task)),
+            }],
+            (_, Some(thread)) => vec![locks::actor(scene, thread)],
+            (_, None) => continue,
+        };
+        wait.certainty = Certainty::Proved;
+        wait.detail["event_loop"] = json!(Address(event_loop));
+    }
+}
+
+/// The loop has not begun with it: the future stands in the closure of one of its ready callbacks.
+fn scheduled(scene: &Scene, seen: &Seen, future: Addr) -> Option<(Addr, Option<Addr>)> {
+    let heap = scene.heap;
+    seen.running.keys().find_map(|event_loop| {
+        let [ready] = heap.attrs(*event_loop, ["_ready"]);
+        let handles = futures::deque(heap, ready?, MAX_READY);
+        let has = |handle: Addr| {
+            let ty = heap.type_of(handle)?;
+            let [callback] = heap.named_slots(handle, &ty, ["_callback"]);
+            Some(futures::closure(heap, callback?).iter().any(|(_, value)| *value == future))
+        };
+        handles.into_iter().any(|h| has(h) == Some(true)).then_some((*event_loop, None))
+    })
+}
+
+/// It is chained to a task: a callback of it knows both (asyncio/futures.py, `_chain_future`).
+fn chained(scene: &Scene, future: Addr) -> Option<(Addr, Option<Addr>)> {
+    let heap = scene.heap;
+    let [callbacks] = heap.attrs(future, ["_done_callbacks"]);
+    let ty = heap.type_of(callbacks?).filter(|t| t.is_list())?;
+    let (callbacks, _) = heap.items(callbacks?, &ty, 64)?;
+    callbacks.into_iter().find_map(|callback| {
+        let values = futures::closure(heap, callback);
+        let (_, source) = values.iter().find(|(name, _)| &**name == "source")?;
+        let source = futures::future(heap, *source).filter(|f| f.is_pending())?;
+        Some((source.event_loop?, source.is_task.then_some(source.addr)))
+    })
+}

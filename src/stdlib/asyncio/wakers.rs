@@ -1,0 +1,270 @@
+//! Who could end what a task waits for: set its event, put into its queue, complete its future.
+//!
+//! All that can ever run again on a loop is known: its other tasks, its timers, what waits at its
+//! descriptors and for its signals, and the other threads. From each of these the objects are walked that it
+//! can get at; one that gets at the event and whose code speaks of `set` may set it. That is an inference:
+//! who is found is "likely", and only if nobody is found, and nothing was left out of the search, is it said
+//! that nobody could.
+//!
+//! It is read after the window, each object as it is met: a thousand tasks would make the window long.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde_json::json;
+
+use super::search::{Freedom, Search};
+use super::{futures, labels};
+use crate::python::code::Codes;
+use crate::python::objects::Heap;
+use crate::snapshot::{Actor, Address, Certainty, Task, Wait};
+use crate::stdlib::{FrameScene, Scene, Seen, visible};
+use crate::target::memory::Addr;
+
+/// With more waits than this only the first are explained.
+const MAX_TARGETS: usize = 2_000;
+/// Tasks that are searched; of the rest nothing is known.
+const MAX_TASKS: usize = 2_000;
+/// Actors that are named for one wait.
+const MAX_ACTORS: usize = 64;
+/// Handles of one kind that are looked at.
+const MAX_HANDLES: usize = 10_000;
+
+/// One object that tasks wait for in one way.
+#[derive(Default)]
+struct Target {
+    /// What ends the wait; none: whoever has it can.
+    methods: &'static [&'static str],
+    /// Tasks (index) and threads (index) that may.
+    tasks: Vec<usize>,
+    threads: Vec<usize>,
+    /// Timers, descriptors and signals that may.
+    callbacks: usize,
+}
+
+/// What can happen on a loop without any task.
+#[derive(Default)]
+struct Sources {
+    handles: Vec<Addr>,
+    /// Not all of it could be read: uvloop keeps its own.
+    hidden: bool,
+}
+
+type Key = (Addr, &'static [&'static str]);
+
+pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    labels::name(scene, codes, seen);
+    let mut targets: FxHashMap<Key, Target> = FxHashMap::default();
+    for task in &seen.tasks {
+        if let Some(key) = task.waits_on.as_ref().and_then(key).filter(|_| targets.len() < MAX_TARGETS) {
+            targets.entry(key).or_insert_with(|| Target { methods: key.1, ..Target::default() });
+        }
+    }
+    if targets.is_empty() {
+        return;
+    }
+    let raw = std::mem::take(&mut seen.task_frames);
+    let frames = |t: &Task| raw.get(&t.id.0).map(|raw| visible(scene.heap, codes, raw)).unwrap_or_default();
+    let frames: Vec<Vec<FrameScene>> = seen.tasks.iter().map(frames).collect();
+    let loops: FxHashSet<Addr> = seen.tasks.iter().filter_map(|t| Some(t.event_loop?.0)).collect();
+    let sources: FxHashMap<Addr, Sources> = loops.iter().map(|l| (*l, sources(scene.heap, *l))).collect();
+    let wanted: FxHashSet<Addr> = targets.keys().map(|k| k.0).collect();
+    let mut search = Search::new(scene, wanted, &loops);
+
+    for (i, frames) in frames.iter().enumerate().take(MAX_TASKS) {
+        let callbacks = futures::future(scene.heap, seen.tasks[i].id.0)
+            .map(|f| futures::callbacks(scene.heap, &f))
+            .unwrap_or_default();
+        let found = search.from(frames, &callbacks, Freedom::Named);
+        each_hit(&mut targets, &search, &found, |target, key| {
+            let same = seen.tasks[i].waits_on.as_ref().and_then(self::key) == Some(key);
+            if !same {
+                target.tasks.push(i);
+            }
+        });
+    }
+    for (i, thread) in scene.threads.iter().enumerate() {
+        if seen.current.contains_key(&thread.raw.tstate) {
+            continue;
+        }
+        // A loop does nothing but what its tasks and handles do: of its thread only the callback counts
+        // that it runs just now.
+        let once = thread.frames.iter().rposition(|f| f.is("/asyncio/base_events.py", &["_run_once"]));
+        let found = search.from(&thread.frames[..once.unwrap_or(thread.frames.len())], &[], Freedom::All);
+        each_hit(&mut targets, &search, &found, |target, _| target.threads.push(i));
+    }
+    let mut hidden = seen.tasks.len() > MAX_TASKS;
+    for of_loop in sources.values() {
+        hidden |= of_loop.hidden;
+        for handle in &of_loop.handles {
+            let found = search.from(&[], &[*handle], Freedom::All);
+            each_hit(&mut targets, &search, &found, |target, _| target.callbacks += 1);
+        }
+    }
+    hidden |= search.is_exhausted();
+    tell(scene, seen, &targets, &sources, &search, hidden);
+    drop(frames);
+    seen.task_frames = raw;
+}
+
+fn each_hit(
+    targets: &mut FxHashMap<Key, Target>,
+    search: &Search,
+    found: &super::search::Found,
+    mut hit: impl FnMut(&mut Target, Key),
+) {
+    for (key, target) in targets.iter_mut() {
+        if found.reached.contains(&key.0)
+            && (target.methods.is_empty() || search.speaks(found, target.methods))
+        {
+            hit(target, *key);
+        }
+    }
+}
+
+/// What a wait is for and what would end it; `None` where that is known already, or is no one's business.
+fn key(wait: &Wait) -> Option<Key> {
+    let address = wait.address?.0;
+    let says = |key: &str| wait.detail.get(key).is_some_and(|v| v == true);
+    if !wait.on.is_empty() || wait.deadline.as_deref() == Some("at") || says("may_come") || says("done") {
+        return None;
+    }
+    let operation = wait.detail.get("operation").and_then(|o| o.as_str());
+    let methods: &'static [&'static str] = match (wait.kind.as_str(), operation) {
+        ("event", _) => &["set"],
+        ("condition", _) => &["notify", "notify_all"],
+        ("barrier", _) => &["wait", "abort"],
+        ("semaphore" | "lock", _) => &["release"],
+        ("queue", Some("get")) => &["put", "put_nowait", "shutdown"],
+        ("queue", Some("put")) => &["get", "get_nowait", "shutdown"],
+        ("queue", Some("join")) => &["task_done", "shutdown"],
+        ("future", _) if wait.detail.get("executor").is_none() => &[],
+        _ => return None,
+    };
+    Some((address, methods))
+}
+
+/// Timers, ready callbacks, readers and writers, signal handlers.
+fn sources(heap: &Heap, event_loop: Addr) -> Sources {
+    let [ready, scheduled, selector, signals] =
+        heap.attrs(event_loop, ["_ready", "_scheduled", "_selector", "_signal_handlers"]);
+    let (Some(ready), Some(scheduled), Some(selector)) = (ready, scheduled, selector) else {
+        return Sources { hidden: true, ..Sources::default() };
+    };
+    let mut handles = futures::deque(heap, ready, MAX_HANDLES);
+    let timers = heap.type_of(scheduled).and_then(|ty| heap.items(scheduled, &ty, MAX_HANDLES));
+    handles.extend(timers.unwrap_or_default().0);
+    let values = |dict: Addr| {
+        let entries = heap.type_of(dict).filter(|t| t.is_dict()).and_then(|_| heap.dict(dict, MAX_HANDLES));
+        entries.unwrap_or_default().0.into_iter().map(|(_, value)| value)
+    };
+    handles.extend(signals.into_iter().flat_map(values));
+    let [watched] = heap.attrs(selector, ["_fd_to_key"]);
+    let hidden = watched.is_none();
+    for key in watched.into_iter().flat_map(values) {
+        // SelectorKey(fileobj, fd, events, data); data is the reader and the writer.
+        let data = heap.tuple(key, 4).and_then(|k| k.get(3).copied());
+        handles.extend(data.and_then(|d| heap.tuple(d, 2)).unwrap_or_default());
+    }
+    let lives = |handle: &Addr| {
+        let Some(ty) = heap.type_of(*handle).filter(|t| t.name != "NoneType") else { return false };
+        let [callback, cancelled] = heap.named_slots(*handle, &ty, ["_callback", "_cancelled"]);
+        let is_true = cancelled.is_some_and(|c| heap.int(c) == Some(1));
+        // The loop's own pipe, through which other threads wake it.
+        let own = callback.is_some_and(|c| {
+            heap.type_of(c).is_some_and(|t| t.name == "method")
+                && heap.ptr(c + heap.layout.method.self_) == Some(event_loop)
+                && heap
+                    .ptr(c + heap.layout.method.func)
+                    .and_then(|f| futures::function_name(heap, f))
+                    .is_some_and(|n| &*n == "_read_from_self")
+        });
+        !is_true && !own
+    };
+    handles.retain(lives);
+    Sources { handles, hidden }
+}
+
+fn tell(
+    scene: &Scene,
+    seen: &mut Seen,
+    targets: &FxHashMap<Key, Target>,
+    sources: &FxHashMap<Addr, Sources>,
+    search: &Search,
+    hidden: bool,
+) {
+    let of_task =
+        |task: &Task| Actor { pid: Some(scene.pid), tid: task.tid, thread: None, task: Some(task.id) };
+    let actors: Vec<Actor> = seen.tasks.iter().map(of_task).collect();
+    let above = Above::new(&seen.tasks);
+    let awaited: Vec<Option<Key>> = seen.tasks.iter().map(|t| t.waits_on.as_ref().and_then(key)).collect();
+    for (i, task) in seen.tasks.iter_mut().enumerate() {
+        let of_loop = task.event_loop.and_then(|l| sources.get(&l.0));
+        let quiet = of_loop.is_some_and(|s| s.handles.is_empty() && !s.hidden);
+        let Some(wait) = &mut task.waits_on else { continue };
+        let Some(key) = key(wait) else { continue };
+        let Some(target) = targets.get(&key) else { continue };
+        // Who awaits this one can do nothing until it is done.
+        let above = above.of(i);
+        let may: Vec<usize> =
+            target.tasks.iter().copied().filter(|t| *t != i && !above.contains(t)).collect();
+        // What C code keeps cannot be seen: an object of an extension may know a bare future.
+        let hidden = hidden || wait.kind == "future" && search.met_opaque();
+        let nobody = !hidden && may.is_empty() && target.threads.is_empty() && target.callbacks == 0;
+        wait.detail["nobody"] = json!(nobody);
+        wait.detail["callbacks"] = json!(target.callbacks);
+        wait.detail["quiet"] = json!(quiet);
+        wait.certainty = Certainty::Likely;
+        // Callbacks are no parties: who may be woken by one has nobody to blame.
+        if target.callbacks > 0 || hidden || may.len() > MAX_ACTORS {
+            wait.detail["may_come"] = json!(true);
+            continue;
+        }
+        // Who gets waits for work; it is somebody's fault only if those who put wait for the same.
+        let gets = key.1.contains(&"put");
+        let joins = |other: usize| awaited[other].is_some_and(|k| k.0 == key.0);
+        if gets && (!quiet || !target.threads.is_empty() || may.iter().any(|t| joins(*t))) {
+            continue;
+        }
+        let threads = target.threads.iter().map(|t| {
+            let thread = &scene.threads[*t];
+            Actor { pid: Some(scene.pid), tid: thread.tid, thread: thread.name(), task: None }
+        });
+        let tasks = may.iter().map(|t| actors[*t].clone());
+        wait.on = tasks.chain(threads).take(MAX_ACTORS).collect();
+    }
+}
+
+/// Who awaits whom, directly and through others.
+struct Above {
+    awaited_by: Vec<Vec<usize>>,
+}
+
+impl Above {
+    fn new(tasks: &[Task]) -> Self {
+        let by_id: FxHashMap<Address, usize> = tasks.iter().enumerate().map(|(i, t)| (t.id, i)).collect();
+        // Who waits for the first of several may go on without this one.
+        let needs = |i: &usize| {
+            let first = tasks[*i].waits_on.as_ref().and_then(|w| w.detail.get("first"));
+            first.and_then(|f| f.as_bool()) != Some(true)
+        };
+        let above =
+            |t: &Task| t.awaited_by.iter().filter_map(|id| by_id.get(id).copied()).filter(needs).collect();
+        Above { awaited_by: tasks.iter().map(above).collect() }
+    }
+
+    fn of(&self, task: usize) -> FxHashSet<usize> {
+        let mut found = FxHashSet::default();
+        let mut left = vec![task];
+        while let Some(at) = left.pop() {
+            left.extend(self.awaited_by[at].iter().filter(|by| found.insert(**by)));
+        }
+        found
+    }
+}
+
+/// Whether a task is the one that the loop runs until it is done.
+pub fn is_main(heap: &Heap, task: &futures::Future) -> bool {
+    let callbacks = futures::callbacks(heap, task);
+    callbacks
+        .into_iter()
+        .any(|c| futures::function_name(heap, c).as_deref() == Some("_run_until_complete_cb"))
+}

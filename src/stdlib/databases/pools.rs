@@ -1,0 +1,240 @@
+//! Pools of connections: how large, how many are out, with whom, and who waits.
+
+use serde_json::{Value, json};
+
+use super::super::garbage::{Garbage, Keeper};
+use super::super::{FrameScene, Scene, Seen, ThreadScene, locks};
+use crate::python::objects::TypeInfo;
+use crate::snapshot::{Address, Certainty, Wait};
+use crate::target::memory::Addr;
+
+/// (library, part of the path, functions that wait, whose `self` is the pool)
+const POOLS: [(&str, &str, &[&str]); 5] = [
+    ("sqlalchemy", "/sqlalchemy/pool/impl.py", &["_do_get"]),
+    ("psycopg_pool", "/psycopg_pool/pool.py", &["getconn"]),
+    ("redis", "/redis/connection.py", &["get_connection"]),
+    ("urllib3", "/urllib3/connectionpool.py", &["_get_conn"]),
+    ("dbutils", "/dbutils/pooled_db.py", &["connection", "steady_connection"]),
+];
+
+/// Most connections whose holders are looked for.
+const MAX_HOLDERS: usize = 64;
+
+#[derive(Default)]
+struct Pool {
+    size: Option<i64>,
+    out: Option<i64>,
+    waiting: Option<i64>,
+}
+
+/// Waits for a lock inside of a pool are waits for the pool. To learn who has its connections takes long:
+/// only where `thorough`.
+pub fn read(scene: &Scene, seen: &mut Seen, thorough: bool) {
+    let mut found: Vec<(usize, &'static str, usize, Addr)> = Vec::new();
+    for (t, thread) in scene.threads.iter().enumerate() {
+        let lock_like =
+            |w: &Wait| matches!(w.kind.as_str(), "condition" | "lock" | "queue" | "event" | "semaphore");
+        if !seen.waits.get(&thread.raw.tstate).is_some_and(lock_like) {
+            continue;
+        }
+        if let Some((library, frame, pool)) = pool_of(scene, thread) {
+            found.push((t, library, frame, pool));
+        }
+    }
+    if found.is_empty() {
+        return;
+    }
+    let mut garbage = thorough.then(|| Garbage::of(scene, scene.threads[found[0].0].interp)).flatten();
+    let mut holders: Vec<(Addr, Vec<Holder>)> = Vec::new();
+    for (t, library, frame, pool) in &found {
+        let thread = &scene.threads[*t];
+        if !holders.iter().any(|h| h.0 == *pool) {
+            let some = garbage.as_mut().map(|g| holders_of(scene, g, *pool)).unwrap_or_default();
+            holders.push((*pool, some));
+        }
+        let known = &holders.iter().find(|h| h.0 == *pool).expect("it was just put there").1;
+        let measured = measure(scene, library, *pool);
+        let others = found.iter().filter(|f| f.3 == *pool).count() as i64;
+        let Some(wait) = seen.waits.get_mut(&thread.raw.tstate) else { continue };
+        let class =
+            scene.heap.type_of(*pool).map(|ty| ty.name.rsplit('.').next().unwrap_or(&ty.name).to_owned());
+        wait.kind = "semaphore".into();
+        wait.address = Some(Address(*pool));
+        wait.call = Some(format!("{library}.{}", thread.frames[*frame].code.name));
+        wait.frame = Some(*frame);
+        wait.on.clear();
+        for holder in known {
+            if let Holder::Thread(t, _) = holder {
+                let actor = locks::actor(scene, &scene.threads[*t]);
+                if !wait.on.contains(&actor) {
+                    wait.on.push(actor);
+                }
+            }
+        }
+        let out = measured.out;
+        let all_known = out.is_some_and(|out| out as usize == known.len());
+        let dead = known.iter().all(|h| matches!(h, Holder::Nobody | Holder::Uncollectable));
+        // Nothing runs that would allocate anything, and so start a collection.
+        let asleep = scene.threads.iter().all(|t| t.syscall.is_some());
+        let enabled = garbage.as_ref().map(|g| g.enabled);
+        let nobody = all_known && dead && !known.is_empty();
+        let proved = nobody && (asleep || enabled == Some(false));
+        wait.certainty = if proved { Certainty::Proved } else { Certainty::Likely };
+        wait.label = class.clone();
+        wait.detail = json!({
+            "value": 0,
+            "max": measured.size,
+            "nobody": nobody,
+            "pool": {
+                "library": library,
+                "class": class,
+                "size": measured.size,
+                "out": out,
+                "waiting": measured.waiting.unwrap_or(others),
+                "gc_enabled": enabled,
+                "holders": known.iter().map(|h| h.describe(scene)).collect::<Vec<_>>(),
+            },
+        });
+        seen.os.remove(&thread.raw.tstate);
+    }
+}
+
+/// Who has one of the connections.
+enum Holder {
+    Thread(usize, usize),
+    Module(String),
+    Uncollectable,
+    Nobody,
+    Unknown,
+}
+
+impl Holder {
+    fn describe(&self, scene: &Scene) -> Value {
+        match self {
+            Holder::Thread(t, f) => {
+                let thread = &scene.threads[*t];
+                let frame = &thread.frames[*f];
+                json!({
+                    "by": "thread",
+                    "tid": thread.tid,
+                    "thread": thread.name(),
+                    "function": frame.code.name.to_string(),
+                    "file": frame.code.file.as_ref().map(ToString::to_string),
+                    "line": frame.line(),
+                })
+            }
+            Holder::Module(name) => json!({ "by": "module", "module": name }),
+            Holder::Uncollectable => json!({ "by": "gc.garbage" }),
+            Holder::Nobody => json!({ "by": "garbage" }),
+            Holder::Unknown => json!({ "by": null }),
+        }
+    }
+}
+
+fn pool_of(scene: &Scene, thread: &ThreadScene) -> Option<(&'static str, usize, Addr)> {
+    for (at, frame) in thread.frames.iter().enumerate().take(16) {
+        let is_it = |p: &&(&str, &str, &[&str])| {
+            p.2.contains(&&*frame.code.name) && frame.code.file.as_deref().is_some_and(|f| f.contains(p.1))
+        };
+        if let Some((library, ..)) = POOLS.iter().find(is_it) {
+            return Some((library, outermost(thread, at, library), scene.receiver(frame)?));
+        }
+    }
+    None
+}
+
+/// The last frame of the library on the way to the application.
+fn outermost(thread: &ThreadScene, from: usize, library: &str) -> usize {
+    let of_library =
+        |f: &FrameScene| f.code.file.as_deref().is_some_and(|file| file.contains(&format!("/{library}/")));
+    let rest = thread.frames[from..].iter().take_while(|f| of_library(f)).count();
+    from + rest.max(1) - 1
+}
+
+fn measure(scene: &Scene, library: &str, pool: Addr) -> Pool {
+    let heap = scene.heap;
+    let int = |obj: Option<Addr>| {
+        obj.filter(|o| heap.type_of(*o).is_some_and(|t| t.is_int())).and_then(|o| heap.int(o))
+    };
+    let length = |obj: Option<Addr>| {
+        let obj = obj?;
+        let ty = heap.type_of(obj)?;
+        match ty.name.as_str() {
+            "list" => heap.size(obj),
+            // PyVarObject as well (Modules/_collectionsmodule.c).
+            _ if ty.name.ends_with("deque") => heap.size(obj),
+            _ => heap.size(heap.attrs(obj, ["queue"])[0]?),
+        }
+    };
+    match library {
+        "sqlalchemy" => {
+            let [queue, overflow, most] = heap.attrs(pool, ["_pool", "_overflow", "_max_overflow"]);
+            let max = queue.and_then(|q| int(heap.attrs(q, ["maxsize"])[0]));
+            // `_overflow` begins at minus the size (sqlalchemy/pool/impl.py).
+            let made = max.zip(int(overflow)).map(|(max, over)| max + over);
+            Pool {
+                size: max.zip(int(most)).map(|(max, most)| max + most.max(0)),
+                out: made.zip(length(queue)).map(|(made, idle)| made - idle),
+                waiting: None,
+            }
+        }
+        "psycopg_pool" => {
+            let [max, made, idle, waiting] = heap.attrs(pool, ["_max_size", "_nconns", "_pool", "_waiting"]);
+            Pool {
+                size: int(max),
+                out: int(made).zip(length(idle)).map(|(made, idle)| made - idle),
+                waiting: length(waiting),
+            }
+        }
+        "redis" => {
+            let [max, queue] = heap.attrs(pool, ["max_connections", "pool"]);
+            // Its queue holds `None` for connections that are not made yet.
+            Pool { size: int(max), out: int(max).zip(length(queue)).map(|(m, q)| m - q), waiting: None }
+        }
+        "urllib3" => {
+            let [queue] = heap.attrs(pool, ["pool"]);
+            let max = queue.and_then(|q| int(heap.attrs(q, ["maxsize"])[0]));
+            Pool { size: max, out: max.zip(length(queue)).map(|(m, q)| m - q), waiting: None }
+        }
+        _ => {
+            let [max, made] = heap.attrs(pool, ["_maxconnections", "_connections"]);
+            Pool { size: int(max), out: int(made), waiting: None }
+        }
+    }
+}
+
+/// The connections of a pool that are out, by whoever keeps them.
+fn holders_of(scene: &Scene, garbage: &mut Garbage, pool: Addr) -> Vec<Holder> {
+    let heap = scene.heap;
+    // What is handed out knows the pool that it goes back to.
+    let is_handle = |ty: &TypeInfo| {
+        let name = ty.name.rsplit('.').next().unwrap_or(&ty.name);
+        name == "_ConnectionFairy"
+            || ["psycopg.Connection", "BaseConnection"].iter().any(|base| heap.is_a(ty, base))
+                && ty.is_heap_type()
+            || matches!(name, "PooledDedicatedDBConnection" | "PooledSharedDBConnection")
+    };
+    let pool_of = |object: &Addr| {
+        let [own] = heap.attrs(*object, ["_pool"]);
+        let slot = || {
+            let slots = heap.slots(*object, 32);
+            slots.into_iter().find(|(name, _)| name == "_pool").map(|s| s.1)
+        };
+        own.or_else(slot)
+    };
+    let idle: Vec<Addr> = {
+        let [queue] = heap.attrs(pool, ["_pool"]);
+        queue.and_then(|q| locks::deque(heap, q, 1024)).unwrap_or_default()
+    };
+    let out =
+        garbage.instances(is_handle).into_iter().filter(|o| pool_of(o) == Some(pool) && !idle.contains(o));
+    let out: Vec<Addr> = out.take(MAX_HOLDERS).collect();
+    let holder = |object: Addr| match garbage.keeper(object) {
+        Some(Keeper::Frame(t, f)) => Holder::Thread(t, f),
+        Some(Keeper::Module(name)) => Holder::Module(name),
+        Some(Keeper::Uncollectable) => Holder::Uncollectable,
+        Some(Keeper::Nobody) => Holder::Nobody,
+        None => Holder::Unknown,
+    };
+    out.into_iter().map(holder).collect()
+}

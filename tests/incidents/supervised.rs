@@ -1,0 +1,174 @@
+//! Workers below a supervisor, with real servers: who notices that one hangs, and who does not.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::common::{Interpreter, Outcome, Program, each_interpreter, list, text};
+use crate::gunicorn::{nothing_above_info, only_finding, outcome, text_of, with_report};
+use crate::judge::until_right;
+use crate::server::{Client, Server, Silent, free_port};
+use crate::venv;
+
+/// A request to `path` that hangs, and what has to be said of it.
+fn hangs(
+    interpreter: &Interpreter,
+    args: &[&str],
+    path: &str,
+    rule: &str,
+    says: impl Fn(&Value, &Value) -> Option<String>,
+) -> Outcome {
+    let silent = Silent::start()?;
+    let address = silent.address.to_string();
+    let server = Server::start(&venv::servers(interpreter)?, args, &[("SILENT", &address)])?;
+    let port = server.port.to_string();
+    // The other worker may still be importing, inside of its event loop.
+    let idle = until_right(|| nothing_above_info(&["--port", &port]).err().into_iter().collect());
+    outcome(idle).map_err(|reason| format!("idle: {reason}"))?;
+    let _client = Client::request(server.port, "GET", path)?;
+    outcome(until_right(|| {
+        with_report(&["--port", &port], |report, _| {
+            let mut wrong = Vec::new();
+            let Some(finding) = only_finding(report, rule, &mut wrong) else { return wrong };
+            if text(&finding["request"], "path") != path {
+                wrong.push(format!("the request: {}", finding["request"]));
+            }
+            wrong.extend(says(report, finding).map(|what| format!("{what}: {finding:#}")));
+            wrong
+        })
+    }))
+}
+
+#[test]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
+fn django_under_gunicorn() {
+    let args = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--timeout=60", "stuck_web:django_app"];
+    each_interpreter("gunicorn-django", venv::has_servers, |interpreter| {
+        hangs(interpreter, &args, "/silent/7", "socket-wait", |_, finding| {
+            let said = text_of(&finding["evidence"]);
+            let right = finding["request"]["framework"] == "django" && said.contains("kills it in");
+            (!right).then(|| "framework and heartbeat".to_owned())
+        })
+    });
+}
+
+#[test]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
+fn a_worker_that_computes_past_half_its_timeout() {
+    let args = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--timeout=16", "stuck_web:django_app"];
+    each_interpreter("gunicorn-stale", venv::has_servers, |interpreter| {
+        hangs(interpreter, &args, "/work", "gunicorn-stale", |_, finding| {
+            let right = text_of(&finding["evidence"]).contains("kills it in")
+                && text(finding, "summary").contains("`work`");
+            (!right).then(|| "what it says".to_owned())
+        })
+    });
+}
+
+#[test]
+#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
+fn uvicorn_does_not_notice() {
+    let args = [
+        "-m",
+        "uvicorn",
+        "--host=127.0.0.1",
+        "--port={port}",
+        "--workers=2",
+        "--log-level=warning",
+        "stuck_web:fastapi_app",
+    ];
+    each_interpreter("uvicorn-blind", venv::has_servers, |interpreter| {
+        hangs(interpreter, &args, "/sleep", "loop-sleep", |_, finding| {
+            let blind = list(finding, "related").iter().any(|rule| rule == "uvicorn-blind");
+            (!blind || finding["severity"] != "critical").then(|| "related".to_owned())
+        })
+    });
+}
+
+#[test]
+#[ignore = "needs venvs from PyPI and redis-server; cargo test -- --ignored"]
+fn a_task_of_celery() {
+    each_interpreter("celery-stuck", venv::has_servers, |interpreter| {
+        let redis = Redis::start()?;
+        let silent = Silent::start()?;
+        let address = silent.address.to_string();
+        let broker = format!("redis://127.0.0.1:{}/0", redis.port);
+        let python = venv::servers(interpreter)?;
+        let command = |args: &[&str]| {
+            let mut command = Command::new(&python.command[0]);
+            command.args(args).envs([("BROKER", &broker), ("SILENT", &address)]);
+            command.current_dir(venv::fixtures()).process_group(0);
+            command
+        };
+        let worker = ["-m", "celery", "-A", "stuck_celery", "worker", "--concurrency=2", "--loglevel=ERROR"];
+        let worker = Program::spawn(command(&worker), "celery worker".into(), None)?;
+        let _group = Group(worker.pid());
+        worker.line("READY ")?;
+        let pid = worker.pid().to_string();
+        let target = ["--pid", &pid, "--subprocesses"];
+        nothing_above_info(&target).map_err(|reason| format!("idle: {reason}"))?;
+
+        let send = "import stuck_celery; stuck_celery.report.delay('a customer of ours')";
+        let sent = command(&["-c", send]).output().map_err(|e| e.to_string())?;
+        if !sent.status.success() {
+            return Err(crate::common::lossy(&sent.stderr));
+        }
+        outcome(until_right(|| {
+            with_report(&target, |report, _| {
+                let mut wrong = Vec::new();
+                let Some(finding) = only_finding(report, "socket-wait", &mut wrong) else { return wrong };
+                let request = &finding["request"];
+                let right = request["framework"] == "celery"
+                    && text(request, "path").starts_with("shop.report[")
+                    && request["age"].as_f64().is_some_and(|age| age > 4.0)
+                    && list(finding, "related").iter().any(|rule| rule == "celery-stuck");
+                if !right {
+                    wrong.push(format!("{finding:#}"));
+                }
+                let roles: Vec<&str> =
+                    list(report, "processes").iter().map(|p| text(&p["server"], "role")).collect();
+                if roles != ["consumer", "pool worker", "pool worker"] {
+                    wrong.push(format!("roles: {roles:?}"));
+                }
+                wrong
+            })
+        }))
+    });
+}
+
+/// Ends a whole group of processes.
+struct Group(i32);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::SIGKILL);
+    }
+}
+
+/// Debian's redis, on a free port of the loopback.
+struct Redis {
+    server: Child,
+    port: u16,
+}
+
+impl Redis {
+    fn start() -> Outcome<Redis> {
+        let port = free_port()?;
+        let server = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+            .current_dir(std::env::temp_dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("redis-server (apt-get install redis-server): {e}"))?;
+        Ok(Redis { server, port })
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
