@@ -17,6 +17,9 @@ use serde_json::Value;
 
 use common::{Interpreter, Outcome, Program, each_interpreter, hangscope, lossy};
 
+/// Frames from the outermost on, and how often.
+type Stacks = Vec<(Vec<String>, u64)>;
+
 fn with_gil(interpreter: &Interpreter) -> bool {
     !interpreter.debug
 }
@@ -32,7 +35,7 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 /// Records, and gives the folded stacks with their counts, outermost frame first.
-fn record(args: &[&str]) -> Outcome<(Vec<(Vec<String>, u64)>, String)> {
+fn record(args: &[&str]) -> Outcome<(Stacks, String)> {
     let args: Vec<&str> = ["record", "-f", "folded", "-o", "-"].iter().chain(args).copied().collect();
     let output = hangscope(&args);
     let said = lossy(&output.stderr);
@@ -42,7 +45,7 @@ fn record(args: &[&str]) -> Outcome<(Vec<(Vec<String>, u64)>, String)> {
     Ok((folded(&lossy(&output.stdout))?, said))
 }
 
-fn folded(text: &str) -> Outcome<Vec<(Vec<String>, u64)>> {
+fn folded(text: &str) -> Outcome<Stacks> {
     let line = |line: &str| {
         let (stack, count) = line.rsplit_once(' ')?;
         Some((stack.split(';').map(str::to_owned).collect(), count.parse().ok()?))
