@@ -14,7 +14,7 @@ pub struct Record {
     #[command(flatten)]
     pub targets: Targets,
     /// Start this command and record it
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "targets")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pids", "pid", "port", "name"])]
     pub command: Vec<std::ffi::OsString>,
     /// Where to write; - is stdout, for text formats
     #[arg(short, long, value_name = "FILE")]

@@ -204,6 +204,8 @@ impl Recorder {
                     self.follower.later(pid, now);
                 }
                 Err(AccessError::Gone { .. } | AccessError::Zombie { .. }) => {}
+                // It is just ending, or executing another program.
+                Err(AccessError::Other { .. }) => self.follower.later(pid, now),
                 Err(error) => {
                     if !self.refused.contains(&error) {
                         self.refused.push(error);

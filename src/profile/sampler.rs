@@ -30,6 +30,9 @@ const COMPARE_EVERY: u64 = 100_000_000;
 /// How often names are looked for while a thread has none, nanoseconds.
 const NAMES_EVERY: u64 = 250_000_000;
 
+/// And while the task of a thread is not known.
+const LOST_EVERY: u64 = 20_000_000;
+
 #[derive(Clone, Debug)]
 pub struct SamplerOptions {
     /// Read the stacks of idle threads, too.
@@ -297,9 +300,12 @@ impl Sampler {
                 self.threads.iter_mut().for_each(Thread::forget_stack);
             }
         }
+        // A child that was just forked has the tid of its parent's thread for a moment.
+        let lost = self.threads.iter().any(|t| t.probe.is_none());
         let nameless = |t: &Thread| t.shown.name.is_none() && t.shown.tid != 0;
-        if self.list_again || (now >= self.names_at && self.threads.iter().any(nameless)) {
-            self.names_at = now + NAMES_EVERY;
+        let wants_list = || lost || self.threads.iter().any(nameless);
+        if self.list_again || (now >= self.names_at && wants_list()) {
+            self.names_at = now + if lost { LOST_EVERY } else { NAMES_EVERY };
             self.relist();
         }
     }

@@ -104,7 +104,7 @@ pub fn list(
             let name = names.get(&thread.ident);
             let mut entry = known
                 .remove(&(thread.tstate, thread.ident))
-                .filter(|old| Some(old.shown.tid) == tid)
+                .filter(|old| Some(old.shown.tid) == tid && old.probe.is_some())
                 .unwrap_or_else(|| Thread::new(pid, index, thread, tid));
             entry.interp = index;
             if let Some(name) = name {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use inferno::flamegraph::color::{MultiPalette, Palette};
-use inferno::flamegraph::{Direction, Options, from_lines};
+use inferno::flamegraph::{Direction, Options, TextTruncateDirection, from_lines};
 
 use super::folded;
 use super::profile::ProfileOptions;
@@ -18,6 +18,8 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
     how.colors = Palette::Multi(MultiPalette::Python);
     // The same function has the same colour in every graph.
     how.hash = true;
+    // The name stands at the beginning.
+    how.text_truncate_direction = TextTruncateDirection::Right;
     // A frame narrower than a fifth of a pixel cannot be seen, only counted.
     how.min_width = 0.02;
     if options.reverse {

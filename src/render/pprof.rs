@@ -158,7 +158,8 @@ pub fn profile(recording: &Recording, options: &ProfileOptions) -> Profile {
                 profile.function.push(Function {
                     id: function_id,
                     name,
-                    system_name: name,
+                    // Not equal to the name, else pprof takes `<module>` for a C++ template.
+                    system_name: 0,
                     filename: strings.index(&file),
                     start_line: i64::from(frame.first_line),
                 });

@@ -51,7 +51,8 @@ pub fn text(recording: &Recording, rate: u32, target_ended: bool) -> String {
     for (function, file, nanos) in recording.top_functions(TOP) {
         let name = clean::clean(&function, true);
         let file = clean::clean(&file, true);
-        let _ = writeln!(out, "{:6.1} %  {name} ({file})", share(nanos, total));
+        let place = if file.is_empty() { String::new() } else { format!(" ({file})") };
+        let _ = writeln!(out, "{:6.1} %  {name}{place}", share(nanos, total));
     }
     if recording.thinned > 1 {
         let _ = writeln!(out, "it is long: the timeline shows one sample of {}", recording.thinned);

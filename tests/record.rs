@@ -1,0 +1,313 @@
+//! `record` against live programs that know what a true profile of them looks like.
+//!
+//! Nothing here depends on the speed of the machine: what is judged is whether each stack can be, and shares.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use common::{Interpreter, Outcome, Program, each_interpreter, hangscope, lossy};
+
+/// Frames from the outermost on, and how often.
+type Stacks = Vec<(Vec<String>, u64)>;
+
+fn with_gil(interpreter: &Interpreter) -> bool {
+    !interpreter.debug
+}
+
+fn of_this_root(interpreter: &Interpreter) -> bool {
+    interpreter.chroot.is_none()
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("record-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("a directory for files");
+    dir.join(name)
+}
+
+/// Records, and gives the folded stacks with their counts, outermost frame first.
+fn record(args: &[&str]) -> Outcome<(Stacks, String)> {
+    let args: Vec<&str> = ["record", "-f", "folded", "-o", "-"].iter().chain(args).copied().collect();
+    let output = hangscope(&args);
+    let said = lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{args:?}: {}: {said}", output.status));
+    }
+    Ok((folded(&lossy(&output.stdout))?, said))
+}
+
+fn folded(text: &str) -> Outcome<Stacks> {
+    let line = |line: &str| {
+        let (stack, count) = line.rsplit_once(' ')?;
+        Some((stack.split(';').map(str::to_owned).collect(), count.parse().ok()?))
+    };
+    text.lines().map(|l| line(l).ok_or(format!("no folded line: {l}"))).collect()
+}
+
+// ---------------------------------------------------------------- truth
+
+/// Whether a stack of chains.py can be: one chain only, without a gap, each caller at its call.
+fn judge(stack: &[String]) -> Outcome {
+    let run = stack.iter().position(|f| f.starts_with("run (chains.py")).ok_or("no run()")?;
+    let chain = &stack[run + 1..];
+    let kind = chain.first().map(|f| f.split('_').next().unwrap_or_default().to_owned());
+    for (index, frame) in chain.iter().enumerate() {
+        let kind = kind.as_deref().unwrap_or_default();
+        let function = format!("{kind}_{index} (<{kind}>");
+        let line = format!(":{})", 4 * index + 3);
+        let innermost = index + 1 == chain.len();
+        if !frame.starts_with(&function) || (!innermost && !frame.ends_with(&line)) {
+            return Err(format!("{frame} as number {index} of {}", stack.join(";")));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn no_stack_is_impossible() {
+    each_interpreter("record-chains", with_gil, |interpreter| {
+        for (depth, threads) in [("20", "1"), ("200", "1"), ("20", "4")] {
+            let (program, _) = Program::ready(interpreter, "chains.py", &[depth, threads])?;
+            let pid = program.pid().to_string();
+            let (stacks, said) = record(&["-r", "1000", "-d", "1", "-p", &pid])?;
+            let wrong: Vec<String> = stacks.iter().filter_map(|(stack, _)| judge(stack).err()).collect();
+            if let Some(first) = wrong.first() {
+                return Err(format!("{depth} deep: {} impossible, as {first}", wrong.len()));
+            }
+            if stacks.len() < 20 {
+                return Err(format!("{depth} deep: only {} different stacks: {said}", stacks.len()));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn shares_are_those_that_were_burnt() {
+    each_interpreter("record-shares", with_gil, |interpreter| {
+        let (mut program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let pid = program.pid().to_string();
+        let (stacks, said) = record(&["-r", "500", "-d", "4", "-p", &pid])?;
+        program.send("\n")?;
+        let burnt = program.line("DONE ")?;
+        let mut found: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut all = 0;
+        for (stack, count) in &stacks {
+            let name = ["half", "third", "sixth"]
+                .into_iter()
+                .find(|n| stack.iter().any(|f| f.starts_with(&format!("{n} ("))));
+            if stack.iter().any(|f| f.starts_with("waits (") || f.starts_with("main (")) {
+                return Err(format!("a waiting thread was counted: {}", stack.join(";")));
+            }
+            if let Some(name) = name {
+                *found.entry(name).or_default() += count;
+                all += count;
+            }
+        }
+        let total: f64 = ["half", "third", "sixth"].iter().filter_map(|n| burnt[*n].as_f64()).sum();
+        for name in ["half", "third", "sixth"] {
+            let expected = burnt[name].as_f64().unwrap_or_default() / total;
+            let share = *found.get(name).unwrap_or(&0) as f64 / all.max(1) as f64;
+            // 2,000 samples: four times the standard error of one half is 4.5 percent.
+            if (share - expected).abs() > 0.06 {
+                return Err(format!("{name}: {share:.3}, burnt {expected:.3}; {said}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn idle_threads_and_roots_by_thread() {
+    each_interpreter("record-threads", with_gil, |interpreter| {
+        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let pid = program.pid().to_string();
+        let (stacks, _) = record(&["-i", "-t", "-r", "200", "-d", "1", "-p", &pid])?;
+        for (thread, function) in
+            [("sleeper (", "sleeps ("), ("waiter (", "waits ("), ("MainThread (", "main (")]
+        {
+            let is = |(stack, _): &(Vec<String>, u64)| {
+                stack[0].starts_with(thread) && stack.iter().any(|f| f.starts_with(function))
+            };
+            if !stacks.iter().any(is) {
+                return Err(format!("no {function} below {thread}: {stacks:?}"));
+            }
+        }
+        let (stacks, _) = record(&["-g", "-t", "-r", "200", "-d", "1", "--exclude", "worker", "-p", &pid])?;
+        if interpreter.free_threaded || stacks.iter().all(|(s, _)| !s[0].starts_with("worker")) {
+            return Ok(());
+        }
+        Err(format!("excluded, but there: {stacks:?}"))
+    });
+}
+
+// ---------------------------------------------------------------- commands and children
+
+fn command(interpreter: &Interpreter, how: &str, code: &str) -> Vec<String> {
+    let program = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs/family.py");
+    let python = interpreter.command.iter().map(|c| c.to_string_lossy().into_owned());
+    python.chain([program.display().to_string(), how.to_owned(), code.to_owned()]).collect()
+}
+
+#[test]
+fn children_of_every_kind_are_followed() {
+    let some = |i: &Interpreter| of_this_root(i) && [8, 11, 12].contains(&i.minor);
+    each_interpreter("record-children", some, |interpreter| {
+        for (how, function) in [
+            ("fork", "in_child ("),
+            ("spawn", "in_child ("),
+            ("forkserver", "in_child ("),
+            ("exec", "in_exec ("),
+        ] {
+            let command = command(interpreter, how, "0");
+            let mut args = vec!["-s", "-r", "200", "--"];
+            args.extend(command.iter().map(String::as_str));
+            let (stacks, said) = record(&args)?;
+            for wanted in ["in_parent (", function] {
+                if !stacks.iter().any(|(s, _)| s.iter().any(|f| f.starts_with(wanted))) {
+                    return Err(format!("{how}: no {wanted}: {said}"));
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_command_keeps_its_exit_code() {
+    let one = |i: &Interpreter| of_this_root(i) && i.minor == 11;
+    each_interpreter("record-exit", one, |interpreter| {
+        let command = command(interpreter, "command", "7");
+        let file = scratch("exit.svg");
+        let mut args = vec!["record", "-o", file.to_str().expect("UTF-8"), "--"];
+        args.extend(command.iter().map(String::as_str));
+        let output = hangscope(&args);
+        let svg = fs::read_to_string(&file).map_err(|e| e.to_string())?;
+        match (output.status.code(), svg.contains("in_parent")) {
+            (Some(7), true) => Ok(()),
+            other => Err(format!("{other:?}: {}", lossy(&output.stderr))),
+        }
+    });
+    let missing = hangscope(&["record", "-o", "/dev/null", "--", "/nonexistent/python"]);
+    assert_eq!(missing.status.code(), Some(127));
+}
+
+// ---------------------------------------------------------------- whatever happens, the file is whole
+
+#[test]
+fn sigterm_and_ctrl_c_write_the_whole_file() {
+    let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
+    each_interpreter("record-signals", one, |interpreter| {
+        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+            let file = scratch("signal.speedscope.json");
+            let _ = fs::remove_file(&file);
+            let mut child = Command::new(common::binary())
+                .args(["record", "-v", "-r", "100", "-p", &program.pid().to_string(), "-o"])
+                .arg(&file)
+                .stderr(Stdio::piped())
+                .spawn()
+                .map_err(|e| e.to_string())?;
+            // Its second thread takes the signals; it has slept between samples for some time then.
+            let own = child.id() as i32;
+            let runs =
+                || common::schedstat(own, own).and_then(|s| s.split(' ').nth(2)?.trim().parse::<u64>().ok());
+            let until = Instant::now() + common::DEADLINE;
+            while (common::tids(own).len() < 2 || runs() < Some(60)) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            kill(Pid::from_raw(child.id() as i32), signal).map_err(|e| e.to_string())?;
+            let status = child.wait().map_err(|e| e.to_string())?;
+            let mut said = String::new();
+            let _ = child.stderr.take().expect("piped").read_to_string(&mut said);
+            let text = fs::read_to_string(&file).map_err(|e| format!("{e}: {said}"))?;
+            let profile: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+            if status.code() != Some(code) || profile["profiles"].as_array().is_none_or(Vec::is_empty) {
+                return Err(format!("{signal}: {status}: {said}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_full_disk_costs_no_data_and_an_unwritable_path_no_time() {
+    let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
+    each_interpreter("record-full", one, |interpreter| {
+        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let pid = program.pid().to_string();
+        let output = hangscope(&["record", "-f", "folded", "-d", "1", "-o", "/dev/full", "-p", &pid]);
+        let said = lossy(&output.stderr);
+        let place = said.lines().find_map(|l| l.strip_prefix("written to ")?.strip_suffix(" instead"));
+        let kept = place.map(fs::read_to_string).ok_or(format!("it does not say where: {said}"))?;
+        let stacks = folded(&kept.map_err(|e| e.to_string())?)?;
+        let _ = place.map(fs::remove_file);
+        if output.status.code() != Some(3) || stacks.is_empty() {
+            return Err(format!("{}: {} stacks: {said}", output.status, stacks.len()));
+        }
+        let output = hangscope(&["record", "-d", "600", "-o", "/nonexistent/x.svg", "-p", &pid]);
+        if output.status.code() != Some(3) || !lossy(&output.stderr).contains("/nonexistent/x.svg") {
+            return Err(format!("{}: {}", output.status, lossy(&output.stderr)));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_cannot_be_recorded_is_told() {
+    for (args, code) in
+        [(&["record"][..], 2), (&["record", "-p", "1", "-r", "0"], 2), (&["record", "-p", "2147483647"], 3)]
+    {
+        let output = hangscope(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", lossy(&output.stderr));
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+// ---------------------------------------------------------------- formats
+
+#[test]
+fn every_format_has_the_function() {
+    let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
+    each_interpreter("record-formats", one, |interpreter| {
+        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let pid = program.pid().to_string();
+        for (name, json) in [
+            ("a.svg", false),
+            ("a.folded", false),
+            ("a.html", false),
+            ("a.pb", false),
+            ("a.json", true),
+            ("a.chrome.json", true),
+            ("a.firefox.json", true),
+        ] {
+            let file = scratch(name);
+            let output = hangscope(&["record", "-d", "1", "-o", file.to_str().expect("UTF-8"), "-p", &pid]);
+            let bytes = fs::read(&file).map_err(|e| format!("{name}: {e}: {}", lossy(&output.stderr)))?;
+            let has = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+            if !has("half") || !has("spin") {
+                return Err(format!("{name} does not name what runs"));
+            }
+            if json && let Err(error) = serde_json::from_slice::<Value>(&bytes) {
+                return Err(format!("{name}: {error}"));
+            }
+            let left = fs::read_dir(file.parent().expect("a directory")).map_err(|e| e.to_string())?;
+            if left.flatten().any(|e| {
+                e.file_name().to_string_lossy().contains(&format!("{name}."))
+                    && e.path().extension().is_some_and(|x| x == "part")
+            }) {
+                return Err(format!("{name}: a part file was left"));
+            }
+        }
+        Ok(())
+    });
+}
