@@ -50,8 +50,7 @@ fn programs() {
 /// asyncio programs whose tasks wait for what may come: nothing in them is even a warning.
 #[test]
 fn asyncio_programs() {
-    let releases = |i: &Interpreter| !i.debug && !i.free_threaded;
-    each_interpreter("healthy-asyncio", releases, |interpreter| {
+    each_interpreter("healthy-asyncio", typical, |interpreter| {
         let file = "incidents/healthy_asyncio.py";
         let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
         let mut running = Vec::new();
