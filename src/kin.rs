@@ -19,6 +19,8 @@ pub struct Kin {
     pub fds: Vec<(i32, Vec<i32>)>,
     /// Threads that work for a pool of processes: the job that each is at, `None` between two.
     pub jobs: Vec<(i32, Option<i64>)>,
+    /// Work items in the queues of its thread pools; `None`: it has no pool at work.
+    pub queued_work: Option<u64>,
 }
 
 /// A mapping that other processes have as well.

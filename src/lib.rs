@@ -30,5 +30,7 @@ pub mod stdlib;
 pub mod target;
 /// Strings that many share.
 pub mod text;
+/// The live view.
+pub mod top;
 /// The black box.
 pub mod watch;

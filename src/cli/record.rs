@@ -68,23 +68,38 @@ pub struct Record {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProfileFormat {
-    /// SVG
+    /// Flame graph, SVG
     Flamegraph,
     /// One line per stack, with its count
     #[value(alias = "raw")]
     Folded,
+    /// For speedscope.app, JSON
+    Speedscope,
+    /// Trace events for Perfetto or chrome://tracing, JSON
+    #[value(alias = "chrometrace")]
+    Chrome,
+    /// For profiler.firefox.com, JSON
+    #[value(alias = "gecko")]
+    Firefox,
+    /// For `go tool pprof` and others, protobuf
+    Pprof,
+    /// One page with flame graph, timeline, top functions and search
+    Html,
 }
 
 impl ProfileFormat {
-    /// By the extension of a file's name.
+    /// By the end of a file's name.
     pub fn of(file: &std::path::Path) -> Option<ProfileFormat> {
         let name = file.file_name()?.to_str()?.to_lowercase();
-        let ends = |suffix: &str| name.ends_with(suffix);
+        let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
         Some(match () {
-            () if ends(".svg") => ProfileFormat::Flamegraph,
-            () if ends(".folded") || ends(".txt") || ends(".collapsed") || ends(".raw") => {
-                ProfileFormat::Folded
-            }
+            () if ends(&[".svg"]) => ProfileFormat::Flamegraph,
+            () if ends(&[".html", ".htm"]) => ProfileFormat::Html,
+            () if ends(&[".pb", ".pprof", ".prof"]) => ProfileFormat::Pprof,
+            () if ends(&[".folded", ".txt", ".collapsed", ".raw"]) => ProfileFormat::Folded,
+            () if ends(&[".firefox.json", ".gecko.json"]) => ProfileFormat::Firefox,
+            () if ends(&[".chrome.json", ".trace.json", ".trace"]) => ProfileFormat::Chrome,
+            () if ends(&[".json", ".speedscope"]) => ProfileFormat::Speedscope,
             () => return None,
         })
     }
@@ -93,17 +108,22 @@ impl ProfileFormat {
         match self {
             ProfileFormat::Flamegraph => "svg",
             ProfileFormat::Folded => "folded",
+            ProfileFormat::Speedscope => "speedscope.json",
+            ProfileFormat::Chrome => "chrome.json",
+            ProfileFormat::Firefox => "firefox.json",
+            ProfileFormat::Pprof => "pb",
+            ProfileFormat::Html => "html",
         }
     }
 
     /// It can be shown in a terminal.
     pub fn is_text(self) -> bool {
-        true
+        self != ProfileFormat::Pprof
     }
 
     /// It tells what happened when.
     pub fn is_ordered(self) -> bool {
-        false
+        !matches!(self, ProfileFormat::Flamegraph | ProfileFormat::Folded | ProfileFormat::Pprof)
     }
 }
 

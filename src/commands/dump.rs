@@ -16,6 +16,7 @@ use crate::look::{self, Options, follow};
 use crate::render::report::Report;
 use crate::render::{json, text};
 use crate::snapshot::{Look, Skipped, Snapshot};
+use crate::target::ends;
 use crate::target::find;
 use crate::target::host;
 
@@ -64,6 +65,7 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
     for error in found.errors {
         complain_of(error, options.show_secrets);
     }
+    let crowd = (found.pids.len() > FEW).then(ends::Crowd::begin);
     for pid in found.pids {
         match look::live(pid, options) {
             Ok(looked) => {
@@ -91,6 +93,7 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
     if !options.no_findings {
         follow::follow(&mut processes, &mut capture.processes, options);
     }
+    drop(crowd);
     let snapshot = Snapshot {
         captured_at,
         host: host::name(),
@@ -102,6 +105,8 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
     Looked { snapshot, capture, unread }
 }
 
+/// For so many processes the other ends are searched one by one.
+const FEW: usize = 3;
 /// When to look again, at the earliest.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -130,6 +135,7 @@ pub fn look_again(first: &Snapshot, pids: &[i32], after: Duration, options: &Opt
     let at = took + began.elapsed().as_secs_f64();
     let looking = Instant::now();
     let options = Options { save: false, ..options.clone() };
+    let _crowd = (pids.len() > FEW).then(ends::Crowd::begin);
     let look = |pid: &i32| look::live(*pid, &options).ok().map(|looked| looked.process);
     let mut processes: Vec<_> = pids.iter().filter_map(look).collect();
     let targets = first.processes.iter().filter(|p| !p.followed);

@@ -16,6 +16,7 @@ pub mod ps;
 pub mod record;
 pub mod schema;
 pub mod tasks;
+pub mod top;
 pub mod watch;
 
 /// `check` found something critical.

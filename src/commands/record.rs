@@ -21,7 +21,7 @@ use crate::profile::recorder::{End, Recorder, Settings};
 use crate::profile::recording::Recording;
 use crate::profile::{Lines, SamplerOptions};
 use crate::render::profile::ProfileOptions;
-use crate::render::{flamegraph, folded, record_summary};
+use crate::render::{chrome, flamegraph, folded, gecko, html, pprof, record_summary, speedscope};
 use crate::target::{command, find};
 
 /// With a command of the user's, what is wrong with us is told apart from what is wrong with it.
@@ -218,6 +218,11 @@ fn write(
     output.write(|out: &mut dyn Write| match format {
         ProfileFormat::Flamegraph => flamegraph::write(out, recording, &options),
         ProfileFormat::Folded => folded::write(out, recording, &options),
+        ProfileFormat::Speedscope => speedscope::write(out, recording, &options),
+        ProfileFormat::Chrome => chrome::write(out, recording, &options),
+        ProfileFormat::Firefox => gecko::write(out, recording, &options),
+        ProfileFormat::Pprof => pprof::write(out, recording, &options),
+        ProfileFormat::Html => html::write(out, recording, &options),
     })
 }
 

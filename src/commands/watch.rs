@@ -88,7 +88,7 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
     if let Some(endpoint) = &endpoint {
         note(&format!("metrics are served on http://{}/metrics", endpoint.address));
     }
-    let mut teller = Teller { unread: false, stalls: 0, over: 0, closed: None };
+    let mut teller = Teller { unread: false, stalls: 0, closed: None };
     let mut began = false;
     let mut next = monotonic();
     let code = loop {
@@ -109,7 +109,7 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
                 break 128 + number as u8;
             }
         }
-        if args.once && teller.over > 0 {
+        if args.once && teller.stalls > 0 && engine.is_settled() {
             break 0;
         }
         if child.is_none() && engine.is_at_end() {
@@ -121,7 +121,7 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
         }
         next = sleep(next, args.interval, &signal);
     };
-    drop(engine);
+    engine.finish(&mut |event| teller.tell(&event, args));
     Ok(code)
 }
 
@@ -178,7 +178,6 @@ impl Started {
 struct Teller {
     unread: bool,
     stalls: u64,
-    over: u64,
     /// Nobody reads our output any more.
     closed: Option<std::io::Error>,
 }
@@ -205,9 +204,6 @@ impl Teller {
             Event::Trouble(text) => complain(text, None),
             Event::Stall { stall, at, file, refused } => {
                 self.stalls += 1;
-                if args.out.is_none() {
-                    self.over += 1;
-                }
                 let age = stall.age.map(|age| format!(" · for {}", Span(age))).unwrap_or_default();
                 let kept = match (file, refused) {
                     (Some(file), _) => format!(" · {}", file.display()),
@@ -217,7 +213,6 @@ impl Teller {
                 self.line(&format!("{at} {} · pid {}{age} · {}{kept}", stall.rule, stall.pid, stall.summary));
             }
             Event::Over { pid, rule, lasted } => {
-                self.over += 1;
                 self.line(&format!(
                     "{} {rule} · pid {pid} · over after {}",
                     crate::target::host::now(),

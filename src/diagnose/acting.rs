@@ -69,7 +69,11 @@ pub fn waits_for_parent(party: &Party) -> bool {
     let Some(wait) = party.wait() else { return false };
     let receives = match wait.kind.as_str() {
         "pipe" => word(wait, "operation") == Some("read"),
-        "socket" => word(wait, "operation") == Some("recv"),
+        // A pair of sockets; over TCP it would be a client.
+        "socket" => {
+            let unix = word(wait, "family").is_some_and(|f| f.contains("unix"));
+            unix && word(wait, "operation") == Some("recv")
+        }
         _ => false,
     };
     let parent = party.process.parent.filter(|p| *p > 1);

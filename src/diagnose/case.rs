@@ -218,7 +218,7 @@ impl<'g, 'a> Case<'g, 'a> {
 
     /// The case of the one at the end of the chain.
     pub fn of_root(&self) -> Self {
-        Case { chain: vec![self.root()], cycle: None, crowd: Vec::new(), ..*self }
+        Case { chain: vec![self.root()], crowd: Vec::new(), cycle: None, ..*self }
     }
 
     // ------------------------------------------------------------ cycles

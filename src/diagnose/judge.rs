@@ -100,12 +100,17 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
             Some(Critical)
         }
         Fate::Ends if serves || wants => Some(Warning),
+        // Another process has a deadline, which may be far.
+        Fate::Ends if is_main && case.kind() == "socket" && !alone => Some(Warning),
         // It ends by itself, but in the meantime the main thread does nothing else.
         Fate::Ends => (is_main && case.kind() != "sleep").then_some(Info),
         Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
         Fate::Unknown => None,
         // All consumers are back for more, and still there are items that nobody has called done.
         Fate::Idle if suffers && is_forgotten(case) => Some(Warning),
+        // Who has asked for something waits for an answer, whatever else the peer's main thread waits for.
+        Fate::Idle if case.is_call() && serves => Some(Critical),
+        Fate::Idle if case.is_call() && is_main => Some(Warning),
         // Somebody holds what is wanted and waits for work meanwhile.
         Fate::Idle if wants => Some(Warning),
         Fate::Idle => None,
@@ -220,13 +225,16 @@ fn is_server_of_work(case: &Case) -> bool {
     let call = wait.and_then(|w| w.call.as_deref()).unwrap_or("");
     let accepts = call.ends_with("accept") || call.ends_with("input") || call.ends_with("stdin.read");
     let polls = super::waits::has_library(culprit.frames(), BROKERS) && request(case).is_none();
+    let from_stdin = |w: &crate::snapshot::Wait| {
+        w.kind == "pipe" && w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0)
+    };
     let stdin = kind == "file"
         || kind == "pipe" && wait.is_some_and(|w| w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0));
     // A child that is no Python is at work, as far as anybody can tell; so is one that it waits for.
     let works = culprit.process.python.is_none() || case.chain.len() == 1;
     let child = |at: &usize| waits_for_child(&case.graph.parties[*at]);
     let supervises = case.chain[..case.chain.len().max(2) - 1].iter().all(child);
-    works && supervises || accepts || polls || kind == "pipe" && stdin
+    works && supervises || accepts || polls || kind == "pipe" && stdin || case.wait().is_some_and(from_stdin)
 }
 
 /// What a look alone cannot tell, and a second one might.

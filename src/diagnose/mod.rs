@@ -8,6 +8,8 @@ mod acting;
 mod advice;
 /// One case: who suffers, the chain to the root.
 mod case;
+/// Many processes that stand alike.
+mod crowd;
 /// How bad a case is.
 mod judge;
 /// The rule catalogue.
@@ -24,6 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::snapshot::{Address, Certainty, Frame, Request, Snapshot, Wait};
 use case::Case;
+pub use crowd::ranges;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use waits::{Fate, Graph, Party};
@@ -176,6 +179,7 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
         let of_process = servers::of_process(process, made.iter().any(known));
         made.extend(of_process);
     }
+    let mut made = crowd::merge(made, now);
     made.sort_by_key(|finding| std::cmp::Reverse((finding.severity, finding.request.is_some())));
     made.into_iter().for_each(|finding| findings.put(finding));
     findings

@@ -511,6 +511,18 @@ impl Case<'_, '_> {
             || self.is_pool()
     }
 
+    /// Waits for the answer of a server that it has asked, by a client's library.
+    pub fn is_call(&self) -> bool {
+        let is_request =
+            self.wait().is_some_and(|wait| wait.detail["database"].is_object()) || self.library(HTTP);
+        const CONSUMERS: &[&str] =
+            &["BLPOP", "BRPOP", "SUBSCRIBE", "PSUBSCRIBE", "XREAD", "LISTEN", "XREADGROUP"];
+        let statement =
+            self.wait().and_then(|wait| wait.detail["database"]["statement"].as_str()).unwrap_or("");
+        let first = statement.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
+        self.kind() == "socket" && is_request && !CONSUMERS.contains(&first.as_str())
+    }
+
     /// Waits for a pool of connections.
     pub fn is_pool(&self) -> bool {
         self.wait().is_some_and(|wait| wait.detail["pool"].is_object())

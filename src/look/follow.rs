@@ -22,11 +22,11 @@ const MAX_FOLLOWED: usize = 48;
 /// How many links a chain may have outside of the targets.
 const ROUNDS: usize = 5;
 /// For all of it, on top of one look at each process that is followed.
-const BUDGET: Duration = Duration::from_millis(800);
+const BUDGET: Duration = Duration::from_millis(1500);
 /// For the search for who shares a semaphore.
-const SHARERS: Duration = Duration::from_millis(60);
+const SHARERS: Duration = Duration::from_millis(400);
 /// For the search of one process's memory.
-const MEMORY: Duration = Duration::from_millis(120);
+const MEMORY: Duration = Duration::from_millis(400);
 const MAX_SEMAPHORES: usize = 32;
 
 /// A semaphore that somebody waits for.

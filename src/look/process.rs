@@ -214,6 +214,7 @@ pub fn of_stacks(
     process.kin.runtime = Some(snapshot::Address(python.runtime));
     process.kin.fds = std::mem::take(&mut stacks.seen.fds);
     process.kin.jobs = std::mem::take(&mut stacks.seen.jobs);
+    process.kin.queued_work = stacks.seen.queued_work;
     process
 }
 

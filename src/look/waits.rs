@@ -101,6 +101,7 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
+        wait.blocked_for = wait.blocked_for.or(blocked_for);
         if wait.detail["pool"].is_object() {
             wait.detail["pool"]["peers"] = join.peers();
         }
@@ -108,6 +109,7 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         if wait.kind == "queue" && wait.deadline.is_none() && seen.os.contains_key(tstate) {
             wait.deadline = Some("none".into());
         }
+        since_last_byte(wait);
         if let Some(database) = database {
             if !wait.detail.is_object() {
                 wait.detail = json!({});
@@ -157,6 +159,21 @@ fn handled(caught: u64) -> Vec<&'static str> {
     const NAMES: [(u32, &str); 6] =
         [(1, "SIGHUP"), (3, "SIGQUIT"), (10, "SIGUSR1"), (12, "SIGUSR2"), (14, "SIGALRM"), (15, "SIGTERM")];
     NAMES.iter().filter(|(number, _)| caught >> (number - 1) & 1 == 1).map(|(_, name)| *name).collect()
+}
+
+/// Who polls a connection again and again, each time for a short while, waits for as long as nothing has
+/// come and nothing was sent; and the end of one poll is not the end of its wait.
+fn since_last_byte(wait: &mut Wait) {
+    let tcp = &wait.detail["tcp"];
+    let is_answer =
+        wait.kind == "socket" && wait.detail["operation"] == "recv" && wait.detail["inbound"] != true;
+    let quiet = tcp["received_ago"].as_f64().zip(tcp["sent_ago"].as_f64()).map(|(r, s)| r.min(s));
+    let (Some(quiet), Some(blocked), Some(left)) = (quiet, wait.blocked_for, wait.ends_in) else { return };
+    // Longer than this poll can last in all: it is not the first.
+    if is_answer && quiet > blocked + left + 1.0 {
+        wait.blocked_for = Some(quiet);
+        (wait.deadline, wait.ends_in) = (None, None);
+    }
 }
 
 /// Rooms that know better have said so.

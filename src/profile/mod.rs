@@ -24,16 +24,17 @@
 //!
 //! # Why a sample is exact
 //! A thread cannot run while its reader runs on the same CPU. So the sampler stays pinned to the CPU of the
-//! thread that runs, sleeps to its deadline, and wakes there: the scheduler puts the target aside for it, as for
-//! any task that wakes. One answer of the process's CPU clock before and one after the read prove that no thread
-//! of it ran in between ([`CpuClock`](crate::target::clocks::CpuClock)); where several run at once, each thread
-//! is proven by its own run count and CPU (target/frozen.rs). What cannot be proven is torn: counted, not shown.
+//! thread that runs, sleeps to its deadline, and wakes there, ahead of it. Before the read the thread's CPU is ours
+//! (or it sleeps), after the read its run count is what it was: so it has not run in between. With the GIL in its
+//! hands nobody else has changed a frame either; threads that run without are proven one by one in the same way.
+//! What cannot be proven is torn: counted, not shown.
 //!
 //! # What a sample costs
-//! When the process has not run since the last sample, nothing has changed: one call, the clock. Else four:
-//! sleep, clock, one `process_vm_readv` of the pages that the last samples needed, clock. With several threads
-//! one short read of `/proc` for each that has lately run, and all of them only when the sum of their CPU times
-//! does not explain that of the process. Threads that have not run keep their state and stack.
+//! When the process has used no CPU since a sample in which nobody ran, nothing has changed: one call, its CPU
+//! clock. Else sleep, clock, run count, CPU, one `process_vm_readv` of the pages that the last samples needed, run
+//! count: six, whatever the depth. With several threads one short read of `/proc` for each that has lately run, and
+//! all of them only when the sum of their CPU times does not explain that of the process. Threads that have not
+//! run keep their state and stack.
 
 /// Children that come and go.
 pub mod follow;

@@ -94,6 +94,13 @@ struct Found {
     frames: Option<(usize, usize)>,
 }
 
+/// A thread that does not run, and its run time and run count.
+#[derive(Clone, Copy, Debug)]
+struct Guard {
+    thread: usize,
+    ran: (u64, u64),
+}
+
 /// Why a read is of no use.
 enum Trouble {
     /// There are other threads than those we know.
@@ -118,6 +125,10 @@ pub struct Sampler {
     raw: Vec<RawFrame>,
     /// The process's CPU time when all was last known.
     last: Option<u64>,
+    /// Index of the thread that ran in the last sample.
+    runner: usize,
+    /// Some thread did.
+    any_runs: bool,
     gils: Vec<Option<Gil>>,
     gc: Option<FrameId>,
     stats: Stats,
@@ -150,6 +161,8 @@ impl Sampler {
             found: Vec::new(),
             raw: Vec::new(),
             last: None,
+            runner: 0,
+            any_runs: true,
             gils: Vec::new(),
             gc: None,
             stats: Stats::default(),
@@ -185,24 +198,26 @@ impl Sampler {
 
     pub fn sample(&mut self, tree: &mut Tree, seat: &mut Seat) -> Outcome {
         self.housekeeping();
-        let mut careful = self.unproven > 128 && !self.stats.samples.is_multiple_of(16);
-        for attempt in 0..TRIES {
-            let Ok(before) = self.clock.now() else { return Outcome::Gone };
-            if self.last == Some(before) && !self.list_again {
+        let mut one_by_one = self.unproven > 128 && !self.stats.samples.is_multiple_of(16);
+        for _ in 0..TRIES {
+            let Ok(now) = self.clock.now() else { return Outcome::Gone };
+            if self.last == Some(now) && !self.list_again && !self.any_runs {
                 self.stats.samples += 1;
                 self.stats.unchanged += 1;
                 return Outcome::Sample;
             }
-            match self.read(before) {
-                Ok(()) if careful => break,
-                Ok(()) => {
-                    let Ok(after) = self.clock.now() else { return Outcome::Gone };
-                    if after == before {
+            let guard = if one_by_one { None } else { self.guard(seat) };
+            match self.read(now) {
+                Ok(()) => match guard.and_then(|guard| self.covered(&guard)) {
+                    Some(true) => {
                         self.unproven -= self.unproven / 16;
-                        self.commit(tree, before);
+                        self.commit(tree, now);
                         return Outcome::Sample;
                     }
-                }
+                    // It stood still, but others may have run.
+                    Some(false) => one_by_one = true,
+                    None => {}
+                },
                 Err(Trouble::Gone) => return Outcome::Gone,
                 Err(Trouble::Threads) => {
                     self.relist();
@@ -210,21 +225,68 @@ impl Sampler {
                 }
                 Err(Trouble::Moved) => {}
             }
+            self.choose_runner();
+            if one_by_one {
+                break;
+            }
             self.stats.retries += 1;
-            if attempt + 1 < TRIES {
-                self.follow(seat);
-            } else {
-                careful = true;
+        }
+        if self.list_again || (self.found.is_empty() && !one_by_one) {
+            // The list of threads changed every time.
+            self.stats.samples += 1;
+            self.stats.torn += 1;
+            return Outcome::Torn;
+        }
+        self.unproven += (256 - self.unproven) / 16;
+        self.one_by_one(tree, seat)
+    }
+
+    /// Before a read: sees to it that the thread that runs does not, as long as we do.
+    ///
+    /// It does not run now if it sleeps, or if its CPU is the one that we are on; and should it begin to,
+    /// its run count will have grown. (Two equal answers of the CPU clock alone prove nothing: while the
+    /// kernel makes up for interrupts or stolen time, that clock stands still; `update_rq_clock_task`,
+    /// kernel/sched/core.c.)
+    fn guard(&self, seat: &mut Seat) -> Option<Guard> {
+        let probe = self.threads.get(self.runner)?.probe.as_ref()?;
+        for _ in 0..2 {
+            let ran = probe.ran().ok()?;
+            let (state, cpu) = probe.with_stat(|stat| (stat.state, stat.cpu)).ok()?;
+            let still = state != 'R' || sched_getcpu().ok() == Some(cpu) && seat.is_on(cpu);
+            if still {
+                return Some(Guard { thread: self.runner, ran });
+            }
+            if !seat.take(cpu) {
+                return None;
             }
         }
-        if careful {
-            self.unproven += (256 - self.unproven) / 16;
-            return self.one_by_one(tree, seat);
+        None
+    }
+
+    /// After a read: `None` if the thread has run, else whether that proves all that was read: with the GIL
+    /// in its hands nobody else could change a frame.
+    fn covered(&self, guard: &Guard) -> Option<bool> {
+        let thread = &self.threads[guard.thread];
+        if thread.probe.as_ref()?.ran().ok()? != guard.ran {
+            return None;
         }
-        // The list of threads changed every time.
-        self.stats.samples += 1;
-        self.stats.torn += 1;
-        Outcome::Torn
+        let holds = |gil: &Option<Gil>| gil.is_some_and(|g| g.locked && g.holder == thread.tstate);
+        let by_gil = self.gils.get(thread.interp).is_some_and(holds);
+        let covers = |found: &Found| {
+            found.thread == guard.thread
+                || found.frames.is_none()
+                || (by_gil && self.threads[found.thread].interp == thread.interp)
+        };
+        Some(self.found.iter().all(covers))
+    }
+
+    /// Whom to guard the next time.
+    fn choose_runner(&mut self) {
+        let runs = |f: &&Found| f.state == State::Running;
+        let runner = self.found.iter().find(|f| f.holds).or_else(|| self.found.iter().find(runs));
+        if let Some(found) = runner.or(self.found.first()) {
+            self.runner = found.thread;
+        }
     }
 
     fn housekeeping(&mut self) {
@@ -247,21 +309,7 @@ impl Sampler {
         (self.interps, self.threads) = threads::list(self.pid, self.other_namespace, &self.python, known);
         self.list_again = false;
         self.last = None;
-    }
-
-    /// Goes to the CPU of the thread that runs.
-    fn follow(&mut self, seat: &mut Seat) {
-        let runner = self
-            .found
-            .iter()
-            .find(|f| f.holds)
-            .or_else(|| self.found.iter().find(|f| f.state == State::Running))
-            .or(self.found.first())
-            .map_or(0, |f| f.thread);
-        let probe = self.threads.get(runner).and_then(|t| t.probe.as_ref());
-        if let Some(cpu) = probe.and_then(|p| p.cpu().ok()) {
-            seat.take(cpu);
-        }
+        self.runner = self.runner.min(self.threads.len().saturating_sub(1));
     }
 
     /// Reads all that may have changed since the last sample.
@@ -361,6 +409,7 @@ impl Sampler {
     /// All that was read is of one moment.
     fn commit(&mut self, tree: &mut Tree, now: u64) {
         self.last = Some(now);
+        self.choose_runner();
         for thread in &mut self.threads {
             thread.shown.holds_gil = false;
             thread.shown.exact = true;
@@ -393,6 +442,7 @@ impl Sampler {
 
     fn finish(&mut self) {
         self.stats.samples += 1;
+        self.any_runs = self.threads.iter().any(|t| t.shown.state == State::Running);
         self.shown.clear();
         self.shown.extend(self.threads.iter().map(|t| t.shown.clone()));
     }

@@ -36,3 +36,15 @@ pub fn subtitle(recording: &crate::profile::recording::Recording) -> String {
     let rate = if seconds > 0.0 { counts.ticks as f64 / seconds } else { 0.0 };
     format!("{} samples in {seconds:.1} s, {rate:.0} per second", counts.samples)
 }
+
+/// A thread, with its process where there are several.
+pub fn track_name(
+    recording: &crate::profile::recording::Recording,
+    track: &crate::profile::recording::Track,
+) -> String {
+    let name = clean::clean(&track.label(), true).into_owned();
+    match &recording.processes[..] {
+        [_] => name,
+        all => format!("pid {}: {name}", all[track.process].pid),
+    }
+}

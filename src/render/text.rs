@@ -3,6 +3,7 @@
 //!
 //! Always with styles; whoever writes to something without colours strips them (anstream).
 
+mod crowd;
 mod finding;
 mod group;
 mod process;
@@ -56,8 +57,9 @@ pub fn write(out: &mut dyn io::Write, report: &Report, options: &TextOptions) ->
     for finding in &report.findings {
         finding::write(&mut page, finding, None, options);
     }
-    for process in &report.processes {
+    for (process, others) in crowd::crowds(&report.processes, options.group) {
         process::write(&mut page, process, report, options);
+        crowd::more(&mut page, &others);
     }
     skipped(&mut page, &report.skipped);
     out.write_all(page.into_text().as_bytes())
@@ -69,10 +71,11 @@ pub fn write_findings(out: &mut dyn io::Write, report: &Report, options: &TextOp
     for finding in &report.findings {
         finding::write(&mut page, finding, None, options);
     }
-    for process in &report.processes {
+    for (process, others) in crowd::crowds(&report.processes, options.group) {
         // What concerns several processes was said above.
         let said = report.findings.iter().any(|f| f.pids.contains(&process.process.pid));
         verdict::write(&mut page, process, said, options);
+        crowd::more(&mut page, &others);
     }
     skipped(&mut page, &report.skipped);
     out.write_all(page.into_text().as_bytes())

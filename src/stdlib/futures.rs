@@ -104,6 +104,18 @@ fn several(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Found> {
     })
 }
 
+/// Work items that wait in the queues of all thread pools that have a worker.
+pub fn queued_work(scene: &Scene) -> Option<u64> {
+    let queue_of = |worker: &ThreadScene| {
+        scene.local(worker.frames.iter().find(|f| f.is(THREAD, &["_worker"]))?, "work_queue")
+    };
+    let mut queues: Vec<Addr> = scene.threads.iter().filter_map(queue_of).collect();
+    queues.sort_unstable();
+    queues.dedup();
+    let sizes = queues.iter().filter_map(|q| queue::simple_items(scene.heap, *q, MAX_QUEUED));
+    (!queues.is_empty()).then(|| sizes.map(|items| items.len() as u64).sum())
+}
+
 /// Who runs a future, or at which place of its pool's queue it stands.
 pub fn of_future(scene: &Scene, future: Addr) -> (Vec<Actor>, serde_json::Value, Certainty) {
     Work::of_scene(scene).of(scene, future)

@@ -77,7 +77,6 @@ impl<'a, 's> Garbage<'a, 's> {
         let mut closure: Vec<Addr> = vec![object];
         let mut met: FxHashSet<Addr> = closure.iter().copied().collect();
         let mut at = 0;
-        let mut uncollectable = false;
         while at < closure.len() {
             let this = closure[at];
             at += 1;
@@ -103,13 +102,9 @@ impl<'a, 's> Garbage<'a, 's> {
             if matches!(name.as_str(), "frame" | "generator" | "coroutine" | "async_generator") {
                 return None;
             }
-            let within =
-                self.referrers.get(&this).into_iter().flatten().filter(|r| met.contains(r)).count() as u64;
-            let counted = self.references(this)?;
-            if counted > within {
-                // The collector itself holds the list `gc.garbage`.
-                uncollectable |= name == "list" && counted == within + 2;
-                return uncollectable.then_some(Keeper::Uncollectable);
+            let within = self.referrers.get(&this).into_iter().flatten().filter(|r| met.contains(r)).count();
+            if self.references(this)? > within as u64 {
+                return None;
             }
         }
         Some(Keeper::Nobody)

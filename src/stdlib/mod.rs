@@ -126,6 +126,8 @@ pub struct Seen {
     pub fds: Vec<(i32, Vec<i32>)>,
     /// The jobs that threads of pool workers are at, by tid.
     pub jobs: Vec<(i32, Option<i64>)>,
+    /// Work items in the queues of thread pools.
+    pub queued_work: Option<u64>,
     pub problems: Vec<String>,
 }
 
@@ -140,6 +142,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     threading::read(scene, &mut seen);
     queue::read(scene, &mut seen);
     futures::read(scene, &mut seen);
+    seen.queued_work = futures::queued_work(scene);
     multiprocessing::read(scene, &mut seen);
     importlib::read(scene, &mut seen);
     if tasks {

@@ -36,8 +36,9 @@ pub fn be_punctual() {
 /// The CPU time of all threads of a process together, those that ended included.
 ///
 /// The kernel adds what a thread has run up to this very moment, on whichever CPU (`thread_group_cputime`,
-/// `task_sched_runtime`; kernel/sched/cputime.c, core.c). So two equal answers prove that no thread of the
-/// process ran in between: no system call is cheaper, and no proof is stronger.
+/// `task_sched_runtime`; kernel/sched/cputime.c, core.c). Two equal answers tell that no thread of the process
+/// ran in between, but for moments in which the clock of a CPU stands still to make up for interrupts and stolen
+/// time: a cheap hint, no proof.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuClock(ClockId);
 

@@ -1,13 +1,17 @@
 //! Commands that hangscope starts: with the limits it was given itself, in a process group of their own, and ended
 //! when their time is over.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 /// How long a command has to end after it was asked to.
@@ -21,6 +25,17 @@ pub fn open_files_limit() -> Option<(u64, u64)> {
 /// Starts it in the foreground, where the terminal's keys reach it, with this limit of open files.
 pub fn spawn_in_front(command: &mut Command, limit: Option<(u64, u64)>) -> io::Result<Child> {
     with_limit(command, limit).spawn()
+}
+
+/// A file without a name: it is gone with its last descriptor.
+pub fn nameless_file() -> io::Result<File> {
+    let path = std::env::temp_dir();
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_APPEND;
+    match nix::fcntl::open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(fd) => Ok(fd.into()),
+        // Not every file system can; memory always does.
+        Err(_) => Ok(memfd_create(c"hangscope", MFdFlags::MFD_CLOEXEC)?.into()),
+    }
 }
 
 /// The code that a shell would give it.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use super::ends;
 use super::facts::{Child, End, FdFacts, FdKind, FileLock, Heartbeat, ProcessFacts};
 use super::files::{self, ProcDir, numbers, with_path};
 use super::net;
@@ -260,8 +261,38 @@ fn access(dir: &ProcDir, fd: i32) -> Option<(bool, bool)> {
     Some((stat.st_mode & 0o400 != 0, stat.st_mode & 0o200 != 0))
 }
 
+/// The same by the table of all descriptors; the other sides of terminals are not in it.
+fn of_table(facts: &ProcessFacts, searches: &[Search], table: &ends::Table) -> HashMap<i32, Vec<End>> {
+    let mut found: HashMap<i32, Vec<End>> = HashMap::new();
+    for search in searches {
+        let ends = found.entry(search.fd).or_default();
+        for holder in table.of(&search.link) {
+            let counts = match search.way {
+                Way::Terminal(_) => false,
+                Way::Any => true,
+                Way::Opposite { .. } if holder.pid == facts.pid && holder.fd == search.fd => false,
+                Way::Opposite { we_read, we_write } => {
+                    (we_read && holder.writes) || (we_write && holder.reads)
+                }
+            };
+            match ends.iter().position(|e| e.pid == holder.pid) {
+                _ if !counts => {}
+                Some(at) => ends[at].fds.push(holder.fd),
+                None if ends.len() < MAX_ENDS => {
+                    ends.push(End { pid: holder.pid, fds: vec![holder.fd], command: Vec::new() });
+                }
+                None => break,
+            }
+        }
+    }
+    found
+}
+
 /// Who has which of them open; relatives are asked first. False: not everybody could be asked in time.
 fn holders(facts: &ProcessFacts, searches: &[Search], until: Instant) -> (HashMap<i32, Vec<End>>, bool) {
+    if let Some(found) = ends::shared(|table| (of_table(facts, searches, table), table.complete)) {
+        return found;
+    }
     let mut pids: Vec<i32> = vec![facts.pid];
     pids.extend(facts.children.iter().flatten().map(|c| c.pid));
     pids.extend(facts.parent);

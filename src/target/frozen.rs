@@ -64,6 +64,11 @@ impl Seat {
         true
     }
 
+    /// Pinned to this CPU.
+    pub fn is_on(&self, cpu: usize) -> bool {
+        self.on == Some(cpu)
+    }
+
     pub fn leave(&mut self) {
         let Some(home) = self.home.take() else { return };
         // First off this CPU: its thread has been kept waiting, and would keep us waiting now.

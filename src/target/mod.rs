@@ -16,6 +16,8 @@ pub mod command;
 mod diag;
 /// Memory of a live process, around any cache.
 pub mod direct;
+/// Who has which pipe and socket open, of all processes at once.
+pub mod ends;
 /// What the OS says, as plain data.
 pub mod facts;
 /// What descriptors lead to that threads sleep on.

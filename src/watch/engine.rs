@@ -6,14 +6,16 @@ use super::exec::{Call, Runner};
 use super::follow::Follower;
 use super::metrics::{Metrics, OfProcess, OfReason, OfRule};
 use super::poll::Poller;
+use super::profile::Profiling;
 use super::reports::{Refusal, Reports, Series, WriteError};
 use super::stall::{self, Stall, Suspect, What};
+use super::target::Target;
 use super::write;
 use crate::diagnose::diagnose;
 use crate::look::capture::Capture;
 use crate::look::{self, Options};
 use crate::render::report::Report;
-use crate::snapshot::{Look, Process, Snapshot};
+use crate::snapshot::{Look, Snapshot};
 use crate::target::access::AccessError;
 use crate::target::blocked::monotonic;
 use crate::target::find::FindError;
@@ -24,20 +26,15 @@ use crate::target::host;
 const SERIES: [f64; 3] = [0.1, 1.0, 4.0];
 /// Two looks are this far apart at least, seconds.
 const APART: f64 = 0.1;
-/// Looks for what no poll can see may take this share of a core, and are this far apart at least, seconds.
-const PATROL_SHARE: f64 = 0.001;
-const PATROL_EVERY: f64 = 5.0;
-/// The second look that a suspicion of the first one needs.
-const PATROL_AGAIN: f64 = 0.25;
 /// Close looks at suspects: this share of a core in the long run, and so many seconds of it at once.
 const LOOKS_SHARE: f64 = 0.002;
 const LOOKS_AT_ONCE: f64 = 0.5;
 /// Stacks that have been judged are remembered, so many per process.
 const MAX_JUDGED: usize = 4096;
+/// And for so long, seconds: who waits at the same line later may wait for something else.
+const JUDGED_FOR: f64 = 60.0;
 /// How often an attach that failed is tried again, seconds.
 const TRY_AGAIN: f64 = 5.0;
-/// How much the GIL's share of the last second counts.
-const GIL_SMOOTHING: f64 = 0.1;
 
 /// What happened, for whoever prints it.
 #[derive(Debug)]
@@ -58,52 +55,34 @@ pub struct Settings {
 }
 
 pub struct Engine {
-    settings: Settings,
+    pub(super) settings: Settings,
     follower: Follower,
     reports: Option<Reports>,
     runner: Option<Runner>,
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     /// Until when not to try again.
     unreadable: FxHashMap<i32, f64>,
-    episodes: Vec<Episode>,
+    pub(super) episodes: Vec<Episode>,
     /// Seconds of close looks that may be spent now.
-    allowance: f64,
+    pub(super) allowance: f64,
     last_poll: f64,
     last_second: f64,
     said_not_found: bool,
 }
 
-struct Target {
-    poller: Poller,
-    /// What was already looked into, by thread.
-    asked: FxHashMap<i32, f64>,
-    /// What was found of a stack: who stands there stalls, or waits for work.
-    judged: FxHashMap<u64, Option<(String, String)>>,
-    patrol_at: f64,
-    /// The first look of a patrol that saw something.
-    patrol_first: Option<Snapshot>,
-    gil: Gil,
-}
-
-#[derive(Default)]
-struct Gil {
-    polls: u32,
-    held: u32,
-    share: Option<f64>,
-}
-
 /// A stall that goes on.
-struct Episode {
-    stall: Stall,
-    what: Cause,
-    began: f64,
+pub(super) struct Episode {
+    pub stall: Stall,
+    pub what: Cause,
+    pub began: f64,
     series: Option<Series>,
     first: Option<Snapshot>,
     looks: usize,
     next_look: f64,
+    profiling: Option<Profiling>,
 }
 
-enum Cause {
+pub(super) enum Cause {
     /// Polls tell how long it lasts.
     Suspect(Suspect),
     /// Only the next patrol tells whether it is over.
@@ -139,6 +118,16 @@ impl Engine {
     /// Nothing is watched, and nothing can appear.
     pub fn is_at_end(&self) -> bool {
         self.targets.is_empty() && !self.follower.may_find_more()
+    }
+
+    /// No stall that goes on is still to be looked at.
+    pub fn is_settled(&self) -> bool {
+        self.episodes.iter().all(|e| e.series.is_none() || e.looks > SERIES.len())
+    }
+
+    /// Keeps what was gathered of stalls that go on.
+    pub fn finish(&mut self, tell: &mut dyn FnMut(Event)) {
+        (0..self.episodes.len()).for_each(|i| self.keep_profile(i, tell));
     }
 
     /// One round; `now` is CLOCK_MONOTONIC, seconds.
@@ -232,7 +221,8 @@ impl Engine {
             return;
         }
         let stands_at = target.poller.stands_at(suspect.tid);
-        if let Some(known) = stands_at.and_then(|at| target.judged.get(&at)) {
+        let judged = stands_at.and_then(|at| target.judged.get(&at));
+        if let Some((_, known)) = judged.filter(|(at, _)| now - at < JUDGED_FOR) {
             let Some((rule, place)) = known else {
                 target.asked.insert(suspect.tid, suspect.since);
                 return;
@@ -243,8 +233,8 @@ impl Engine {
                 let stall = Stall {
                     pid: suspect.pid,
                     tid: Some(suspect.tid),
-                    rule: rule.clone(),
-                    place: place.clone(),
+                    rule: rule.to_string(),
+                    place: place.to_string(),
                     summary: format!("again in {place}"),
                     age: Some(now - suspect.since),
                     severity: crate::diagnose::Severity::Warning,
@@ -259,14 +249,20 @@ impl Engine {
         }
         target.asked.insert(suspect.tid, suspect.since);
         let pid = suspect.pid;
-        let Some(seen) = self.look(pid) else { return };
+        // A loop may be free again in a moment: it is sampled while it is looked at, and who else takes part is
+        // asked by the next look only.
+        let is_loop = suspect.what == What::Loop && self.reports.is_some();
+        let profiling = if is_loop { self.profile(pid, Some(suspect.tid)) } else { None };
+        let Some(mut seen) = self.look(pid, false) else { return };
+        seen.profiling = profiling;
         let report = Report::new(seen.snapshot.clone()).with(diagnose(std::slice::from_ref(&seen.snapshot)));
         let explained = stall::explain(&report, &suspect, monotonic().as_secs_f64() - suspect.since);
         if let (Some(at), Some(target)) = (stands_at, self.targets.iter_mut().find(|t| t.poller.pid == pid)) {
             if target.judged.len() >= MAX_JUDGED {
                 target.judged.clear();
             }
-            target.judged.insert(at, explained.as_ref().map(|s| (s.rule.clone(), s.place.clone())));
+            let known = explained.as_ref().map(|s| (s.rule.clone(), s.place.clone()));
+            target.judged.insert(at, (now, known));
         }
         if let Some(stall) = explained {
             self.begin(stall, Cause::Suspect(suspect), Some((seen, report)), now, tell);
@@ -274,7 +270,7 @@ impl Engine {
     }
 
     /// Counts a stall, writes the first report, and remembers it while it lasts.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         stall: Stall,
         what: Cause,
@@ -290,9 +286,10 @@ impl Engine {
             Cause::Suspect(suspect) => suspect.since,
             Cause::Finding => now - stall.age.unwrap_or(0.0),
         };
-        let (mut file, mut refused, mut series, mut first) = (None, None, None, None);
+        let (mut file, mut refused, mut series, mut first, mut profiling) = (None, None, None, None, None);
         match (&mut self.reports, seen) {
-            (Some(reports), Some((seen, report))) => {
+            (Some(reports), Some((mut seen, report))) => {
+                profiling = seen.profiling.take();
                 match reports.begin(&stall.rule, &stall.place, stall.pid, &at, now) {
                     Ok(begun) => {
                         match write::look(reports, &begun, 1, &report, &seen.capture) {
@@ -325,7 +322,10 @@ impl Engine {
         }
         tell(Event::Stall { stall: stall.clone(), at, file, refused });
         let next_look = now + APART.max(SERIES[0] * self.settings.stall);
-        self.episodes.push(Episode { stall, what, began, series, first, looks: 1, next_look });
+        if series.is_some() && profiling.is_none() {
+            profiling = self.profile(stall.pid, stall.tid);
+        }
+        self.episodes.push(Episode { stall, what, began, series, first, looks: 1, next_look, profiling });
     }
 
     /// The stalls that go on: another look, or the word that they are over.
@@ -343,6 +343,10 @@ impl Engine {
                 self.over(i, now, tell);
                 continue;
             }
+            if episode.profiling.as_ref().is_some_and(Profiling::is_done) {
+                self.keep_profile(i, tell);
+            }
+            let episode = &self.episodes[i];
             if episode.series.is_some() && episode.looks <= SERIES.len() && now >= episode.next_look {
                 self.look_again(i, now, tell);
             }
@@ -350,8 +354,25 @@ impl Engine {
         }
     }
 
+    fn keep_profile(&mut self, episode: usize, tell: &mut dyn FnMut(Event)) {
+        let episode = &mut self.episodes[episode];
+        let Some(text) = episode.profiling.take().and_then(Profiling::finish) else { return };
+        let (Some(series), Some(reports)) = (&episode.series, &mut self.reports) else { return };
+        match reports.write(&series.whole("folded"), text.as_bytes()) {
+            Ok(()) | Err(WriteError::Full) => {}
+            Err(error) => tell(Event::Trouble(format!("the profile cannot be written: {error}"))),
+        }
+    }
+
+    /// Begins to sample a thread; without it the report is good all the same.
+    fn profile(&self, pid: i32, tid: Option<i32>) -> Option<Profiling> {
+        let started = Profiling::start(pid, tid?, self.settings.look.apps.clone());
+        started.inspect_err(|error| log::warn!("no profile of {pid}: {error}")).ok()
+    }
+
     /// The stall is over, or the process is.
-    fn over(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
+    pub(super) fn over(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
+        self.keep_profile(episode, tell);
         let over = self.episodes.swap_remove(episode);
         let lasted = now - over.began;
         if let (Some(series), Some(reports)) = (&over.series, &mut self.reports) {
@@ -364,7 +385,7 @@ impl Engine {
     }
 
     fn look_again(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
-        let seen = self.look(self.episodes[episode].stall.pid);
+        let seen = self.look(self.episodes[episode].stall.pid, true);
         let episode = &mut self.episodes[episode];
         episode.looks += 1;
         let wait = SERIES.get(episode.looks - 1).copied().unwrap_or(f64::INFINITY);
@@ -387,86 +408,31 @@ impl Engine {
         }
     }
 
-    // ------------------------------------------------------------ what no poll can see
-
-    fn patrol(&mut self, now: f64, tell: &mut dyn FnMut(Event)) {
-        let Some(i) = self.targets.iter().position(|t| now >= t.patrol_at) else { return };
-        let pid = self.targets[i].poller.pid;
-        let began = monotonic();
-        let seen = self.look(pid);
-        let took = (monotonic() - began).as_secs_f64();
-        // Not out of the allowance of suspects.
-        self.allowance += took;
-        let target = &mut self.targets[i];
-        target.patrol_at = now + PATROL_EVERY.max(took / PATROL_SHARE);
-        let Some(seen) = seen else {
-            target.patrol_first = None;
-            return;
-        };
-        if let (Some(metrics), Some(process)) = (&self.settings.metrics, seen.snapshot.processes.first()) {
-            of_process(metrics, process);
-        }
-        let first = target.patrol_first.take();
-        let looks: Vec<Snapshot> = first.iter().cloned().chain([seen.snapshot.clone()]).collect();
-        let report = Report::new(seen.snapshot.clone()).with(diagnose(&looks));
-        let Some(process) = report.processes.first() else { return };
-        let found = stall::of_findings(process, &report.findings, self.settings.stall);
-        let of_pid = |e: &Episode| e.stall.pid == pid && matches!(e.what, Cause::Finding);
-        // What was a finding and is none any more is over.
-        let mut i = 0;
-        while i < self.episodes.len() {
-            let episode = &self.episodes[i];
-            let still = found.iter().any(|s| s.rule == episode.stall.rule && s.tid == episode.stall.tid);
-            if of_pid(episode) && !still {
-                self.over(i, now, tell);
-            } else {
-                i += 1;
-            }
-        }
-        let is_known = |s: &Stall| {
-            self.episodes
-                .iter()
-                .any(|e| e.stall.pid == pid && (e.stall.rule == s.rule || e.stall.tid == s.tid))
-        };
-        let new: Vec<Stall> = found.into_iter().filter(|s| !is_known(s)).collect();
-        if new.is_empty() {
-            return;
-        }
-        if first.is_none() {
-            // One look shows where things stand, not whether they move.
-            if let Some(target) = self.targets.iter_mut().find(|t| t.poller.pid == pid) {
-                target.patrol_first = Some(seen.snapshot);
-                target.patrol_at = now + PATROL_AGAIN;
-            }
-            return;
-        }
-        let mut seen = Some((seen, report));
-        for stall in new {
-            // One report has them all.
-            self.begin(stall, Cause::Finding, seen.take(), now, tell);
-        }
-    }
-
     // ------------------------------------------------------------ looks and numbers
 
-    fn look(&mut self, pid: i32) -> Option<Seen> {
+    /// `follow`: into other processes, too, where a wait leads there.
+    pub(super) fn look(&mut self, pid: i32, follow: bool) -> Option<Seen> {
         let began = monotonic();
         let captured_at = host::now();
         let options = Options { save: self.reports.is_some(), ..self.settings.look.clone() };
         let looked = look::live(pid, &options).ok()?;
+        let mut processes = vec![looked.process];
+        let mut captured: Vec<_> = looked.captured.into_iter().collect();
+        if follow {
+            look::follow::follow(&mut processes, &mut captured, &options);
+        }
         let took = (monotonic() - began).as_secs_f64();
-        self.allowance -= took;
+        self.allowance = (self.allowance - took).max(-LOOKS_AT_ONCE);
         let snapshot = Snapshot {
             captured_at,
             host: host::name(),
             looks: vec![Look { at: 0.0, took }],
-            processes: vec![looked.process],
+            processes,
             skipped: Vec::new(),
         };
-        let mut capture = Capture::default();
-        capture.processes.extend(looked.captured);
+        let mut capture = Capture { processes: captured, ..Capture::default() };
         capture.of_snapshot(&snapshot);
-        Some(Seen { snapshot, capture })
+        Some(Seen { snapshot, capture, profiling: None })
     }
 
     fn publish(&mut self) {
@@ -485,72 +451,9 @@ impl Engine {
 }
 
 /// One look at one process, with what a capture of it holds.
-struct Seen {
-    snapshot: Snapshot,
-    capture: Capture,
-}
-
-/// What only a whole look tells.
-fn of_process(metrics: &Metrics, process: &Process) {
-    let of = OfProcess { pid: process.pid };
-    if let Some(fds) = process.open_fds {
-        metrics.open_fds.get_or_create(&of).set(fds as i64);
-    }
-    if let Some(age) = process.server.as_ref().and_then(|s| s.heartbeat_age) {
-        metrics.heartbeat_age.get_or_create(&of).set(age);
-    }
-}
-
-impl Target {
-    fn new(poller: Poller, now: f64) -> Self {
-        Target {
-            poller,
-            asked: FxHashMap::default(),
-            judged: FxHashMap::default(),
-            patrol_at: now + 1.0,
-            patrol_first: None,
-            gil: Gil::default(),
-        }
-    }
-
-    /// Threads that have passed the limit since they were asked last.
-    fn suspects(&mut self, now: f64, stall: f64) -> impl Iterator<Item = Suspect> {
-        let pid = self.poller.pid;
-        let threads = self.poller.threads();
-        if self.asked.len() > 2 * threads.len() + 16 {
-            self.asked.retain(|tid, _| threads.iter().any(|t| t.tid == *tid));
-        }
-        let asked = &self.asked;
-        threads.iter().filter_map(move |thread| {
-            let (what, since) = thread.suspicion()?;
-            // What was read of a running thread was not read of one moment: twice the same is.
-            let twice = what == What::Thread || thread.event_loop.is_some_and(|l| l.polls >= 2);
-            let new = asked.get(&thread.tid) != Some(&since);
-            (now - since >= stall && twice && new).then_some(Suspect { pid, tid: thread.tid, what, since })
-        })
-    }
-
-    fn observe(&mut self, metrics: &Metrics, now: f64) {
-        metrics.polls.inc();
-        let lag = metrics.loop_lag.get_or_create(&OfProcess { pid: self.poller.pid });
-        for thread in self.poller.threads().iter().filter(|t| t.event_loop.is_some()) {
-            lag.observe(thread.iteration().map_or(0.0, |start| (now - start).max(0.0)));
-        }
-        if let Some(held) = self.poller.gil_held() {
-            self.gil.polls += 1;
-            self.gil.held += u32::from(held);
-        }
-    }
-}
-
-impl Gil {
-    /// The share so far, smoothed; begins a new second.
-    fn share(&mut self) -> Option<f64> {
-        if self.polls > 0 {
-            let last = f64::from(self.held) / f64::from(self.polls);
-            self.share = Some(self.share.map_or(last, |share| share + GIL_SMOOTHING * (last - share)));
-            (self.polls, self.held) = (0, 0);
-        }
-        self.share
-    }
+pub(super) struct Seen {
+    pub snapshot: Snapshot,
+    pub capture: Capture,
+    /// Samples of the thread, begun before the look.
+    profiling: Option<Profiling>,
 }

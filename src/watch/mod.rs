@@ -8,11 +8,17 @@ pub mod exec;
 pub mod follow;
 /// What Prometheus asks for.
 pub mod metrics;
+/// Whole looks for what no poll can see.
+mod patrol;
 /// The cheap poll of one process.
 pub mod poll;
+/// A short profile of a stall.
+mod profile;
 /// The directory of reports.
 pub mod reports;
 /// What lasts too long.
 pub mod stall;
+/// One process that is watched.
+mod target;
 /// The files of one look.
 mod write;

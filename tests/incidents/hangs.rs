@@ -39,7 +39,7 @@ fn hangs_between_processes() {
 }
 
 #[test]
-#[ignore = "being built"]
+#[ignore = "issue 4 is being built: run with cargo test -- --ignored"]
 fn processes_that_wait_for_each_other() {
     every_program_of("between");
 }

@@ -20,8 +20,11 @@ fn start(
     postgres: &Postgres,
     silent: &str,
 ) -> Outcome<(Program, i32)> {
-    let url = postgres.url("postgresql+psycopg2");
-    let variables = [("DATABASE", url.as_str()), ("SILENT", silent)];
+    start_with(interpreter, what, &postgres.url("postgresql+psycopg2"), silent)
+}
+
+fn start_with(interpreter: &Interpreter, what: &str, url: &str, silent: &str) -> Outcome<(Program, i32)> {
+    let variables = [("DATABASE", url), ("SILENT", silent)];
     let program =
         Program::start_with(&venv::servers(interpreter)?, "incidents/timeline.py", &[what], &variables)?;
     let pid = program.line("READY ")?["pid"].as_i64().ok_or("no pid")? as i32;
@@ -77,14 +80,24 @@ fn pool_fixed() {
 #[test]
 #[ignore = "needs venvs from PyPI and PostgreSQL; cargo test -- --ignored"]
 fn crowd_on_one_row() {
-    each_interpreter("timeline-row", venv::has_servers, |interpreter| {
+    crowd("timeline-row", "postgresql+psycopg2");
+}
+
+#[test]
+#[ignore = "needs venvs from PyPI and PostgreSQL; cargo test -- --ignored"]
+fn crowd_that_polls_again_and_again() {
+    crowd("timeline-row-psycopg", "postgresql+psycopg");
+}
+
+fn crowd(name: &str, driver: &str) {
+    each_interpreter(name, venv::has_servers, |interpreter| {
         let postgres = Postgres::start(EVENTS)?;
         let silent = Silent::start()?;
         let address = silent.address.to_string();
         let (holder, holder_pid) = start(interpreter, "holder", &postgres, &address)?;
         holder.line("HOLDS ")?;
         let crowd: Outcome<Vec<(Program, i32)>> =
-            (0..4).map(|_| start(interpreter, "row", &postgres, &address)).collect();
+            (0..4).map(|_| start_with(interpreter, "row", &postgres.url(driver), &address)).collect();
         let crowd = crowd?;
         let targets: Vec<String> = crowd.iter().map(|(_, pid)| format!("--pid={pid}")).collect();
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();

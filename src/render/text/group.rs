@@ -2,6 +2,7 @@
 //! workers are one fact.
 
 use super::{TextOptions, count, recursion};
+use crate::diagnose::ranges;
 use crate::render::duration::Duration;
 use crate::snapshot::{Thread, Wait};
 use std::collections::HashMap;
@@ -116,17 +117,6 @@ pub(super) fn more_like_it(group: &Group<'_>, ellipsis: &str) -> String {
         text += &if least == most { format!(", for {least}") } else { format!(", for {least} to {most}") };
     }
     text
-}
-
-/// `4244-4257, 4300`.
-fn ranges(tids: &[i32]) -> String {
-    let mut sorted = tids.to_vec();
-    sorted.sort_unstable();
-    let runs = sorted.chunk_by(|a, b| a.checked_add(1) == Some(*b)).flat_map(|run| match run {
-        [first, _, .., last] => vec![format!("{first}-{last}")],
-        few => few.iter().map(i32::to_string).collect(),
-    });
-    runs.collect::<Vec<_>>().join(", ")
 }
 
 /// The first and the last of names that differ in one number only and leave none out.

@@ -4,6 +4,9 @@ use crate::render::duration::Duration;
 use crate::snapshot::{Actor, Certainty, Wait};
 use serde_json::Value;
 
+/// More than these are counted.
+const MOST_ACTORS: usize = 4;
+
 /// `waits to put into queue jobs (1 of 1 items), no deadline, 47 s`.
 pub(super) fn note(wait: &Wait, arrow: &str) -> String {
     line(wait, arrow, wait.deadline.as_deref() == Some("none"))
@@ -42,7 +45,12 @@ fn line(wait: &Wait, arrow: &str, endless: bool) -> String {
 
 /// Who must act, in words: `"Thread-2", task 0x7f…`.
 pub(super) fn actors(on: &[Actor]) -> String {
-    on.iter().map(actor).collect::<Vec<_>>().join(", ")
+    let named = if on.len() > MOST_ACTORS + 1 { MOST_ACTORS } else { on.len() };
+    let mut text = on[..named].iter().map(actor).collect::<Vec<_>>().join(", ");
+    if on.len() > named {
+        text += &format!(" or {} others", on.len() - named);
+    }
+    text
 }
 
 fn actor(actor: &Actor) -> String {

@@ -1,0 +1,473 @@
+//! Two threads that gather what the screen shows: one samples stacks, the other looks for what is wrong.
+//!
+//! They are apart because a sample must come at its time and from the target's own CPU, and a look takes
+//! milliseconds.
+
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::counts::{Counts, Filter, OfThread, Own};
+use super::screen::{FindingRow, FunctionRow, LoopRow, Screen, StackView, ThreadRow};
+use crate::diagnose::{Severity, diagnose};
+use crate::look::{self, Options};
+use crate::profile::{Outcome, Sampler, SamplerOptions, Seat, State, Tree};
+use crate::render::duration::Duration as Span;
+use crate::render::profile::{ProfileOptions, label};
+use crate::render::report::Report;
+use crate::render::text::{self, TextOptions};
+use crate::snapshot::{Activity, Frame, Process, Snapshot, Thread};
+use crate::target::blocked::monotonic;
+use crate::target::find::{self, Selector};
+use crate::target::host;
+use crate::watch::follow::Follower;
+use crate::watch::poll::Poller;
+
+/// How often a loop is asked since when its iteration lasts.
+const POLL: Duration = Duration::from_millis(50);
+/// How often the whole process is looked at.
+const LOOK: Duration = Duration::from_millis(1000);
+/// An attach that failed is tried again after this.
+const AGAIN: Duration = Duration::from_millis(300);
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub selector: Selector,
+    pub rate: u32,
+    pub filter: Filter,
+    pub look: Options,
+    pub text: TextOptions,
+}
+
+/// What both threads write and the screen is made from.
+pub struct Gathered {
+    settings: Settings,
+    profile: Mutex<Profile>,
+    health: Mutex<Health>,
+    stop: AtomicBool,
+    width: AtomicU16,
+    /// Processes that are sampled now; `u32::MAX` before the first was.
+    alive: AtomicU32,
+}
+
+#[derive(Default)]
+struct Profile {
+    tree: Tree,
+    counts: Counts,
+    began: Option<Instant>,
+    problems: Vec<String>,
+    pythons: Vec<(i32, String)>,
+}
+
+#[derive(Default)]
+struct Health {
+    pids: Vec<i32>,
+    processes: Vec<Process>,
+    findings: Vec<FindingRow>,
+    /// pid, tid, the present iteration, the longest since the screen was made.
+    loops: Vec<(i32, i32, Option<f64>, f64)>,
+}
+
+pub struct Gatherers {
+    pub gathered: Arc<Gathered>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Gatherers {
+    pub fn start(settings: Settings, pids: Vec<i32>) -> std::io::Result<Gatherers> {
+        let gathered = Arc::new(Gathered {
+            settings,
+            profile: Mutex::default(),
+            health: Mutex::new(Health { pids, ..Health::default() }),
+            stop: AtomicBool::new(false),
+            width: AtomicU16::new(80),
+            alive: AtomicU32::new(u32::MAX),
+        });
+        let (one, two) = (Arc::clone(&gathered), Arc::clone(&gathered));
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let threads = vec![
+            thread("samples").spawn(move || one.sample())?,
+            thread("health").spawn(move || two.watch())?,
+        ];
+        Ok(Gatherers { gathered, threads })
+    }
+
+    /// One of them has ended though it should not have.
+    pub fn have_failed(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Gatherers {
+    fn drop(&mut self) {
+        self.gathered.stop.store(true, SeqCst);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Gathered {
+    fn profile(&self) -> MutexGuard<'_, Profile> {
+        self.profile.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop.load(SeqCst)
+    }
+
+    /// All targets have ended.
+    pub fn is_at_end(&self) -> bool {
+        self.alive.load(SeqCst) == 0
+    }
+
+    pub fn set_width(&self, width: u16) {
+        self.width.store(width, SeqCst);
+    }
+
+    // ------------------------------------------------------------ samples
+
+    fn sample(&self) {
+        let settings = &self.settings;
+        let options = SamplerOptions {
+            idle: settings.filter.idle,
+            apps: settings.look.apps.clone(),
+            ..SamplerOptions::default()
+        };
+        let every = Duration::from_secs_f64(1.0 / f64::from(settings.rate));
+        let mut samplers: Vec<Sampler> = Vec::new();
+        let mut failed: Vec<(i32, Instant)> = Vec::new();
+        let mut gone: Vec<i32> = Vec::new();
+        let mut seat = Seat::default();
+        let mut next = Instant::now();
+        while !self.is_over() {
+            let wanted = self.health().pids.clone();
+            gone.retain(|pid| wanted.contains(pid));
+            failed.retain(|(_, at)| at.elapsed() < AGAIN);
+            for pid in wanted {
+                let known = samplers.iter().any(|s| s.pid() == pid) || gone.contains(&pid);
+                if known || failed.iter().any(|f| f.0 == pid) {
+                    continue;
+                }
+                seat.leave();
+                match Sampler::attach(pid, options.clone()) {
+                    Ok(sampler) => {
+                        let mut profile = self.profile();
+                        profile.began.get_or_insert_with(Instant::now);
+                        profile.problems.clear();
+                        profile.pythons.push((pid, sampler.python().sys.version()));
+                        samplers.push(sampler);
+                    }
+                    Err(error) => {
+                        failed.push((pid, Instant::now()));
+                        self.profile().problems = vec![error.to_string()];
+                    }
+                }
+            }
+            self.round(&mut samplers, &mut gone, &mut seat);
+            if !samplers.is_empty() || !gone.is_empty() {
+                self.alive.store(samplers.len() as u32, SeqCst);
+            }
+            next += every;
+            let now = Instant::now();
+            match next.checked_duration_since(now) {
+                Some(wait) => std::thread::sleep(wait),
+                // What was missed is missed.
+                None => next = now,
+            }
+        }
+        seat.leave();
+    }
+
+    fn round(&self, samplers: &mut Vec<Sampler>, gone: &mut Vec<i32>, seat: &mut Seat) {
+        if samplers.is_empty() {
+            return;
+        }
+        let profile = &mut *self.profile();
+        profile.counts.begin();
+        samplers.retain_mut(|sampler| {
+            let outcome = sampler.sample(&mut profile.tree, seat);
+            match outcome {
+                Outcome::Sample => {}
+                Outcome::Torn => profile.counts.torn(),
+                Outcome::Gone => {
+                    gone.push(sampler.pid());
+                    return false;
+                }
+            }
+            if outcome == Outcome::Sample {
+                profile.counts.add(&profile.tree, sampler.pid(), sampler.threads(), self.settings.filter);
+            }
+            true
+        });
+    }
+
+    // ------------------------------------------------------------ health
+
+    fn watch(&self) {
+        let mut follower = Follower::new(self.settings.selector.clone());
+        let mut pollers: Vec<Poller> = Vec::new();
+        let mut before: Option<Snapshot> = None;
+        let mut look_at = Instant::now();
+        while !self.is_over() {
+            let now = monotonic().as_secs_f64();
+            if let Some(Ok(found)) = follower.search(now) {
+                self.health().pids = found.pids;
+            }
+            let pids = self.health().pids.clone();
+            pollers.retain(|p| pids.contains(&p.pid));
+            if Instant::now() >= look_at {
+                for pid in
+                    pids.iter().filter(|pid| !pollers.iter().any(|p| p.pid == **pid)).collect::<Vec<_>>()
+                {
+                    pollers.extend(Poller::attach(*pid, LOOK.as_secs_f64(), now));
+                }
+                before = self.look(&pids, before);
+                look_at = Instant::now() + LOOK;
+            }
+            let mut seen: Vec<(i32, i32, Option<f64>)> = Vec::new();
+            pollers.retain_mut(|poller| {
+                let now = monotonic().as_secs_f64();
+                let alive = poller.poll(now).is_ok();
+                let loops = poller.threads().iter().filter(|t| t.event_loop.is_some());
+                seen.extend(
+                    loops.map(|t| (poller.pid, t.tid, t.iteration().map(|start| (now - start).max(0.0)))),
+                );
+                alive
+            });
+            self.note_loops(&seen);
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn note_loops(&self, seen: &[(i32, i32, Option<f64>)]) {
+        let loops = &mut self.health().loops;
+        loops.retain(|l| seen.iter().any(|s| (s.0, s.1) == (l.0, l.1)));
+        for (pid, tid, age) in seen {
+            let longest = age.unwrap_or(0.0);
+            match loops.iter_mut().find(|l| (l.0, l.1) == (*pid, *tid)) {
+                Some(known) => (known.2, known.3) = (*age, known.3.max(longest)),
+                None => loops.push((*pid, *tid, *age, longest)),
+            }
+        }
+    }
+
+    /// What is wrong, by this look and the one before.
+    fn look(&self, pids: &[i32], before: Option<Snapshot>) -> Option<Snapshot> {
+        let options = &self.settings.look;
+        let captured_at = host::now();
+        let processes: Vec<Process> = pids
+            .iter()
+            .filter_map(|pid| look::live(*pid, options).ok())
+            .filter(|looked| looked.error.is_none())
+            .map(|looked| looked.process)
+            .collect();
+        let same = |b: &Snapshot| b.processes.iter().map(|p| p.pid).eq(processes.iter().map(|p| p.pid));
+        let snapshot = Snapshot {
+            captured_at,
+            host: host::name(),
+            looks: Vec::new(),
+            processes: processes.clone(),
+            skipped: Vec::new(),
+        };
+        let looks: Vec<Snapshot> = before.filter(same).into_iter().chain([snapshot.clone()]).collect();
+        let found = diagnose(&looks);
+        let mut rows: Vec<FindingRow> = Vec::new();
+        let mut findings: Vec<_> = found.all().filter(|f| f.severity > Severity::Info).cloned().collect();
+        findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
+        if !findings.is_empty() {
+            let width = Some(usize::from(self.width.load(SeqCst)));
+            let report = Report::new(snapshot.clone()).with(found);
+            let mut styled = Vec::new();
+            let written = text::write_findings(
+                &mut styled,
+                &report,
+                &TextOptions { width, ..self.settings.text.clone() },
+            );
+            let plain = anstream::adapter::strip_bytes(&styled).into_vec();
+            let mut text = written.map(|()| String::from_utf8_lossy(&plain).into_owned()).unwrap_or_default();
+            rows.extend(findings.into_iter().map(|f| FindingRow {
+                critical: f.severity == Severity::Critical,
+                rule: f.rule,
+                summary: f.summary,
+                blocked_for: f.blocked_for,
+                // The first one has the text of all.
+                text: std::mem::take(&mut text),
+            }));
+        }
+        let health = &mut *self.health();
+        health.processes = processes;
+        health.findings = rows;
+        Some(snapshot)
+    }
+
+    // ------------------------------------------------------------ the screen
+
+    pub fn reset(&self) {
+        let mut profile = self.profile();
+        profile.counts.reset();
+        profile.began = Some(Instant::now());
+    }
+
+    /// The stack that this function was met on most.
+    pub fn stack(&self, name: &str, file: &str, line: u32) -> Option<StackView> {
+        let profile = &*self.profile();
+        let is = |f: &super::counts::Function| f.name == name && f.file == file && f.first_line == line;
+        let at = profile.counts.functions.iter().position(is)?;
+        let (frames, samples) = profile.counts.stack_of(&profile.tree, at)?;
+        let all = profile.counts.start.functions.get(at).map_or(samples, |f| f.total).max(1);
+        let line = |id: &u32| of_frame(profile.tree.frame(*id));
+        Some(StackView {
+            function: name.to_owned(),
+            share: samples as f64 / all as f64,
+            samples: all,
+            frames: frames.iter().map(line).collect(),
+        })
+    }
+
+    /// What the screen is to show; ends the stretch that "now" means.
+    pub fn screen(&self) -> Screen {
+        let mut screen = Screen { rate: self.settings.rate, ..Screen::default() };
+        let mut profile = self.profile();
+        let now = profile.counts.take_now();
+        let rounds = now.samples.max(1) as f64;
+        let start = &profile.counts.start;
+        screen.since = profile.began.map_or(0.0, |began| began.elapsed().as_secs_f64());
+        (screen.samples, screen.torn) = (start.samples, start.torn);
+        screen.gil = now.gil as f64 / rounds;
+        screen.gc = now.gc as f64 / rounds;
+        screen.active = now.active as f64 / rounds;
+        screen.problems = profile.problems.clone();
+        let second = 1.0 / f64::from(self.settings.rate);
+        for (i, function) in profile.counts.functions.iter().enumerate() {
+            let Some(all) = start.functions.get(i).filter(|f| f.total > 0) else { continue };
+            let last = now.functions.get(i).copied().unwrap_or(Own::default());
+            screen.functions.push(FunctionRow {
+                name: function.name.clone(),
+                file: function.file.clone(),
+                line: function.first_line,
+                user: function.user,
+                own_now: last.own as f64 / rounds,
+                total_now: last.total as f64 / rounds,
+                own: all.own as f64 * second,
+                total: all.total as f64 * second,
+            });
+        }
+        let mut stacks: Vec<(i32, i32, String, State, Vec<String>)> = Vec::new();
+        for seen in &profile.counts.threads {
+            let frames = profile.tree.walk(seen.stack).map(|id| of_frame(profile.tree.frame(id))).collect();
+            stacks.push((seen.pid, seen.tid, seen.name.clone(), seen.state, frames));
+        }
+        screen.python =
+            profile.pythons.last().map_or(String::new(), |(_, version)| format!("CPython {version}"));
+        drop(profile);
+
+        let mut health = self.health();
+        screen.pids = health.pids.clone();
+        screen.findings = health.findings.clone();
+        screen.command = health.processes.first().map(|p| command(&p.command)).unwrap_or_default();
+        let thread_of = |pid: i32, tid: i32| {
+            let process = health.processes.iter().find(|p| p.pid == pid)?;
+            Some((process, process.threads.iter().find(|t| t.tid == Some(tid))?))
+        };
+        for (pid, tid, name, state, mut frames) in stacks {
+            let known = thread_of(pid, tid).map(|(_, thread)| thread);
+            let of = now.threads.get(&(pid, tid)).cloned().unwrap_or(OfThread::default());
+            if frames.is_empty() {
+                frames = known.map(|t| t.frames.iter().map(of_snapshot).collect()).unwrap_or_default();
+            }
+            let (active, gil) = (of.active as f64 / rounds, of.gil as f64 / rounds);
+            screen.threads.push(ThreadRow { pid, tid, name, state: word(state, known), active, gil, frames });
+        }
+        screen
+            .threads
+            .sort_by(|a, b| b.active.total_cmp(&a.active).then((a.pid, a.tid).cmp(&(b.pid, b.tid))));
+        for (pid, tid, iteration, longest) in &health.loops {
+            let known = thread_of(*pid, *tid);
+            screen.loops.push(loop_row(*pid, *tid, *iteration, *longest, known));
+        }
+        screen.loop_lag = screen.loops.iter().map(|l| l.longest).reduce(f64::max);
+        for l in &mut health.loops {
+            l.3 = l.2.unwrap_or(0.0);
+        }
+        screen
+    }
+}
+
+fn loop_row(
+    pid: i32,
+    tid: i32,
+    iteration: Option<f64>,
+    longest: f64,
+    known: Option<(&Process, &Thread)>,
+) -> LoopRow {
+    let thread = known.map(|k| k.1);
+    let task = known.and_then(|(process, thread)| process.tasks.iter().find(|t| Some(t.id) == thread.task));
+    let task_name = task.map(|t| {
+        let name = t.name.clone().unwrap_or_else(|| "a task".into());
+        t.coroutine.as_ref().map_or(name.clone(), |c| format!("{name}: {c}"))
+    });
+    let of_task = task.and_then(|t| t.request.clone());
+    LoopRow {
+        pid,
+        tid,
+        thread: thread.and_then(|t| t.name.clone()).unwrap_or_else(|| format!("thread {tid}")),
+        event_loop: thread.and_then(|t| t.event_loop.clone()),
+        iteration,
+        longest,
+        task: task_name,
+        request: thread.and_then(|t| t.request.clone()).or(of_task),
+        tasks: known.map_or(0, |(process, _)| process.tasks.iter().filter(|t| t.tid == Some(tid)).count()),
+        place: thread
+            .filter(|_| iteration.is_some())
+            .and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first()))
+            .map(of_snapshot),
+    }
+}
+
+/// The command without the directory of its program.
+fn command(words: &[String]) -> String {
+    let program = words.first().map(|first| first.rsplit('/').next().unwrap_or(first));
+    let rest = words.iter().skip(1).map(String::as_str);
+    program.into_iter().chain(rest).collect::<Vec<_>>().join(" ")
+}
+
+/// What a thread does, in words.
+fn word(state: State, known: Option<&Thread>) -> String {
+    let wait = known.and_then(|t| t.waits_on.as_ref());
+    match state {
+        State::Running => "runs".into(),
+        State::WaitingForGil => "waits for the GIL".into(),
+        State::Idle => {
+            let what = wait.and_then(|w| w.call.clone().or_else(|| Some(w.kind.clone()))).unwrap_or_default();
+            let idle = known.is_some_and(|t| t.activity == Activity::Idle);
+            let age = wait.and_then(|w| w.blocked_for).filter(|age| *age >= 0.1);
+            let age = age.map(|age| format!(" for {}", Span(age))).unwrap_or_default();
+            let word = if idle { "idle" } else { "waits" };
+            if what.is_empty() { word.to_owned() } else { format!("{word} in {what}{age}") }
+        }
+    }
+}
+
+fn of_frame(frame: &crate::profile::Frame) -> String {
+    label(frame, &ProfileOptions::default())
+}
+
+fn of_snapshot(frame: &Frame) -> String {
+    let file = frame.file.as_deref().unwrap_or("?");
+    let name = frame.qualname.as_ref().unwrap_or(&frame.function);
+    match frame.line {
+        Some(line) => format!("{name} ({file}:{line})"),
+        None => format!("{name} ({file})"),
+    }
+}
+
+/// The targets at the start; later ones are found while it runs.
+pub fn targets(selector: &Selector) -> Result<find::Found, find::FindError> {
+    find::find(selector)
+}
