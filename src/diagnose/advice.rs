@@ -383,7 +383,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             (_, None) => format!("{name} serves nobody: it is blocked{}", in_function(party)),
         };
     }
-    if rule.id == "lost-wakeup" && party.task().is_some() {
+    if rule.id == "loop-not-woken" {
         return format!("{name} could go on, but its event loop sleeps: nobody has woken it");
     }
     let wants = match (case.kind(), case.operation()) {

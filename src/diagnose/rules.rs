@@ -277,7 +277,7 @@ pub static OTHERS: &[Rule] = &[
         advice: "who should have sent it is gone: get with a timeout, watch that the process is alive, or use ProcessPoolExecutor, which notices",
     },
     Rule {
-        id: "lost-wakeup",
+        id: "loop-not-woken",
         usual: Critical,
         when: |c| c.party().task().is_some() && c.says("done"),
         advice: "another thread has touched an object of the loop without waking it: use loop.call_soon_threadsafe",

@@ -390,10 +390,11 @@ impl<'a> Heap<'a> {
     pub fn dict_get<const N: usize>(&self, dict: Addr, wanted: [&str; N]) -> [Option<Addr>; N] {
         let mut found = [None; N];
         let d = &self.layout.dict;
-        if let (Some(hash), Some(keys), Ok(values)) =
-            (self.hash, self.ptr(dict + d.keys), self.mem.u64(dict + d.values))
-        {
-            let values = (values != 0).then(|| values + self.layout.dict_values.values);
+        let field = |offset: u64| at(dict, offset);
+        let keys = field(d.keys).and_then(|k| self.ptr(k));
+        let values = field(d.values).and_then(|v| self.mem.u64(v).ok());
+        if let (Some(hash), Some(keys), Some(values)) = (self.hash, keys, values) {
+            let values = at(values, self.layout.dict_values.values).filter(|_| values != 0);
             return wanted.map(|name| self.lookup(keys, values, name, hash.of(name)));
         }
         let Some((entries, _)) = self.dict(dict, MAX_ENTRIES) else { return found };
