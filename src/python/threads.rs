@@ -195,7 +195,7 @@ fn read_thread(heap: &Heap, interp: Addr, tstate: Addr) -> Option<RawThread> {
 fn prefetch_stacks(heap: &Heap, interps: &[RawInterpreter]) {
     let l = heap.layout;
     let tstates = || interps.iter().flat_map(|i| &i.threads).map(|t| t.tstate);
-    let word = |at: Addr| heap.mem.u64(at).ok().filter(|p| *p != 0);
+    let word = |at: Addr| heap.ptr(at);
     if let Frames::Interpreter { through_cframe: true, .. } = l.frames {
         let cframes: Vec<_> = tstates().filter_map(|t| word(t + l.tstate.frame)).map(|c| (c, 64)).collect();
         heap.mem.prefetch(&cframes);
