@@ -519,7 +519,11 @@ fn by_itself(party: &Party) -> Fate {
         _ if says("may_come") => Fate::Idle,
         "cpu" | "gil" => Fate::Moves,
         "sleep" => Fate::Ends,
-        _ if party.task().is_some() && nobody_can(party) => Fate::Stuck,
+        // Who gets waits for work all the same, unless it was not woken.
+        kind if party.task().is_some() && nobody_can(party) => {
+            let gets = kind == "queue" && word(wait, "operation") == Some("get");
+            if gets && !says("done") { Fate::Idle } else { Fate::Stuck }
+        }
         "pipe" | "socket" if is_abandoned(wait) => Fate::Stuck,
         // Both ends are here: nobody outside can move it.
         "pipe" if !wait.on.is_empty() && wait.on.iter().all(|on| on.pid == Some(party.pid())) => {

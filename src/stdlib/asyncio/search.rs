@@ -308,8 +308,14 @@ impl<'s, 'a> Search<'s, 'a> {
 
     /// A callback of the standard library's own is what it says, too: that of `as_completed` puts into a queue.
     fn speak_freely(&mut self, walk: &mut Walk, callback: Addr) {
-        if self.heap.type_of(callback).is_some_and(|t| t.name == "function")
-            && let Some(code) = self.heap.ptr(callback + self.heap.layout.function.code)
+        let heap = self.heap;
+        let function = match heap.type_of(callback) {
+            Some(ty) if ty.name == "method" => heap.ptr(callback + heap.layout.method.func),
+            _ => Some(callback),
+        };
+        let is_function = |f: &Addr| heap.type_of(*f).is_some_and(|t| t.name == "function");
+        if let Some(function) = function.filter(is_function)
+            && let Some(code) = heap.ptr(function + heap.layout.function.code)
             && let Some(spoken) = self.spoken(code)
         {
             walk.found.names.extend(&spoken.names);
