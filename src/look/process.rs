@@ -181,7 +181,7 @@ pub fn of_stacks(
             let read = stacks.reads.get(&raw.tstate).copied().unwrap_or(Read::Torn);
             let name = names.get(&raw.ident);
             let mut thread = thread(facts, interp, raw, facts_of, name, read, &gil_view, &mut resolver);
-            add_seen(&mut thread, raw.tstate, &stacks.seen);
+            add_seen(&mut thread, raw.tstate, &stacks.seen, facts.uptime);
             if loses_frames(heap, &thread) {
                 thread.complete = false;
             }
@@ -228,7 +228,7 @@ fn loses_frames(heap: &Heap, thread: &Thread) -> bool {
 }
 
 /// What `stdlib` knows of a thread beyond its frames.
-fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen) {
+fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen, uptime: Option<f64>) {
     thread.waits_on = seen.waits.get(&tstate).cloned();
     if let Some(wait) = &mut thread.waits_on {
         // Since when it has slept is the kernel's to say.
@@ -236,6 +236,10 @@ fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen) {
     }
     thread.holds = seen.holds.get(&tstate).cloned().unwrap_or_default();
     thread.event_loop = seen.loops.get(&tstate).cloned();
+    if let Some(running) = &mut thread.event_loop {
+        // The number that tells when it began was met on its way to another one.
+        running.iteration_age = running.iteration_age.filter(|age| uptime.is_none_or(|up| *age <= up + 1.0));
+    }
     thread.request = seen.requests.get(&tstate).cloned();
     thread.task = seen.current.get(&tstate).map(|t| snapshot::Address(*t));
 }

@@ -156,9 +156,10 @@ impl Window<'_> {
         }
         let heap = self.python.heap(self.memory);
         let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
-        let call = |tid| stacks.standings.get(&tid)?.doing.syscall();
+        let before = self.standings();
+        let call = |tid| before.get(&tid)?.doing.syscall();
         let (codes, names) = (&mut stacks.codes, &mut stacks.names);
-        let seen = read_waits(
+        let mut seen = read_waits(
             &heap,
             self.python,
             self.pid,
@@ -171,6 +172,7 @@ impl Window<'_> {
             true,
         );
         if stacks.attempts > ATTEMPTS_WITH_WAITS {
+            self.forget_stale(&mut seen, &stacks.interpreters, &stacks.tids, &before, &self.standings());
             stacks.seen = seen;
             stacks.note("what threads wait on is not of one moment with the stacks: it is too busy".into());
             return;
@@ -232,6 +234,32 @@ impl Window<'_> {
         let (interpreters, problems) = threads::list_all(&heap, self.python.runtime);
         let tids = tids::of_threads(&heap, interpreters.iter().flat_map(|i| &i.threads), self.tasks);
         Stacks { interpreters, tids, problems, ..Stacks::default() }
+    }
+
+    /// A thread that has run since its call was noted waits no more for what that call says: it may have
+    /// got its lock since, and would seem to wait for itself. Those that ask for the GIL wake every 5 ms.
+    fn forget_stale(
+        &self,
+        seen: &mut Seen,
+        interpreters: &[RawInterpreter],
+        tids: &FxHashMap<Addr, i32>,
+        before: &FxHashMap<i32, Standing>,
+        after: &FxHashMap<i32, Standing>,
+    ) {
+        for interp in interpreters {
+            for thread in &interp.threads {
+                let Some(tid) = tids.get(&thread.tstate).map(|tid| (self.tid_of)(*tid)) else { continue };
+                let (Some(b), Some(a)) = (before.get(&tid), after.get(&tid)) else { continue };
+                let for_gil = || {
+                    let futex = b.doing.syscall().and_then(|c| syscalls::futex_address(Arch::HERE, &c))?;
+                    Some(interp.gil?.waits_here(&self.python.layout, futex))
+                };
+                if !b.is_proof_against(a) && for_gil() != Some(true) {
+                    seen.waits.remove(&thread.tstate);
+                    seen.os.remove(&thread.tstate);
+                }
+            }
+        }
     }
 
     fn probe(&self, target_tid: i32) -> Option<&ThreadProbe> {
@@ -353,6 +381,7 @@ impl Window<'_> {
             let (b, a) = (before.get(&tid)?, after.get(&tid)?);
             b.is_proof_against(a).then_some(Read::Frozen)
         };
+        self.forget_stale(&mut stacks.seen, &interpreters, &stacks.tids, &before, &after);
         let kept = |gil: Option<RawGil>, thread: &RawThread| match &keeper {
             Some(Keeper::Gil { before, .. }) => gil.is_some_and(|g| g.addr == before.addr),
             Some(Keeper::Thread { tstate, .. }) => thread.tstate == *tstate,
@@ -388,6 +417,11 @@ impl Window<'_> {
                 }
                 reads.insert(thread.tstate, read);
             }
+        }
+        let torn = |t: &&RawThread| !reads.get(&t.tstate).is_some_and(|r| r.is_exact());
+        for thread in merged.iter().flat_map(|i| &i.threads).filter(torn) {
+            let tid = stacks.tids.get(&thread.tstate).map(|tid| (self.tid_of)(*tid));
+            stacks.seen.doubt(thread.tstate, tid);
         }
         stacks.interpreters = merged;
         stacks.reads = reads;

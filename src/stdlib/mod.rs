@@ -52,7 +52,7 @@ use crate::python::names::ThreadName;
 use crate::python::objects::Heap;
 use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
-use crate::snapshot::{EventLoop, Lock, Request, Task, Wait};
+use crate::snapshot::{Certainty, EventLoop, Lock, Request, Task, Wait};
 use crate::target::facts::RawSyscall;
 use crate::target::memory::Addr;
 use crate::target::syscalls::{self, Arch};
@@ -129,6 +129,16 @@ pub struct Seen {
     /// Work items in the queues of thread pools.
     pub queued_work: Option<u64>,
     pub problems: Vec<String>,
+}
+
+impl Seen {
+    /// The stack of this thread is not of one moment: what it holds is not known, and who seemed to wait
+    /// for it waits for it at most likely.
+    pub fn doubt(&mut self, tstate: Addr, tid: Option<i32>) {
+        self.holds.remove(&tstate);
+        let waits = self.waits.values_mut().filter(|w| w.on.iter().any(|on| tid.is_some() && on.tid == tid));
+        waits.for_each(|wait| wait.certainty = Certainty::Likely);
+    }
 }
 
 /// Reads what each thread waits on and holds.
