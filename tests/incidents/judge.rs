@@ -12,9 +12,27 @@ use serde_json::Value;
 use crate::common::{Interpreter, Outcome, Program, dump_json, hangscope, list, lossy, text};
 use crate::server::Silent;
 
-/// How long hangscope may take, once a program is stuck, until it calls that what it is: off the loop
-/// a wait is critical after five seconds only.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Off the loop a wait is only judged once it has lasted five seconds. How long a look takes depends on
+/// the machine; so looks are counted, not seconds: those that began when all of that was long past.
+struct Patience {
+    start: Instant,
+    late_looks: u32,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { start: Instant::now(), late_looks: 0 }
+    }
+
+    /// Looks again, until nothing differs or too many looks have failed.
+    fn is_over(&mut self, look: impl FnOnce() -> Vec<String>, wrong: &mut Vec<String>) -> bool {
+        if self.start.elapsed() > Duration::from_secs(12) {
+            self.late_looks += 1;
+        }
+        *wrong = look();
+        wrong.is_empty() || self.late_looks >= 6
+    }
+}
 
 /// Runs all programs of a file at once, and judges them all.
 pub fn judge_all(
@@ -46,23 +64,20 @@ pub fn judge_all(
         let mut stuck = Vec::new();
         for (name, program) in running {
             match program.line("READY ") {
-                Ok(truth) => stuck.push((name, program, truth, Vec::new())),
+                Ok(truth) => stuck.push((name, program, truth, Patience::new())),
                 Err(reason) => wrong.push(format!("{name}: {reason}")),
             }
         }
-        let end = Instant::now() + PATIENCE;
-        loop {
-            stuck.retain_mut(|(_, _, truth, differences)| {
-                *differences = differences_of(truth);
-                !differences.is_empty()
+        while !stuck.is_empty() {
+            stuck.retain_mut(|(name, _program, truth, patience)| {
+                let mut differences = Vec::new();
+                let over = patience.is_over(|| differences_of(truth), &mut differences);
+                if over && !differences.is_empty() {
+                    wrong.push(format!("{name}:\n    {}", differences.join("\n    ")));
+                }
+                !over
             });
-            if stuck.is_empty() || Instant::now() > end {
-                break;
-            }
             std::thread::sleep(Duration::from_millis(500));
-        }
-        for (name, _program, _truth, differences) in stuck {
-            wrong.push(format!("{name}:\n    {}", differences.join("\n    ")));
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(format!("{file}: {}", wrong.join("\n"))) }
@@ -93,14 +108,12 @@ pub fn check_says(target: &[&str], code: i32) -> Outcome {
 
 /// Looks until nothing differs; a loop is only critical when it has been blocked for a second.
 pub fn until_right(mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
-    let end = Instant::now() + Duration::from_secs(15);
-    loop {
-        let wrong = look();
-        if wrong.is_empty() || Instant::now() > end {
-            return wrong;
-        }
+    let mut patience = Patience::new();
+    let mut wrong = Vec::new();
+    while !patience.is_over(&mut look, &mut wrong) {
         std::thread::sleep(Duration::from_millis(500));
     }
+    wrong
 }
 
 // ---------------------------------------------------------------- one report
