@@ -330,6 +330,25 @@ pub struct Wait {
     pub detail: serde_json::Value,
 }
 
+impl Wait {
+    /// Of a kind, on an object; nothing else is known of it yet.
+    pub fn new(kind: &str, address: Option<u64>) -> Wait {
+        Wait {
+            kind: kind.to_owned(),
+            address: address.map(Address),
+            label: None,
+            call: None,
+            frame: None,
+            blocked_for: None,
+            deadline: None,
+            ends_in: None,
+            on: Vec::new(),
+            certainty: Certainty::Proved,
+            detail: serde_json::json!({}),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
 pub struct Actor {
     pub pid: Option<i32>,

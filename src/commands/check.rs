@@ -1,15 +1,14 @@
 //! `hangscope check`: only what is wrong, after two looks; the exit code says whether it is critical.
 
-use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::dump::{look_again, look_at};
-use super::{CRITICAL, UNREAD, nothing_found};
+use super::{CRITICAL, UNREAD, nothing_found, print_json, print_text};
 use crate::cli::Check;
 use crate::diagnose::{Severity, diagnose};
 use crate::render::report::Report;
-use crate::render::{json, text};
+use crate::render::text;
 use crate::target::find;
 
 pub fn run(args: &Check) -> anyhow::Result<ExitCode> {
@@ -40,13 +39,9 @@ pub fn run(args: &Check) -> anyhow::Result<ExitCode> {
     let critical = findings.worst() == Some(Severity::Critical);
     let report = Report::new(snapshot).with(findings);
     if args.json {
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        json::write(&mut out, &report)?;
-        out.flush()?;
+        print_json(&report)?;
     } else {
-        let mut out = anstream::stdout().lock();
-        text::write_findings(&mut out, &report, &super::text_options())?;
-        out.flush()?;
+        print_text(|out| text::write_findings(out, &report, &super::text_options()))?;
     }
     Ok(ExitCode::from(match (critical, looked.unread) {
         (true, _) => CRITICAL,

@@ -66,7 +66,7 @@ pub fn run(args: &Demo) -> anyhow::Result<ExitCode> {
         full_stacks: false,
     };
     let (snapshot, found) = dump::judge(looked.snapshot, &[pid], &Options::default());
-    dump::print(Report::new(snapshot).with(found), &show)?;
+    dump::print(&Report::new(snapshot).with(found), &show)?;
     drop(shop);
     writeln!(notes, "\nThe server was ended. On a server of yours: sudo hangscope dump --port 8000")?;
     Ok(ExitCode::from(if looked.unread { super::UNREAD } else { 0 }))

@@ -1,20 +1,20 @@
 //! `hangscope dump`: stacks of all threads of each target, and the findings above them.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::{UNREAD, complain, complain_of, nothing_found};
+use super::{UNREAD, complain, complain_of, nothing_found, print_json, print_text};
 use crate::cli::Dump;
 use crate::diagnose::{Findings, diagnose};
 use crate::look::capture::{Capture, CaptureError};
 use crate::look::{self, Options, follow};
 use crate::render::report::Report;
-use crate::render::{json, text};
+use crate::render::text;
 use crate::snapshot::{Look, Skipped, Snapshot};
 use crate::target::ends;
 use crate::target::find;
@@ -26,7 +26,7 @@ pub fn run(args: &Dump) -> anyhow::Result<ExitCode> {
         let (snapshot, code) = replay(file, &options)?;
         let found =
             if args.no_findings { Findings::default() } else { diagnose(std::slice::from_ref(&snapshot)) };
-        print(Report::new(snapshot).with(found), args)?;
+        print(&Report::new(snapshot).with(found), args)?;
         return Ok(code);
     }
     let found = match find::find(&args.targets.selector()) {
@@ -38,7 +38,7 @@ pub fn run(args: &Dump) -> anyhow::Result<ExitCode> {
     let (snapshot, found) = judge(looked.snapshot, &pids, &options);
     // The report is worth more than the file: it is shown even if that cannot be written.
     let saved = args.save.as_ref().map_or(Ok(()), |file| save(&looked.capture, file));
-    print(Report::new(snapshot).with(found), args)?;
+    print(&Report::new(snapshot).with(found), args)?;
     saved?;
     Ok(ExitCode::from(if looked.unread { UNREAD } else { 0 }))
 }
@@ -179,12 +179,9 @@ fn save(capture: &Capture, file: &Path) -> anyhow::Result<()> {
 }
 
 /// To stdout, as JSON or as text for the terminal that stands behind it.
-pub fn print(report: Report, args: &Dump) -> anyhow::Result<()> {
+pub fn print(report: &Report, args: &Dump) -> anyhow::Result<()> {
     if args.json {
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        json::write(&mut out, &report)?;
-        out.flush()?;
-        return Ok(());
+        return Ok(print_json(report)?);
     }
     let options = text::TextOptions {
         full_filenames: args.full_filenames,
@@ -193,9 +190,5 @@ pub fn print(report: Report, args: &Dump) -> anyhow::Result<()> {
         group: !args.full_stacks,
         ..super::text_options()
     };
-    // Line by line would be a system call a line.
-    let mut out = BufWriter::new(anstream::stdout().lock());
-    text::write(&mut out, &report, &options)?;
-    out.flush()?;
-    Ok(())
+    Ok(print_text(|out| text::write(out, report, &options))?)
 }

@@ -1,9 +1,13 @@
 //! One file per command, one `run(args)` each; the only place that prints.
 
+use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
+use anstream::AutoStream;
+
+use crate::render::report::Report;
 use crate::render::text::TextOptions;
-use crate::render::{clean, style};
+use crate::render::{clean, json, style};
 use crate::target::find::FindError;
 
 pub mod check;
@@ -50,6 +54,23 @@ pub fn complain(what: &str, remedy: Option<&str>) {
     if let Some(remedy) = remedy {
         anstream::eprintln!("  do: {}", lines(remedy));
     }
+}
+
+/// Text to stdout, in colour if that is a terminal, in one piece: the lock's own buffer would make a system
+/// call of every line.
+pub fn print_text(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut text = AutoStream::new(Vec::new(), AutoStream::choice(&io::stdout()));
+    write(&mut text)?;
+    let mut out = io::stdout().lock();
+    out.write_all(&text.into_inner())?;
+    out.flush()
+}
+
+/// A report to stdout, as CONTRACT.md has it.
+pub fn print_json(report: &Report) -> io::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    json::write(&mut out, report)?;
+    out.flush()
 }
 
 /// What the terminal behind stdout can show.

@@ -1,20 +1,18 @@
 //! `hangscope tasks`: asyncio tasks and what each awaits, as a tree.
 
-use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
-use super::{UNREAD, dump, nothing_found};
+use super::{UNREAD, dump, nothing_found, print_json, print_text};
 use crate::cli::Tasks;
 use crate::render::report::Report;
-use crate::render::{json, text};
-use crate::snapshot::Snapshot;
+use crate::render::text;
 use crate::target::find;
 
 pub fn run(args: &Tasks) -> anyhow::Result<ExitCode> {
     let options = args.look_options();
     if let Some(file) = &args.capture {
         let (snapshot, code) = dump::replay(file, &options)?;
-        print(snapshot, args)?;
+        print(&Report::new(snapshot), args)?;
         return Ok(code);
     }
     let found = match find::find(&args.targets.selector()) {
@@ -22,17 +20,13 @@ pub fn run(args: &Tasks) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(nothing_found(error, args.show_secrets)),
     };
     let looked = dump::look_at(found, &options);
-    print(looked.snapshot, args)?;
+    print(&Report::new(looked.snapshot), args)?;
     Ok(ExitCode::from(if looked.unread { UNREAD } else { 0 }))
 }
 
-fn print(snapshot: Snapshot, args: &Tasks) -> anyhow::Result<()> {
-    let report = Report::new(snapshot);
+fn print(report: &Report, args: &Tasks) -> anyhow::Result<()> {
     if args.json {
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        json::write(&mut out, &report)?;
-        out.flush()?;
-        return Ok(());
+        return Ok(print_json(report)?);
     }
     let options = text::TextOptions {
         full_filenames: args.full_filenames,
@@ -40,9 +34,5 @@ fn print(snapshot: Snapshot, args: &Tasks) -> anyhow::Result<()> {
         group: !args.all,
         ..super::text_options()
     };
-    // Line by line would be a system call a line.
-    let mut out = BufWriter::new(anstream::stdout().lock());
-    text::write_tasks(&mut out, &report, &options)?;
-    out.flush()?;
-    Ok(())
+    Ok(print_text(|out| text::write_tasks(out, report, &options))?)
 }

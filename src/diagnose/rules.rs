@@ -100,6 +100,20 @@ pub static CYCLES: &[Rule] = &[
     },
 ];
 
+/// On the loop's thread or beside it.
+const GIL_BLOCKED: Rule = Rule {
+    id: "gil-blocked",
+    usual: Critical,
+    when: |c| c.is_gil() && c.root_sleeps(),
+    advice: "{culprit} sleeps with the GIL held: the extension it calls must release it",
+};
+const GIL_HOG: Rule = Rule {
+    id: "gil-hog",
+    usual: Warning,
+    when: |c| c.is_gil(),
+    advice: "{culprit} keeps the GIL: do it in a process, or in smaller steps",
+};
+
 /// Who suffers is an event loop.
 pub static LOOPS: &[Rule] = &[
     Rule {
@@ -198,18 +212,8 @@ pub static LOOPS: &[Rule] = &[
         when: |c| c.is_nested_loop(),
         advice: "await it directly: a second loop on the loop's thread stops the first",
     },
-    Rule {
-        id: "gil-blocked",
-        usual: Critical,
-        when: |c| c.is_gil() && c.root_sleeps(),
-        advice: "{culprit} sleeps with the GIL held: the extension it calls must release it",
-    },
-    Rule {
-        id: "gil-hog",
-        usual: Warning,
-        when: |c| c.is_gil(),
-        advice: "{culprit} keeps the GIL: do it in a process, or in smaller steps",
-    },
+    GIL_BLOCKED,
+    GIL_HOG,
     Rule {
         id: "loop-file",
         usual: Warning,
@@ -384,18 +388,8 @@ pub static OTHERS: &[Rule] = &[
         when: |c| matches!(c.kind(), "event" | "condition" | "barrier"),
         advice: "see who should set {object}, and on which path it is forgotten; wait with a timeout",
     },
-    Rule {
-        id: "gil-blocked",
-        usual: Critical,
-        when: |c| c.is_gil() && c.root_sleeps(),
-        advice: "{culprit} sleeps with the GIL held: the extension it calls must release it",
-    },
-    Rule {
-        id: "gil-hog",
-        usual: Warning,
-        when: |c| c.is_gil(),
-        advice: "{culprit} keeps the GIL: do it in a process, or in smaller steps",
-    },
+    GIL_BLOCKED,
+    GIL_HOG,
     Rule {
         id: "handler-sleep",
         usual: Warning,

@@ -142,6 +142,12 @@ impl Window<'_> {
         if self.waits && stacks.attempts > ATTEMPTS_WITH_TASKS {
             self.read_left_out(&mut stacks);
         }
+        for thread in stacks.interpreters.iter().flat_map(|i| &i.threads) {
+            if !is_exact(&stacks.reads, thread) {
+                let tid = stacks.tids.get(&thread.tstate).map(|tid| (self.tid_of)(*tid));
+                stacks.seen.doubt(thread.tstate, tid);
+            }
+        }
         if self.waits {
             self.read_slowly(&mut stacks);
         }
@@ -214,10 +220,7 @@ impl Window<'_> {
         while !suspects.is_empty() && Instant::now() < until {
             suspects.retain(|(probe, gil)| {
                 let Ok(standing) = probe.standing() else { return false };
-                let waits = standing.doing.syscall().is_some_and(|call| {
-                    syscalls::futex_address(Arch::HERE, &call)
-                        .is_some_and(|futex| gil.waits_here(&self.python.layout, futex))
-                });
+                let waits = self.waits_for(gil, &standing);
                 if waits {
                     stacks.standings.insert(probe.tid, standing);
                 }
@@ -250,16 +253,19 @@ impl Window<'_> {
             for thread in &interp.threads {
                 let Some(tid) = tids.get(&thread.tstate).map(|tid| (self.tid_of)(*tid)) else { continue };
                 let (Some(b), Some(a)) = (before.get(&tid), after.get(&tid)) else { continue };
-                let for_gil = || {
-                    let futex = b.doing.syscall().and_then(|c| syscalls::futex_address(Arch::HERE, &c))?;
-                    Some(interp.gil?.waits_here(&self.python.layout, futex))
-                };
-                if !b.is_proof_against(a) && for_gil() != Some(true) {
+                let for_gil = || interp.gil.is_some_and(|gil| self.waits_for(&gil, b));
+                if !b.is_proof_against(a) && !for_gil() {
                     seen.waits.remove(&thread.tstate);
                     seen.os.remove(&thread.tstate);
                 }
             }
         }
+    }
+
+    /// Asleep until the GIL is free.
+    fn waits_for(&self, gil: &RawGil, standing: &Standing) -> bool {
+        let futex = standing.doing.syscall().and_then(|call| syscalls::futex_address(Arch::HERE, &call));
+        futex.is_some_and(|futex| gil.waits_here(&self.python.layout, futex))
     }
 
     fn probe(&self, target_tid: i32) -> Option<&ThreadProbe> {
@@ -417,11 +423,6 @@ impl Window<'_> {
                 }
                 reads.insert(thread.tstate, read);
             }
-        }
-        let torn = |t: &&RawThread| !reads.get(&t.tstate).is_some_and(|r| r.is_exact());
-        for thread in merged.iter().flat_map(|i| &i.threads).filter(torn) {
-            let tid = stacks.tids.get(&thread.tstate).map(|tid| (self.tid_of)(*tid));
-            stacks.seen.doubt(thread.tstate, tid);
         }
         stacks.interpreters = merged;
         stacks.reads = reads;

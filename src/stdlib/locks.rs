@@ -305,20 +305,16 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         seen.waits.insert(
             thread.raw.tstate,
             Wait {
-                kind: "lock".into(),
-                address: Some(Address(lock.object)),
                 label: Some(label),
                 call: Some(format!("threading.{type_name}.acquire")),
                 frame: Some(0),
-                blocked_for: None,
-                deadline: None,
-                ends_in: None,
                 on,
                 certainty,
                 detail: serde_json::json!({
                     "owner": owner, "locked": lock.locked, "owner_gone": owner_gone, "signal": signal,
                     "referenced_by": referenced_by,
                 }),
+                ..Wait::new("lock", Some(lock.object))
             },
         );
     }

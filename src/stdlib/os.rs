@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{FrameScene, Scene, Seen, ThreadScene, exits};
 use crate::python::paths::Paths;
-use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::snapshot::{Actor, Address, Wait};
 use crate::target::facts::RawSyscall;
 use crate::target::fds::LockCall;
 use crate::target::memory::Addr;
@@ -153,19 +153,7 @@ struct Room<'a, 's> {
 impl Room<'_, '_> {
     fn wait(&self, call: &RawSyscall) -> (Wait, OsWait) {
         let name = syscalls::name(Arch::HERE, call.number).unwrap_or("a system call");
-        let mut wait = Wait {
-            kind: "unknown".into(),
-            address: None,
-            label: Some(name.to_owned()),
-            call: None,
-            frame: None,
-            blocked_for: None,
-            deadline: None,
-            ends_in: None,
-            on: Vec::new(),
-            certainty: Certainty::Proved,
-            detail: json!({}),
-        };
+        let mut wait = Wait { label: Some(name.to_owned()), ..Wait::new("unknown", None) };
         let on = self.on(name, call, &mut wait);
         let for_work = match &on {
             On::Epoll { .. } | On::Poll { .. } => self.is_loop(),
@@ -521,20 +509,7 @@ pub fn bare(call: &RawSyscall) -> Option<(Wait, OsWait)> {
         "flock" => ("file", On::FileLock { fd: int(0), call: LockCall::Flock }),
         _ => return None,
     };
-    let wait = Wait {
-        kind: kind.into(),
-        address: None,
-        label: None,
-        call: None,
-        frame: None,
-        blocked_for: None,
-        deadline: None,
-        ends_in: None,
-        on: Vec::new(),
-        certainty: Certainty::Proved,
-        detail: json!({}),
-    };
-    Some((wait, OsWait { on, for_work: false }))
+    Some((Wait::new(kind, None), OsWait { on, for_work: false }))
 }
 
 /// A process that must act.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::locks::{self, actor};
 use super::{FrameScene, Scene, Seen, ThreadScene};
-use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::snapshot::{Actor, Certainty, Wait};
 use crate::target::memory::Addr;
 
 /// How a wait that was recognised by its frames is described.
@@ -27,17 +27,13 @@ pub struct Found {
 impl Found {
     pub fn into_wait(self) -> Wait {
         Wait {
-            kind: self.kind.into(),
-            address: self.object.map(Address),
             label: self.label,
             call: Some(self.call),
             frame: Some(self.frame),
-            blocked_for: None,
-            deadline: None,
-            ends_in: None,
             on: self.on,
             certainty: self.certainty,
             detail: self.detail,
+            ..Wait::new(self.kind, self.object)
         }
     }
 }

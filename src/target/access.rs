@@ -343,10 +343,20 @@ fn quote(word: &str) -> String {
 }
 
 fn user(uid: u32) -> String {
-    match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
-        Ok(Some(user)) => format!("{} (uid {uid})", user.name),
-        _ => format!("uid {uid}"),
+    match std::fs::read_to_string("/etc/passwd").ok().as_deref().and_then(|users| user_name(users, uid)) {
+        Some(name) => format!("{name} (uid {uid})"),
+        None => format!("uid {uid}"),
     }
+}
+
+/// The first name of a user in the text of passwd(5). Not by getpwuid(3), which loads modules of the very C
+/// library that a static binary was linked with.
+fn user_name(users: &str, uid: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
 }
 
 fn by(parent: Option<i32>) -> String {
@@ -382,6 +392,14 @@ fn yama_meaning(scope: u8) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_by_name() {
+        let users = "root:x:0:0:root:/root:/bin/bash\n# not a user\nwww-data:x:33:33::/var/www:/bin/sh\n";
+        assert_eq!(user_name(users, 33), Some("www-data"));
+        assert_eq!(user_name(users, 0), Some("root"));
+        assert_eq!(user_name(users, 1), None);
+    }
 
     #[test]
     fn a_process_that_is_not_there() {

@@ -1,6 +1,6 @@
 //! `--metrics`: what Prometheus asks for, over a small HTTP server.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -132,16 +132,14 @@ pub struct Endpoint {
     thread: Option<JoinHandle<()>>,
 }
 
-/// `ADDR:PORT`, or a port alone: then of the loopback.
+/// `ADDR:PORT`, or a port alone: then of the loopback. No names but `localhost`: to resolve others takes
+/// modules of the very C library that a static binary was linked with.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    let full = match text.parse::<u16>() {
-        Ok(port) => return Ok(SocketAddr::from(([127, 0, 0, 1], port))),
-        Err(_) if text.starts_with(':') => format!("127.0.0.1{text}"),
-        Err(_) => text.to_owned(),
-    };
-    let mut found =
-        full.to_socket_addrs().map_err(|e| format!("{e}; it is ADDR:PORT, such as 127.0.0.1:9464"))?;
-    found.next().ok_or_else(|| "the name has no address".into())
+    let port = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse().map_err(|e| format!("{e}; it is ADDR:PORT, such as 127.0.0.1:9464"))
 }
 
 impl Endpoint {
@@ -204,6 +202,7 @@ mod tests {
         assert_eq!(address(":9464").unwrap().to_string(), "127.0.0.1:9464");
         assert_eq!(address("0.0.0.0:1").unwrap().to_string(), "0.0.0.0:1");
         assert_eq!(address("[::1]:1").unwrap().to_string(), "[::1]:1");
+        assert_eq!(address("localhost:1").unwrap().to_string(), "127.0.0.1:1");
         assert!(address("nothing").is_err());
     }
 

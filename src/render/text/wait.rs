@@ -241,19 +241,7 @@ mod tests {
     use serde_json::json;
 
     fn wait(kind: &str, detail: Value) -> Wait {
-        Wait {
-            kind: kind.into(),
-            address: Some(Address(0x7f00)),
-            label: None,
-            call: None,
-            frame: None,
-            blocked_for: None,
-            deadline: None,
-            ends_in: None,
-            on: vec![],
-            certainty: Certainty::Proved,
-            detail,
-        }
+        Wait { detail, ..Wait::new(kind, Some(0x7f00)) }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 use serde_json::json;
 
 use super::World;
-use super::waits::{MAX_ACTORS, actor, new};
+use super::waits::{MAX_ACTORS, actor};
 use crate::snapshot::Wait;
 use crate::stdlib::{FrameScene, Scene, locks};
 use crate::target::memory::Addr;
@@ -37,7 +37,7 @@ pub fn limiter(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wa
         frame: Some(at),
         on: tasks.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect(),
         detail,
-        ..new("semaphore", Some(limiter))
+        ..Wait::new("semaphore", Some(limiter))
     })
 }
 
@@ -63,6 +63,6 @@ pub fn worker(scene: &Scene, world: &World, future: Addr) -> Option<Wait> {
         call: Some("anyio.to_thread.run_sync".to_owned()),
         on: vec![locks::actor(scene, &scene.threads[*thread])],
         detail: json!({ "state": "RUNNING", "executor": true }),
-        ..new("future", Some(future))
+        ..Wait::new("future", Some(future))
     })
 }

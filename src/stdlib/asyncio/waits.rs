@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{World, anyio, futures};
 use crate::python::objects::{Heap, TypeInfo};
-use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::snapshot::{Actor, Address, Wait};
 use crate::stdlib::{FrameScene, Scene, exits};
 use crate::target::memory::Addr;
 
@@ -20,7 +20,10 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         .or_else(|| on_tasks(scene, world, index))
         .or_else(|| on_executor(scene, world, future))
         .or_else(|| anyio::worker(scene, world, future))
-        .unwrap_or_else(|| Wait { detail: json!({ "state": "pending" }), ..new("future", Some(future)) });
+        .unwrap_or_else(|| Wait {
+            detail: json!({ "state": "pending" }),
+            ..Wait::new("future", Some(future))
+        });
     // The loop sleeps, though this one could go on: nobody has woken it.
     let done = futures::future(scene.heap, future).is_some_and(|f| !f.is_pending());
     if done && task.thread.is_some_and(|t| world.asleep.contains(&t)) {
@@ -35,22 +38,6 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         wait.ends_in = Some((deadline - now).max(0.0));
     }
     Some(wait)
-}
-
-pub fn new(kind: &str, address: Option<Addr>) -> Wait {
-    Wait {
-        kind: kind.to_owned(),
-        address: address.map(Address),
-        label: None,
-        call: None,
-        frame: None,
-        blocked_for: None,
-        deadline: None,
-        ends_in: None,
-        on: Vec::new(),
-        certainty: Certainty::Proved,
-        detail: json!({}),
-    }
 }
 
 /// The primitives of asyncio, by the innermost frame that is not that of a future itself.
@@ -71,7 +58,7 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
     let with = |kind: &str, call: &str, address: Option<Addr>| Wait {
         call: Some(format!("asyncio.{call}")),
         frame: Some(at),
-        ..new(kind, address)
+        ..Wait::new(kind, address)
     };
     let number = |obj: Addr, attr: &str| {
         let value = heap.attrs(obj, [attr])[0]?;
@@ -189,7 +176,7 @@ fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         frame: at,
         on: awaits.iter().take(MAX_ACTORS).map(actor).collect(),
         detail: json!({ "tasks": awaits.len(), "first": first_will_do }),
-        ..new("task", Some(first))
+        ..Wait::new("task", Some(first))
     })
 }
 
@@ -210,7 +197,7 @@ fn on_executor(scene: &Scene, world: &World, future: Addr) -> Option<Wait> {
         on,
         detail,
         certainty,
-        ..new("future", Some(source))
+        ..Wait::new("future", Some(source))
     })
 }
 
