@@ -3,7 +3,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::window::Stacks;
+use super::window::{Locals, Stacks};
 use crate::kin::Kin;
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
@@ -151,6 +151,7 @@ pub fn of_stacks(
         paths: Paths::new(&python.sys, &options.apps),
         sources,
         locals: &stacks.locals,
+        thread: 0,
         known: FxHashMap::default(),
     };
     // Where no frame is the application's own by its path, the application is an installed package.
@@ -180,6 +181,7 @@ pub fn of_stacks(
             seen.extend(facts_of.map(|f| f.tid));
             let read = stacks.reads.get(&raw.tstate).copied().unwrap_or(Read::Torn);
             let name = names.get(&raw.ident);
+            resolver.thread = raw.tstate;
             let mut thread = thread(facts, interp, raw, facts_of, name, read, &gil_view, &mut resolver);
             add_seen(&mut thread, raw.tstate, &stacks.seen, facts.uptime);
             if loses_frames(heap, &thread) {
@@ -205,6 +207,7 @@ pub fn of_stacks(
     );
     process.threads = threads;
     process.tasks = stacks.seen.tasks.clone();
+    resolver.thread = 0;
     for task in &mut process.tasks {
         let frames = stacks.seen.task_frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
         let shown = stdlib::visible(heap, &codes, frames);
@@ -395,7 +398,9 @@ struct Resolver<'a, 'h> {
     modules: &'a mut Modules,
     paths: Paths,
     sources: &'a mut Sources,
-    locals: &'a FxHashMap<Addr, Vec<snapshot::Local>>,
+    locals: &'a Locals,
+    /// Whose frames these are: its thread state; 0 for those of tasks.
+    thread: Addr,
     /// Frames, without their locals, by code object, offset and globals: threads stand at the same places.
     known: FxHashMap<(Addr, i64, Addr), Frame>,
 }
@@ -416,7 +421,7 @@ impl Resolver<'_, '_> {
                 frame
             }
         };
-        frame.locals = self.locals.get(&scene.raw.addr).cloned();
+        frame.locals = self.locals.get(&(self.thread, scene.raw.addr)).cloned();
         frame
     }
 

@@ -14,7 +14,7 @@ use crate::python::names::{self, ThreadName};
 use crate::python::objects::Heap;
 use crate::python::reprs::Limits;
 use crate::python::threads::{self, RawGil, RawInterpreter, RawThread};
-use crate::python::{Python, frames, locals, tids};
+use crate::python::{Python, locals, tids};
 use crate::snapshot::{Local, Read};
 use crate::stdlib::os::Now;
 use crate::stdlib::{self, Scene, Seen};
@@ -49,7 +49,7 @@ pub struct Stacks {
     pub interpreters: Vec<RawInterpreter>,
     pub reads: FxHashMap<Addr, Read>,
     /// Locals by frame address.
-    pub locals: FxHashMap<Addr, Vec<Local>>,
+    pub locals: Locals,
     /// The tid (as the target sees it) of each thread state.
     pub tids: FxHashMap<Addr, i32>,
     /// Code objects: they do not change, so each is read once over all attempts.
@@ -99,19 +99,23 @@ enum Keeper {
 #[derive(Default)]
 struct Previous(FxHashMap<Addr, (RawThread, Values)>);
 
+/// By thread state and frame. By frame alone would mix threads that are proven by different attempts: up to
+/// 3.10 the frame object of a call that has ended serves the next call of the same function, in any thread.
+pub type Locals = FxHashMap<(Addr, Addr), Vec<Local>>;
+
 /// The locals of each frame of one thread.
 type Values = Vec<Option<Vec<Local>>>;
 
 impl Previous {
-    fn is(&self, thread: &RawThread, locals: &FxHashMap<Addr, Vec<Local>>) -> bool {
+    fn is(&self, thread: &RawThread, locals: &Locals) -> bool {
         self.0.get(&thread.tstate).is_some_and(|(old, values)| {
-            let now = thread.frames.iter().map(|f| locals.get(&f.addr));
+            let now = thread.frames.iter().map(|f| locals.get(&(thread.tstate, f.addr)));
             old == thread && values.iter().map(Option::as_ref).eq(now)
         })
     }
 
-    fn keep(&mut self, thread: &RawThread, locals: &FxHashMap<Addr, Vec<Local>>) {
-        let values = thread.frames.iter().map(|f| locals.get(&f.addr).cloned()).collect();
+    fn keep(&mut self, thread: &RawThread, locals: &Locals) {
+        let values = thread.frames.iter().map(|f| locals.get(&(thread.tstate, f.addr)).cloned()).collect();
         self.0.insert(thread.tstate, (thread.clone(), values));
     }
 }
@@ -141,12 +145,6 @@ impl Window<'_> {
         self.find_gil_waiters(&mut stacks);
         if self.waits && stacks.attempts > ATTEMPTS_WITH_TASKS {
             self.read_left_out(&mut stacks);
-        }
-        for thread in stacks.interpreters.iter().flat_map(|i| &i.threads) {
-            if !is_exact(&stacks.reads, thread) {
-                let tid = stacks.tids.get(&thread.tstate).map(|tid| (self.tid_of)(*tid));
-                stacks.seen.doubt(thread.tstate, tid);
-            }
         }
         if self.waits {
             self.read_slowly(&mut stacks);
@@ -178,7 +176,15 @@ impl Window<'_> {
             true,
         );
         if stacks.attempts > ATTEMPTS_WITH_WAITS {
-            self.forget_stale(&mut seen, &stacks.interpreters, &stacks.tids, &before, &self.standings());
+            let after = self.standings();
+            self.forget_stale(&mut seen, &stacks.interpreters, &stacks.tids, &before, &after);
+            for (tstate, tid) in &stacks.tids {
+                let tid = (self.tid_of)(*tid);
+                let stood = before.get(&tid).zip(after.get(&tid)).is_some_and(|(b, a)| b.is_proof_against(a));
+                if !stood {
+                    seen.doubt(*tstate, Some(tid));
+                }
+            }
             stacks.seen = seen;
             stacks.note("what threads wait on is not of one moment with the stacks: it is too busy".into());
             return;
@@ -397,18 +403,23 @@ impl Window<'_> {
         // Proven now, or proven before and kept from then, or as it was read, marked.
         let mut reads = FxHashMap::default();
         let mut merged = interpreters;
+        // What this attempt saw of them is of no moment, even where one before has proven the stack.
+        let mut unproven = Vec::new();
         let mut locals = locals.unwrap_or_default();
         for interp in &mut merged {
             let gil = interp.gil;
             for thread in &mut interp.threads {
                 let now = asleep(thread.tstate).or_else(|| held.filter(|_| kept(gil, thread)));
+                if now.is_none() {
+                    unproven.push(thread.tstate);
+                }
                 let read = match now {
                     Some(read) => read,
                     None => match stacks.proven(thread.tstate) {
                         Some((old, read)) => {
-                            for f in &old.frames {
-                                if let Some(l) = stacks.locals.get(&f.addr) {
-                                    locals.insert(f.addr, l.clone());
+                            for at in old.frames.iter().map(|f| (old.tstate, f.addr)) {
+                                if let Some(values) = stacks.locals.get(&at) {
+                                    locals.insert(at, values.clone());
                                 }
                             }
                             *thread = old.clone();
@@ -423,6 +434,9 @@ impl Window<'_> {
                 }
                 reads.insert(thread.tstate, read);
             }
+        }
+        for tstate in unproven {
+            stacks.seen.doubt(tstate, stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid)));
         }
         stacks.interpreters = merged;
         stacks.reads = reads;
@@ -518,9 +532,10 @@ pub fn read_waits(
     stdlib::read(&scene, codes, tasks)
 }
 
-pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> FxHashMap<Addr, Vec<Local>> {
-    let frames = interps.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames);
-    frames.filter_map(|f: &frames::RawFrame| Some((f.addr, locals::of_frame(heap, f, limits)?))).collect()
+pub fn read_locals(heap: &Heap, interps: &[RawInterpreter], limits: Limits) -> Locals {
+    let threads = interps.iter().flat_map(|i| &i.threads);
+    let frames = threads.flat_map(|t| t.frames.iter().map(|f| (t.tstate, f)));
+    frames.filter_map(|(t, f)| Some(((t, f.addr), locals::of_frame(heap, f, limits)?))).collect()
 }
 
 /// Memory around the cache.
