@@ -1,6 +1,9 @@
 //! What threads wait for by their system calls, and which request they serve, against programs that know.
 
 mod common;
+#[allow(dead_code, reason = "the incidents use the rest")]
+#[path = "incidents/venv.rs"]
+mod venv;
 
 use serde_json::Value;
 
@@ -125,40 +128,15 @@ fn request_is_true(interpreter: &Interpreter, kind: &str) -> Outcome {
     Ok(())
 }
 
-/// Where it cannot be had, `None`, with a word printed.
-fn with_frameworks(interpreter: &Interpreter) -> Outcome<Option<Interpreter>> {
-    let venv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .with_file_name("venvs")
-        .join(format!("web-{}", interpreter.label));
-    let marker = venv.join("ready");
-    if !marker.exists() {
-        let packages = ["flask", "django", "uvicorn", "fastapi", "aiohttp", "tornado", "gunicorn"];
-        let run = |program: &std::ffi::OsStr, args: &[&str]| {
-            std::process::Command::new(program).args(args).output().is_ok_and(|o| o.status.success())
-        };
-        let path = venv.to_str().expect("UTF-8");
-        let pip = venv.join("bin/pip");
-        let install = [&["install", "-q"], &packages[..]].concat();
-        if !run(&interpreter.command[0], &["-m", "venv", path]) || !run(pip.as_os_str(), &install) {
-            eprintln!("{}: the web frameworks cannot be installed", interpreter.label);
-            return Ok(None);
-        }
-        std::fs::write(&marker, "").map_err(|e| e.to_string())?;
-    }
-    Ok(Some(Interpreter { command: vec![venv.join("bin/python").into()], ..interpreter.clone() }))
-}
-
 #[test]
 fn requests_of_the_standard_library_are_found() {
     each_interpreter("requests", all, |interpreter| request_is_true(interpreter, "wsgiref"));
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn requests_of_frameworks_are_found() {
-    let some = |i: &Interpreter| ["3.9", "3.12"].contains(&i.label.as_str());
-    each_interpreter("frameworks", some, |interpreter| {
-        let Some(interpreter) = with_frameworks(interpreter)? else { return Ok(()) };
+    each_interpreter("frameworks", venv::has_servers, |interpreter| {
+        let interpreter = venv::servers(interpreter)?;
         let wrong: Vec<String> =
             FRAMEWORKS.iter().filter_map(|kind| request_is_true(&interpreter, kind).err()).collect();
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }

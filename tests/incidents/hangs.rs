@@ -46,9 +46,8 @@ fn processes_that_wait_for_each_other() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn clients_of_pypi_on_an_event_loop() {
-    each_interpreter("loop_clients", venv::exists_for, |interpreter| {
+    each_interpreter("loop_clients", venv::typical, |interpreter| {
         judge_all(&venv::of(interpreter)?, "incidents/loop_clients.py", |_| true, &[])
     });
 }
