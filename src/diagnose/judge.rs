@@ -3,7 +3,7 @@
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::rules::Rule;
-use super::waits::{Fate, is_full, is_lost_wakeup, number};
+use super::waits::{Fate, asks_again, is_full, is_lost_wakeup, number};
 use crate::snapshot::{Certainty, EventLoop, Wait};
 
 /// A loop's iteration that is older than this is critical, seconds.
@@ -24,7 +24,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     if case.party().task().is_some() {
         return of_task(case).map(|severity| severity.min(rule.usual));
     }
-    let age = case.age().filter(|&age| age >= LONG)?;
+    // A holder that sleeps has had the lock for as long at least: it did not take it in its sleep.
+    let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(asks_again));
+    let age = case.age().or_else(held_for).filter(|&age| age >= LONG)?;
     if case.is_client_idle() {
         return Some(Info);
     }

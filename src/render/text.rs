@@ -21,6 +21,7 @@ use crate::snapshot::Skipped;
 use std::io;
 
 pub use tasks::write as write_tasks;
+pub use wait::connection;
 
 /// How the text report is to look.
 #[derive(Clone, Debug)]

@@ -45,6 +45,8 @@ pub struct ProcessFacts {
     pub fds: Vec<FdFacts>,
     /// The children as the process itself numbers them, where that differs.
     #[serde(default)]
+    pub databases: Vec<LockedDatabase>,
+    #[serde(default)]
     pub inner_children: Vec<Child>,
     /// The file by which a server's worker gives signs of life.
     #[serde(default)]
@@ -143,6 +145,14 @@ pub struct End {
 pub struct FileLock {
     /// `flock`, `posix`, `ofdlck`, as the kernel calls it.
     pub kind: String,
+    pub holder: Option<PeerProcess>,
+}
+
+/// A database of SQLite that somebody has locked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LockedDatabase {
+    pub path: String,
+    /// Who keeps the process out, where that can only be one.
     pub holder: Option<PeerProcess>,
 }
 
