@@ -77,7 +77,8 @@ pub fn databases(pid: i32) -> Vec<LockedDatabase> {
     let fds = files::numbers(&format!("/proc/{pid}/fd")).unwrap_or_default();
     let open = fds.into_iter().take(MAX_FDS).filter_map(|fd| {
         let path = files::with_path(format_args!("fd/{fd}"), |path| dir.link(path)).ok()?;
-        let inode = path.starts_with('/').then(|| dir.stat(format!("fd/{fd}").as_str()).ok()).flatten()?.st_ino;
+        let inode =
+            path.starts_with('/').then(|| dir.stat(format!("fd/{fd}").as_str()).ok()).flatten()?.st_ino;
         Some((inode, path))
     });
     let open: BTreeMap<u64, String> = open.collect();
@@ -114,7 +115,9 @@ fn locked(text: &[u8], pid: i32, open: &BTreeMap<u64, String>) -> Vec<(String, O
     }
     let mut all: BTreeMap<&str, Users> = BTreeMap::new();
     for line in lines(text) {
-        let (Some(part), Some(path), Some(by)) = (part(&line), open.get(&line.inode), line.pid) else { continue };
+        let (Some(part), Some(path), Some(by)) = (part(&line), open.get(&line.inode), line.pid) else {
+            continue;
+        };
         let of_log = path.strip_suffix("-shm");
         if (part == Part::Index) != of_log.is_some() {
             continue;

@@ -1,14 +1,17 @@
 //! Workers below a supervisor, with real servers: who notices that one hangs, and who does not.
 
+use std::cell::RefCell;
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::{Interpreter, Outcome, Program, each_interpreter, list, text, tool};
+use crate::common::{Interpreter, Outcome, Program, each_interpreter, list, text};
 use crate::gunicorn::{nothing_above_info, only_finding, outcome, text_of, with_report};
 use crate::judge::until_right;
-use crate::server::{Client, Server, Silent, free_port};
+use crate::redis::Redis;
+use crate::server::{Client, Server, Silent};
 use crate::venv;
 
 /// A request to `path` that hangs, and what has to be said of it.
@@ -84,8 +87,34 @@ fn uvicorn_does_not_notice() {
 }
 
 #[test]
+fn connections_that_nobody_accepts() {
+    let args = [
+        "-m",
+        "uvicorn",
+        "--host=127.0.0.1",
+        "--port={port}",
+        "--log-level=warning",
+        "stuck_web:fastapi_app",
+    ];
+    each_interpreter("accept-backlog", venv::has_servers, |interpreter| {
+        let waiting = RefCell::new(Vec::new());
+        hangs(interpreter, &args, "/sleep", "loop-sleep", |report, finding| {
+            let listens = &list(report, "processes")[0]["listens"][0];
+            let address = text(listens, "address");
+            if waiting.borrow().is_empty() {
+                waiting.borrow_mut().extend((0..3).filter_map(|_| TcpStream::connect(address).ok()));
+            }
+            let said = format!("3 connections wait in the listen queue of {address}");
+            let queues = list(finding, "related").iter().any(|rule| rule == "accept-backlog");
+            let right = queues && text_of(&finding["evidence"]).contains(&said) && listens["queued"] == 3;
+            (!right).then(|| format!("{said}, {listens}"))
+        })
+    });
+}
+
+#[test]
 fn a_task_of_celery() {
-    if tool("redis-server").is_none() {
+    if !Redis::is_here() {
         return;
     }
     each_interpreter("celery-stuck", venv::has_servers, |interpreter| {
@@ -142,32 +171,5 @@ struct Group(i32);
 impl Drop for Group {
     fn drop(&mut self) {
         let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::SIGKILL);
-    }
-}
-
-/// Debian's redis, on a free port of the loopback.
-struct Redis {
-    server: Child,
-    port: u16,
-}
-
-impl Redis {
-    fn start() -> Outcome<Redis> {
-        let port = free_port()?;
-        let server = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
-            .current_dir(std::env::temp_dir())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| format!("redis-server: {e}"))?;
-        Ok(Redis { server, port })
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }
