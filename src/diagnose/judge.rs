@@ -14,6 +14,9 @@ const LONG: f64 = 5.0;
 
 /// `None`: nobody suffers.
 pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
+    if case.party().is_stopped() && !is_in_memory(case) {
+        return None;
+    }
     if case.cycle.is_some() {
         return of_cycle(case);
     }
@@ -34,6 +37,13 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
         if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
     // Whoever serves a request has suffered past its limit.
     Some(if request(case).is_some() { severity } else { severity.min(rule.usual) })
+}
+
+/// A cycle of objects, which no signal ends: of threads that were stopped it is as true. In which system call
+/// one was stopped says nothing.
+fn is_in_memory(case: &Case) -> bool {
+    let kinds = ["lock", "semaphore", "future", "thread", "task", "queue"];
+    case.cycle.is_some() && case.in_cycle(|wait| kinds.contains(&wait.kind.as_str()))
 }
 
 fn of_cycle(case: &Case) -> Option<Severity> {

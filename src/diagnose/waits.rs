@@ -109,6 +109,12 @@ impl<'a> Party<'a> {
         }
     }
 
+    /// By a signal or a debugger.
+    pub fn is_stopped(&self) -> bool {
+        let state = || self.thread()?.os.as_ref()?.state;
+        matches!(state(), Some('T' | 't'))
+    }
+
     /// Index of the innermost frame of the application's own code.
     pub fn user_frame(&self) -> Option<usize> {
         self.frames().iter().position(|frame| frame.user)

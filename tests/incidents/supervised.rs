@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::{Interpreter, Outcome, Program, each_interpreter, list, text};
+use crate::common::{Interpreter, Outcome, Program, each_interpreter, hangscope, list, lossy, text};
 use crate::gunicorn::{nothing_above_info, only_finding, outcome, text_of, with_report};
 use crate::judge::until_right;
 use crate::redis::Redis;
@@ -64,6 +64,28 @@ fn a_worker_that_computes_past_half_its_timeout() {
                 && text(finding, "summary").contains("`work`");
             (!right).then(|| "what it says".to_owned())
         })
+    });
+}
+
+#[test]
+fn top_shows_what_any_worker_does() {
+    let args =
+        ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--workers=2", "--timeout=600", "stuck_web:django_app"];
+    each_interpreter("top-gunicorn", venv::has_servers, |interpreter| {
+        let server = Server::start(&venv::servers(interpreter)?, &args, &[])?;
+        let _client = Client::request(server.port, "GET", "/work")?;
+        let pid = server.program.pid().to_string();
+        // The supervisor, its idle worker and the one that computes, as soon as both are there.
+        outcome(until_right(|| {
+            let output = hangscope(&["top", "--once", "-s", "--delay", "0.5", &pid]);
+            let said = lossy(&output.stdout) + &lossy(&output.stderr);
+            let mut rows = said.lines().skip_while(|line| !line.contains("Function (file:line)"));
+            let first = rows.nth(1).unwrap_or_default();
+            let right = output.status.success()
+                && said.contains(&format!("pid {pid} and 2 more"))
+                && first.contains("work (stuck_web.py:");
+            if right { Vec::new() } else { vec![said] }
+        }))
     });
 }
 
