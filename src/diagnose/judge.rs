@@ -43,7 +43,7 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
 /// one was stopped says nothing.
 fn is_in_memory(case: &Case) -> bool {
     let kinds = ["lock", "semaphore", "future", "thread", "task", "queue"];
-    case.cycle.is_some() && case.in_cycle(|wait| kinds.contains(&wait.kind.as_str()))
+    case.cycle.is_some() && !case.in_cycle(|wait| !kinds.contains(&wait.kind.as_str()))
 }
 
 fn of_cycle(case: &Case) -> Option<Severity> {

@@ -225,12 +225,14 @@ impl Room<'_, '_> {
         }
     }
 
-    /// A command of redis: its first word, and the key, but not what goes into it.
+    /// A command of redis: its first word, and the key, but not what goes into it; of AUTH that is the password.
     fn command(&self, args: Addr) -> Option<String> {
         let items = self.scene.heap.tuple(args, 3)?;
-        let words: Vec<String> = items.iter().take(2).filter_map(|item| self.text(*item)).collect();
+        let name = self.text(*items.first()?)?;
+        let shown = if name == "AUTH" { 1 } else { 2 };
+        let words: Vec<String> = items.iter().take(shown).filter_map(|item| self.text(*item)).collect();
         let is_command = words.first()?.bytes().all(|b| b.is_ascii_uppercase() || matches!(b, b' ' | b'_'));
-        is_command.then(|| words.join(" ") + if items.len() > 2 { " …" } else { "" })
+        is_command.then(|| words.join(" ") + if items.len() > shown { " …" } else { "" })
     }
 
     fn connection(&self, object: Addr, known: &mut Connection, depth: u32) {

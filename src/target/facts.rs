@@ -43,9 +43,10 @@ pub struct ProcessFacts {
     /// Descriptors that threads sleep on.
     #[serde(default)]
     pub fds: Vec<FdFacts>,
-    /// The children as the process itself numbers them, where that differs.
+    /// Those that a thread asks for again and again.
     #[serde(default)]
     pub databases: Vec<LockedDatabase>,
+    /// The children as the process itself numbers them, where that differs.
     #[serde(default)]
     pub inner_children: Vec<Child>,
     /// The file by which a server's worker gives signs of life.

@@ -57,8 +57,9 @@ fn clients_whose_databases_do_not_answer() {
         return;
     }
     each_interpreter("clients", venv::has_servers, |interpreter| {
-        let (postgres, redis) = (Postgres::start("select 1")?, [Redis::start()?, Redis::start()?]);
-        let ports = [redis[0].port, redis[1].port, postgres.port].map(|port| port.to_string());
+        let postgres = Postgres::start("select 1")?;
+        let redis = [Redis::start()?, Redis::start()?, Redis::start()?];
+        let ports = [redis[0].port, redis[1].port, redis[2].port, postgres.port].map(|port| port.to_string());
         let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
         judge_all(&venv::servers(interpreter)?, "incidents/clients.py", |_| true, &ports)
     });
