@@ -434,6 +434,18 @@ fn in_function(party: &Party) -> String {
     party.telling_frame().map(|f| format!(" in `{}` at {}", f.function, place(f))).unwrap_or_default()
 }
 
+/// What to do depends on what they wait for.
+fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
+    let imports = |w: &Wait| w.call.as_deref().is_some_and(|call| call.starts_with("importlib."));
+    if case.in_cycle(imports) {
+        return "start no thread while a module is imported, or do not wait for it there: do both in a function that runs after the import";
+    }
+    if !case.in_cycle(|w| matches!(w.kind.as_str(), "lock" | "semaphore")) {
+        return "let one of them go on, or end, without the other";
+    }
+    rule.advice
+}
+
 /// The rule's advice, with the names filled in.
 pub fn advice(case: &Case, rule: &Rule) -> String {
     let wait = if is_named_by_root(case) { case.culprit().wait() } else { case.wait() };
@@ -448,6 +460,9 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
             "give connections back with `with`: those of {object} are lost in objects that refer to each other, \
              and only a collection (gc.collect()) would return them"
         );
+    }
+    if rule.id == "lock-cycle" {
+        return of_lock_cycle(case, rule).into();
     }
     let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
     let root = case.culprit();

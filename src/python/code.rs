@@ -126,7 +126,7 @@ impl Codes {
             addr,
             name: text(c.name)?,
             qualname: if c.qualname == NONE { None } else { text(c.qualname) },
-            file: text(c.filename),
+            file: heap.checked_str(heap.ptr(addr + c.filename)?).map(|f| heap.whole_path(f).into()),
             first_line: mem.i32(addr + c.firstlineno).ok()?,
             line_format: heap.layout.line_table,
             line_table,

@@ -16,6 +16,7 @@ pub mod opcode_tables;
 pub mod opcodes;
 pub mod paths;
 pub mod reprs;
+mod stdlib_names;
 pub mod sysinfo;
 pub mod tables;
 pub mod threads;
@@ -169,7 +170,7 @@ impl Python {
     }
 
     pub fn heap<'a>(&'a self, mem: &'a dyn Memory) -> Heap<'a> {
-        Heap::new(mem, &self.layout).using(self.hash)
+        Heap::new(mem, &self.layout).using(self.hash).frozen(self.sys.frozen_library())
     }
 }
 

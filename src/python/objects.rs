@@ -10,6 +10,8 @@ use rustc_hash::FxHashMap;
 
 use super::hash::StrHash;
 use super::layout::{Frames, InstanceDict, IntForm, Layout, NONE, StrState};
+use super::stdlib_names;
+
 use crate::target::memory::{Addr, Memory};
 
 /// Longest string that is read whole; what is longer is cut.
@@ -88,6 +90,8 @@ pub struct Heap<'a> {
     pub mem: &'a dyn Memory,
     pub layout: &'a Layout,
     hash: Option<StrHash>,
+    /// See [`SysInfo::frozen_library`](super::sysinfo::SysInfo::frozen_library).
+    frozen: Option<&'a str>,
     types: RefCell<FxHashMap<Addr, Option<Rc<TypeInfo>>>>,
     /// Names and offsets of slots, by type.
     slots: RefCell<FxHashMap<Addr, Slots>>,
@@ -107,6 +111,7 @@ impl<'a> Heap<'a> {
             mem,
             layout,
             hash: None,
+            frozen: None,
             types: RefCell::default(),
             slots: RefCell::default(),
             names: RefCell::default(),
@@ -136,6 +141,19 @@ impl<'a> Heap<'a> {
     pub fn using(mut self, hash: Option<StrHash>) -> Self {
         self.hash = hash;
         self
+    }
+
+    pub fn frozen(mut self, library: Option<&'a str>) -> Self {
+        self.frozen = library;
+        self
+    }
+
+    /// The file of a code object, with a directory where only the standard library's own name is given.
+    pub fn whole_path(&self, file: String) -> String {
+        match self.frozen {
+            Some(library) if stdlib_names::has(&file) => format!("{library}/{file}"),
+            _ => file,
+        }
     }
 
     /// A pointer that is neither null nor misaligned, and to user space: offsets can be added to it.

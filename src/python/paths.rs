@@ -35,6 +35,9 @@ impl Paths {
         for zip in sys.path.iter().filter(|p| p.ends_with(&format!("python3{}.zip", sys.minor()))) {
             add(zip.clone());
         }
+        if let Some(zip) = sys.frozen_library() {
+            add(zip.to_owned());
+        }
         Paths { stdlib, apps: apps.iter().map(|a| normalise(a)).collect() }
     }
 

@@ -25,6 +25,12 @@ pub struct SysInfo {
 }
 
 impl SysInfo {
+    /// The zipped standard library of an application that PyInstaller has packed: the code objects in such
+    /// a one name their files without a directory (`threading.py`).
+    pub fn frozen_library(&self) -> Option<&str> {
+        self.path.iter().map(String::as_str).find(|p| p.ends_with("/base_library.zip"))
+    }
+
     /// `3.12.1`, with `a1`, `b2`, `rc1` where it is no final release (Include/patchlevel.h).
     pub fn version(&self) -> String {
         let h = self.hexversion;
