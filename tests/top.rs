@@ -17,14 +17,9 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// `None`: there is no tmux here, which is said; where it is required, the test fails.
+    /// `None`: there is no tmux here.
     fn open(columns: u32, rows: u32) -> Option<Terminal> {
-        if Command::new("tmux").arg("-V").output().is_err() {
-            let required = std::env::var("HANGSCOPE_REQUIRE_TOOLS").unwrap_or_default();
-            assert!(!required.split(',').any(|tool| tool == "tmux"), "tmux is required and not there");
-            eprintln!("SKIPPED: there is no tmux on this machine");
-            return None;
-        }
+        common::tool("tmux")?;
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("tmux").to_string_lossy().into_owned();
         let terminal = Terminal { socket, _dir: dir };
@@ -237,6 +232,80 @@ fn the_terminal_is_given_back_after_signals_and_a_panic() {
         terminal.until("the message", |s| s.contains("panicked at"));
         terminal.is_restored(101);
     }
+}
+
+/// The `hangscope top` of this process, wherever it runs.
+fn top_of_target(pid: i32) -> Option<i32> {
+    let pid = pid.to_string();
+    let is_it = |process: &i32| {
+        let command = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let args: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+        args.first().is_some_and(|a| a.ends_with(b"hangscope")) && args.get(2) == Some(&pid.as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_it)
+}
+
+#[test]
+fn a_terminal_that_vanishes_ends_it() {
+    // In its shell's session it gets a signal; in one of its own it only has the terminal itself.
+    for session in ["", "setsid --wait "] {
+        let Some(terminal) = Terminal::open(80, 24) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let code = dir.path().join("code");
+        let program = program(&["burn"]);
+        // No refresh for a minute: that it cannot draw is not what ends it. The shell lives to tell the code.
+        terminal.line(&format!(
+            "(trap '' HUP; {session}{} top {} --delay 60; echo CODE=$? > {})",
+            Path::new(&binary()).display(),
+            program.pid(),
+            code.display()
+        ));
+        terminal.until("the screen", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+        let pid = top_of_target(program.pid()).expect("it runs");
+        drop(terminal);
+        let end = Instant::now() + DEADLINE;
+        let said = loop {
+            let said = std::fs::read_to_string(&code).unwrap_or_default();
+            if said.ends_with('\n') {
+                break said;
+            }
+            if Instant::now() > end {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+                panic!("{session}top outlives its terminal");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(said, "CODE=129\n", "{session}top");
+    }
+}
+
+#[test]
+fn s_saves_what_the_screen_shows() {
+    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let program = program(&["burn"]);
+    terminal.line(&format!("cd {}", dir.path().display()));
+    terminal.top(&format!("{} --delay 0.2", program.pid()));
+    terminal.until("the burning function", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+    for n in 1..=2 {
+        terminal.keys(&["s"]);
+        terminal.until("its word", |s| s.contains("saved to hangscope-top-"));
+        let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|f| f.path()).collect();
+        assert_eq!(files.len(), n, "each is a new one: {files:?}");
+        for file in files {
+            let saved: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&file).unwrap()).expect("it is complete");
+            assert_eq!(saved["pids"], serde_json::json!([program.pid()]), "{saved}");
+            assert_eq!(saved["functions"][0]["name"], "burn", "{saved}");
+            assert!(saved["samples"].as_u64().is_some_and(|n| n > 0), "{saved}");
+        }
+        // Its word goes with the next key, so that the second one is seen to come.
+        terminal.keys(&["t", "f"]);
+        terminal.until("no word", |s| !s.contains("saved to"));
+    }
+    terminal.keys(&["q"]);
+    terminal.is_restored(0);
 }
 
 #[test]

@@ -357,21 +357,9 @@ fn metrics_tell_of_pools_and_descriptors() {
     assert!(get(port, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
 }
 
-/// What must be there, or the test fails rather than being left out: `HANGSCOPE_REQUIRE_TOOLS=prometheus,tmux`.
-fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.exists());
-    let required = std::env::var("HANGSCOPE_REQUIRE_TOOLS").unwrap_or_default();
-    if found.is_none() {
-        assert!(!required.split(',').any(|tool| tool == name), "{name} is required and not there");
-        eprintln!("SKIPPED: there is no {name} on this machine");
-    }
-    found
-}
-
 #[test]
 fn prometheus_scrapes_it() {
-    let Some(prometheus) = tool("prometheus") else { return };
+    let Some(prometheus) = common::tool("prometheus") else { return };
     let program = program(&python(), &["stalls"]);
     let pid = program.pid().to_string();
     let watch = Watch::start(&["--stall", "20ms", "--interval", "2ms", "--metrics", "127.0.0.1:0", &pid]);

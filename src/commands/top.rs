@@ -23,10 +23,12 @@ use crate::top::app::{Action, App, View};
 use crate::top::counts::Filter;
 use crate::top::draw::{self, Look};
 use crate::top::gather::{Gathered, Gatherers, Settings, targets};
-use crate::top::terminal::Screen;
+use crate::top::terminal::{self, Screen};
 
 /// How soon keys and signals are answered, at the latest.
 const TICK: Duration = Duration::from_millis(100);
+/// Whether there is another key; crossterm does not even look if it may take no time at all.
+const LOOK: Duration = Duration::from_millis(1);
 /// Of what a started command has said, this much is shown when it is over.
 const TAIL: u64 = 64 * 1024;
 /// Our own failure, where the exit code is otherwise the command's.
@@ -123,8 +125,15 @@ fn once(args: &Top, gatherers: &Gatherers, look: Look) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The live view; the exit code.
+/// The live view; the exit code. A terminal that vanishes ends it, whether or not a signal says so.
 fn live(args: &Top, gatherers: &Gatherers, look: Look, started: &mut Option<Started>) -> anyhow::Result<u8> {
+    match show(args, gatherers, look, started) {
+        Err(_) if terminal::is_gone() => Ok(128 + SIGHUP as u8),
+        outcome => outcome,
+    }
+}
+
+fn show(args: &Top, gatherers: &Gatherers, look: Look, started: &mut Option<Started>) -> anyhow::Result<u8> {
     let gathered = &gatherers.gathered;
     let signal = Arc::new(AtomicUsize::new(0));
     for number in [SIGINT, SIGTERM, SIGHUP, SIGTSTP] {
@@ -139,6 +148,9 @@ fn live(args: &Top, gatherers: &Gatherers, look: Look, started: &mut Option<Star
             0 => {}
             SIGTSTP => screen.suspend()?,
             number => return Ok(128 + number as u8),
+        }
+        if terminal::is_gone() {
+            return Ok(128 + SIGHUP as u8);
         }
         if gatherers.have_failed() {
             bail!("a thread of ours has failed");
@@ -180,10 +192,10 @@ fn answer(
     screen: &mut Screen,
     refresh: Instant,
 ) -> anyhow::Result<Answer> {
-    let mut wait = refresh.saturating_duration_since(Instant::now()).min(TICK);
+    let mut wait = refresh.saturating_duration_since(Instant::now()).clamp(LOOK, TICK);
     let mut answer = Answer::Nothing;
     while event::poll(wait)? {
-        wait = Duration::ZERO;
+        wait = LOOK;
         let key = match event::read()? {
             Event::Key(key) if key.kind != KeyEventKind::Release => key,
             Event::Resize(..) => {

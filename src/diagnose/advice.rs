@@ -3,6 +3,7 @@
 use super::case::Case;
 use super::rules::{Rule, is_named_by_root};
 use super::waits::{Fate, Party, number, word};
+use crate::render::text::connection;
 use crate::snapshot::{Frame, Wait};
 
 /// `server.py:41`.
@@ -83,11 +84,11 @@ fn io(wait: &Wait, seen: &mut Vec<String>) {
     if let Some(statement) = database["statement"].as_str() {
         seen.push(format!("the statement: {statement}"));
     }
-    if let Some(host) = database["host"].as_str() {
-        let user = database["user"].as_str().map(|user| format!("{user}@")).unwrap_or_default();
-        let port = database["port"].as_str().map(|port| format!(":{port}")).unwrap_or_default();
-        let name = database["name"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
-        seen.push(format!("the connection: {user}{host}{port}{name}"));
+    if super::waits::asks_again(wait) {
+        seen.push("SQLite asks for the lock again and again, until the timeout of the connection".to_owned());
+    }
+    if let Some(connection) = connection(database) {
+        seen.push(format!("the connection: {connection}"));
     }
     let peer = &wait.detail["peer_process"];
     if let (Some(pid), Some(command)) = (peer["pid"].as_i64(), peer["command"].as_array()) {

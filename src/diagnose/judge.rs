@@ -3,7 +3,7 @@
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::rules::Rule;
-use super::waits::{Fate, is_full, is_lost_wakeup, number};
+use super::waits::{Fate, asks_again, is_full, is_lost_wakeup, number};
 use crate::snapshot::{Certainty, EventLoop, Wait};
 
 /// A loop's iteration that is older than this is critical, seconds.
@@ -14,6 +14,9 @@ const LONG: f64 = 5.0;
 
 /// `None`: nobody suffers.
 pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
+    if case.party().is_stopped() && !is_in_memory(case) {
+        return None;
+    }
     if case.cycle.is_some() {
         return of_cycle(case);
     }
@@ -24,7 +27,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     if case.party().task().is_some() {
         return of_task(case).map(|severity| severity.min(rule.usual));
     }
-    let age = case.age().filter(|&age| age >= LONG)?;
+    // A holder that sleeps has had the lock for as long at least: it did not take it in its sleep.
+    let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(asks_again));
+    let age = case.age().or_else(held_for).filter(|&age| age >= LONG)?;
     if case.is_client_idle() {
         return Some(Info);
     }
@@ -32,6 +37,13 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
         if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
     // Whoever serves a request has suffered past its limit.
     Some(if request(case).is_some() { severity } else { severity.min(rule.usual) })
+}
+
+/// A cycle of objects, which no signal ends: of threads that were stopped it is as true. In which system call
+/// one was stopped says nothing.
+fn is_in_memory(case: &Case) -> bool {
+    let kinds = ["lock", "semaphore", "future", "thread", "task", "queue"];
+    case.cycle.is_some() && !case.in_cycle(|wait| !kinds.contains(&wait.kind.as_str()))
 }
 
 fn of_cycle(case: &Case) -> Option<Severity> {

@@ -109,6 +109,12 @@ impl<'a> Party<'a> {
         }
     }
 
+    /// By a signal or a debugger.
+    pub fn is_stopped(&self) -> bool {
+        let state = || self.thread()?.os.as_ref()?.state;
+        matches!(state(), Some('T' | 't'))
+    }
+
     /// Index of the innermost frame of the application's own code.
     pub fn user_frame(&self) -> Option<usize> {
         self.frames().iter().position(|frame| frame.user)
@@ -127,7 +133,8 @@ impl<'a> Party<'a> {
 
     /// How long it has been waiting, as far as that is known.
     pub fn blocked_for(&self) -> Option<f64> {
-        let os = || self.thread()?.os.as_ref()?.blocked_for;
+        // Who asks again and again has slept since the last time, which is not since when.
+        let os = || self.thread()?.os.as_ref()?.blocked_for.filter(|_| !self.wait().is_some_and(asks_again));
         self.wait().and_then(|wait| wait.blocked_for).or_else(os)
     }
 }
@@ -542,6 +549,11 @@ fn by_itself(party: &Party) -> Fate {
         }
         _ => Fate::Endless,
     }
+}
+
+/// For a lock that has no queue, with sleeps in between.
+pub fn asks_again(wait: &Wait) -> bool {
+    wait.detail["asks_again"] == true
 }
 
 /// A getter sleeps although items are there.

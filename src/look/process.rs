@@ -236,7 +236,8 @@ fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen, uptime: Option<f64>)
     thread.waits_on = seen.waits.get(&tstate).cloned();
     if let Some(wait) = &mut thread.waits_on {
         // Since when it has slept is the kernel's to say.
-        wait.blocked_for = wait.blocked_for.or(thread.os.as_ref().and_then(|os| os.blocked_for));
+        let asleep_for = || thread.os.as_ref()?.blocked_for.filter(|_| wait.detail["asks_again"] != true);
+        wait.blocked_for = wait.blocked_for.or_else(asleep_for);
     }
     thread.holds = seen.holds.get(&tstate).cloned().unwrap_or_default();
     thread.event_loop = seen.loops.get(&tstate).cloned();

@@ -14,6 +14,7 @@ use crate::stdlib::os::{self, Deadline, On, OsWait};
 use crate::stdlib::servers;
 use crate::target::facts::{End, FdFacts, FdKind, ProcessFacts, ThreadFacts};
 use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
+use crate::target::file_locks;
 use crate::target::memory::Addr;
 use crate::target::net;
 
@@ -40,6 +41,7 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
             On::FileLock { fd, call } => want(*fd, false, Some(*call)),
             On::Pidfd { fd } => want(*fd, false, None),
             On::Child { .. } => facts.inner_children = fds::inner_children(facts),
+            On::Database => facts.databases = file_locks::databases(facts.pid),
             On::Path { .. } | On::Sleep | On::Other => {}
         }
     }
@@ -101,7 +103,9 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
-        wait.blocked_for = wait.blocked_for.or(blocked_for);
+        if wait.detail["asks_again"] != true {
+            wait.blocked_for = wait.blocked_for.or(blocked_for);
+        }
         if wait.detail["pool"].is_object() {
             wait.detail["pool"]["peers"] = join.peers();
         }
@@ -136,6 +140,9 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         .filter_map(|(tstate, _)| polling(tids, tstate))
         .collect();
     for task in &mut seen.tasks {
+        if let Some(database) = task.waits_on.as_mut().and_then(|w| w.detail.get_mut("database")) {
+            *database = join.shown(database.take());
+        }
         let since = task.tid.and_then(|tid| asleep.get(&tid)).copied();
         if let Some(wait) = task.waits_on.as_mut().filter(|w| w.blocked_for.is_none()) {
             wait.blocked_for = since;
@@ -296,6 +303,17 @@ impl Join<'_> {
                     "lock": lock.map(|l| &l.kind),
                     "holder": holder.map(|h| json!({ "pid": h.pid, "command": self.command(&h.command) })),
                 });
+            }
+            On::Database => {
+                // Which of several it asks for, the connection does not tell.
+                wait.detail = json!({ "asks_again": true });
+                let [one] = &self.facts.databases[..] else { return };
+                let holder = one.holder.as_ref();
+                wait.label = Some(one.path.clone());
+                wait.on = holder.map(|h| os::process(h.pid)).into_iter().collect();
+                wait.detail["path"] = json!(one.path);
+                wait.detail["holder"] =
+                    json!(holder.map(|h| json!({ "pid": h.pid, "command": self.command(&h.command) })));
             }
             On::Child { pid } => self.child(wait, *pid),
             On::Pidfd { fd } => self.child(wait, self.fd(*fd).and_then(|f| f.pid)),

@@ -10,8 +10,10 @@ pub mod statement;
 
 use serde_json::{Value, json};
 
-use super::{FrameScene, Scene, Seen, ThreadScene, exits};
+use super::os::On;
+use super::{FrameScene, Scene, Seen, exits};
 use crate::python::objects::TypeInfo;
+use crate::snapshot::{Certainty, Wait};
 use crate::target::memory::Addr;
 
 /// Longest statement that is read.
@@ -55,20 +57,48 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
     for thread in &scene.threads {
         let tstate = thread.raw.tstate;
         // What other rooms have understood (a pool's lock) is no wait for the server.
-        if !seen.os.contains_key(&tstate) {
-            continue;
-        }
+        let Some(os) = seen.os.get_mut(&tstate) else { continue };
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
         if !matches!(wait.kind.as_str(), "socket" | "poll" | "sleep" | "unknown" | "pipe" | "file") {
             continue;
         }
-        let Some(call) = (Room { scene }).call(thread) else { continue };
+        let Some(call) = (Room { scene }).call(&thread.frames, true) else { continue };
         if !wait.detail.is_object() {
             wait.detail = json!({});
+        }
+        if call.library == "sqlite3" && call.is_c && os.on == On::Sleep && !is_time_sleep(wait) {
+            // The only sleep there is in SQLite: between two attempts to get a lock (sqliteDefaultBusyCallback).
+            // When it gives up only the connection knows.
+            seen.deadlines.remove(&tstate);
+            os.on = On::Database;
+            *wait = Wait { certainty: Certainty::Likely, detail: json!({}), ..Wait::new("file", None) };
         }
         wait.detail["database"] = call.describe();
         (wait.call, wait.frame) = (Some(call.name()), Some(call.frame));
     }
+}
+
+/// The same for a suspended task that waits for nothing which asyncio itself gives a meaning to: a driver is
+/// told by its transport when the answer is there.
+pub fn of_task(scene: &Scene, frames: &[FrameScene], wait: &mut Wait) {
+    let waits_for_driver = match wait.kind.as_str() {
+        "future" => wait.on.is_empty() && wait.detail["executor"] != true,
+        "socket" => true,
+        _ => false,
+    };
+    let of_asyncio = |f: &FrameScene| {
+        library_of(f).is_none() && f.code.file.as_deref().is_some_and(|file| file.contains("/asyncio/"))
+    };
+    let at = frames.iter().take_while(|f| of_asyncio(f)).count();
+    let call = waits_for_driver.then(|| (Room { scene }).call(&frames[at..], false));
+    let Some(call) = call.flatten() else { return };
+    wait.detail["database"] = call.describe();
+    (wait.call, wait.frame) = (Some(call.name()), Some(at + call.frame));
+}
+
+/// Of the application's own, even if a statement is being prepared around it.
+fn is_time_sleep(wait: &Wait) -> bool {
+    wait.call.as_deref() == Some("time.sleep")
 }
 
 struct Room<'a, 's> {
@@ -86,6 +116,8 @@ struct Call {
     frame: usize,
     statement: Option<String>,
     connection: Connection,
+    /// The innermost frame is in a driver in C.
+    is_c: bool,
 }
 
 /// Where a connection leads, as the process itself has it; never with the password.
@@ -116,12 +148,13 @@ impl Call {
 }
 
 impl Room<'_, '_> {
-    fn call(&self, thread: &ThreadScene) -> Option<Call> {
+    /// `runs`: the innermost frame may be in a call of C just now.
+    fn call(&self, frames: &[FrameScene], runs: bool) -> Option<Call> {
         let mut call = Call::default();
-        if let Some(first) = thread.frames.first() {
+        if let Some(first) = frames.first().filter(|_| runs) {
             self.of_c(first, &mut call);
         }
-        for (at, frame) in thread.frames.iter().take(MAX_FRAMES).enumerate() {
+        for (at, frame) in frames.iter().take(MAX_FRAMES).enumerate() {
             match library_of(frame) {
                 Some(name) => {
                     if call.library.is_empty() {
@@ -152,7 +185,7 @@ impl Room<'_, '_> {
             let Some(library) = heap.type_of(object).and_then(|ty| self.library_of_type(&ty)) else {
                 continue;
             };
-            (call.library, call.of, call.function) = (library, library, function);
+            (call.library, call.of, call.function, call.is_c) = (library, library, function, true);
             // Behind a method and its object, or behind a bound method.
             let arguments = if object == pair[1] { at + 2 } else { at + 1 };
             call.statement = slots.get(arguments).and_then(|arg| self.text(*arg));
@@ -192,12 +225,14 @@ impl Room<'_, '_> {
         }
     }
 
-    /// A command of redis: its first word, and the key, but not what goes into it.
+    /// A command of redis: its first word, and the key, but not what goes into it; of AUTH that is the password.
     fn command(&self, args: Addr) -> Option<String> {
         let items = self.scene.heap.tuple(args, 3)?;
-        let words: Vec<String> = items.iter().take(2).filter_map(|item| self.text(*item)).collect();
+        let name = self.text(*items.first()?)?;
+        let shown = if name == "AUTH" { 1 } else { 2 };
+        let words: Vec<String> = items.iter().take(shown).filter_map(|item| self.text(*item)).collect();
         let is_command = words.first()?.bytes().all(|b| b.is_ascii_uppercase() || matches!(b, b' ' | b'_'));
-        is_command.then(|| words.join(" ") + if items.len() > 2 { " …" } else { "" })
+        is_command.then(|| words.join(" ") + if items.len() > shown { " …" } else { "" })
     }
 
     fn connection(&self, object: Addr, known: &mut Connection, depth: u32) {
@@ -222,6 +257,19 @@ impl Room<'_, '_> {
         self.put(&mut known.port, port);
         self.put(&mut known.user, user.or(username));
         self.put(&mut known.database, database.or(dbname).or(db));
+        // asyncpg's.
+        let [address, parameters] = heap.named_slots(object, &ty, ["_addr", "_params"]);
+        if let Some([host, port, ..]) = address.and_then(|a| heap.tuple(a, 2)).as_deref() {
+            self.put(&mut known.host, Some(*host));
+            self.put(&mut known.port, Some(*port));
+        }
+        let is_known = |o: &Addr| heap.type_of(*o).is_some_and(|ty| ty.name == "ConnectionParameters");
+        if let Some([user, _, database, ..]) =
+            parameters.filter(is_known).and_then(|p| heap.tuple(p, 16)).as_deref()
+        {
+            self.put(&mut known.user, Some(*user));
+            self.put(&mut known.database, Some(*database));
+        }
         if depth < 3 && !ty.is_dict() {
             let further = [
                 "url",

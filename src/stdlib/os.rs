@@ -71,6 +71,8 @@ pub enum On {
     Path {
         path: String,
     },
+    /// A file of a database that somebody else has locked, asked for again and again.
+    Database,
     Sleep,
     Other,
 }

@@ -43,6 +43,9 @@ pub struct ProcessFacts {
     /// Descriptors that threads sleep on.
     #[serde(default)]
     pub fds: Vec<FdFacts>,
+    /// Those that a thread asks for again and again.
+    #[serde(default)]
+    pub databases: Vec<LockedDatabase>,
     /// The children as the process itself numbers them, where that differs.
     #[serde(default)]
     pub inner_children: Vec<Child>,
@@ -143,6 +146,14 @@ pub struct End {
 pub struct FileLock {
     /// `flock`, `posix`, `ofdlck`, as the kernel calls it.
     pub kind: String,
+    pub holder: Option<PeerProcess>,
+}
+
+/// A database of SQLite that somebody has locked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LockedDatabase {
+    pub path: String,
+    /// Who keeps the process out, where that can only be one.
     pub holder: Option<PeerProcess>,
 }
 

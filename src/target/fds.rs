@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::ends;
-use super::facts::{Child, End, FdFacts, FdKind, FileLock, Heartbeat, ProcessFacts};
+use super::facts::{Child, End, FdFacts, FdKind, Heartbeat, ProcessFacts};
+use super::file_locks;
 use super::files::{self, ProcDir, numbers, with_path};
 use super::net;
 use super::parse;
@@ -89,7 +90,8 @@ fn add(
         found.len() - 1
     });
     if let Some(call) = lock.filter(|_| found[at].lock.is_none()) {
-        found[at].lock = lock_of(dir, facts, fd, call);
+        let inode = dir.stat(format!("fd/{fd}").as_str()).ok().map(|stat| stat.st_ino);
+        found[at].lock = inode.and_then(|inode| file_locks::waited_for(facts.pid, inode, call));
     }
     found[at].watches.clone()
 }
@@ -346,40 +348,6 @@ fn holders(facts: &ProcessFacts, searches: &[Search], until: Instant) -> (HashMa
     (found, true)
 }
 
-// ---------------------------------------------------------------- locks on files
-
-/// Who has the lock that this process waits for. In `/proc/locks` the waiters follow their blocker under
-/// the same number, with an arrow (fs/locks.c, locks_show).
-fn lock_of(dir: &ProcDir, facts: &ProcessFacts, fd: i32, call: LockCall) -> Option<FileLock> {
-    let inode = dir.stat(format!("fd/{fd}").as_str()).ok()?.st_ino;
-    let text = std::fs::read("/proc/locks").ok()?;
-    let (kind, holder) = blocker(&text, facts.pid, inode, call)?;
-    Some(FileLock { kind, holder: holder.map(|pid| PeerProcess { pid, command: command(pid) }) })
-}
-
-/// (kind, pid of the holder where the kernel knows one).
-fn blocker(text: &[u8], waiter: i32, inode: u64, call: LockCall) -> Option<(String, Option<i32>)> {
-    let mut blocker: Option<(String, Option<i32>)> = None;
-    for line in text.split(|&b| b == b'\n') {
-        let mut words = parse::words(line).skip(1).peekable();
-        let waits = words.next_if_eq(&b"->".as_slice()).is_some();
-        let (Some(kind), Some(pid), Some(place)) = (words.next(), words.nth(2), words.next()) else {
-            continue;
-        };
-        let pid = parse::signed(pid).map(|p| p as i32);
-        if !waits {
-            let kind = String::from_utf8_lossy(kind).to_lowercase();
-            blocker = Some((kind, pid.filter(|p| *p > 0)));
-        } else if pid == Some(waiter)
-            && (kind == b"FLOCK") == (call == LockCall::Flock)
-            && place.rsplit(|&b| b == b':').next().and_then(parse::number) == Some(inode)
-        {
-            return blocker;
-        }
-    }
-    None
-}
-
 /// The children as the process itself numbers them, where that differs.
 pub fn inner_children(facts: &ProcessFacts) -> Vec<Child> {
     if facts.ns_pid == facts.pid {
@@ -398,21 +366,6 @@ pub fn inner_children(facts: &ProcessFacts) -> Vec<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    const LOCKS: &[u8] = b"1: POSIX  ADVISORY  WRITE 70 fe:00:11 0 EOF\n\
-        2: FLOCK  ADVISORY  WRITE 80 fe:00:12 0 EOF\n\
-        2: -> FLOCK  ADVISORY  WRITE 81 fe:00:12 0 EOF\n\
-        3: OFDLCK ADVISORY  WRITE -1 fe:00:13 0 EOF\n\
-        3: -> POSIX  ADVISORY  WRITE 81 fe:00:13 0 EOF\n";
-
-    #[test]
-    fn who_has_the_lock() {
-        assert_eq!(blocker(LOCKS, 81, 12, LockCall::Flock), Some(("flock".into(), Some(80))));
-        assert_eq!(blocker(LOCKS, 81, 13, LockCall::Fcntl), Some(("ofdlck".into(), None)));
-        assert_eq!(blocker(LOCKS, 81, 11, LockCall::Fcntl), None);
-        assert_eq!(blocker(LOCKS, 81, 12, LockCall::Fcntl), None);
-    }
 
     #[test]
     fn own_pipe() {
@@ -429,12 +382,5 @@ mod tests {
         drop(writer);
         let found = look(&facts, &[wanted], far);
         assert!(found[0].ends.as_ref().unwrap().iter().all(|e| e.pid != pid));
-    }
-
-    proptest! {
-        #[test]
-        fn any_table_of_locks_is_read(bytes in prop::collection::vec(any::<u8>(), 0..200), pid: i32, inode: u64) {
-            let _ = blocker(&bytes, pid, inode, LockCall::Flock);
-        }
     }
 }

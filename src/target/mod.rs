@@ -22,6 +22,8 @@ pub mod ends;
 pub mod facts;
 /// What descriptors lead to that threads sleep on.
 pub mod fds;
+/// Who has which file locked.
+pub mod file_locks;
 /// Small files of `/proc`, read fast.
 pub mod files;
 /// From what users name to pids.

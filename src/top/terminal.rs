@@ -1,6 +1,7 @@
 //! The terminal: taken over, and given back in every case.
 
-use std::io::{self, Stdout, Write};
+use std::io::{self, IsTerminal, Stdout, Write};
+use std::mem::ManuallyDrop;
 use std::sync::Once;
 
 use ratatui::Terminal;
@@ -12,7 +13,8 @@ use ratatui::crossterm::terminal::{
 };
 
 pub struct Screen {
-    pub terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Never dropped: it would complain on a terminal that is gone, and fail over that.
+    pub terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
 }
 
 impl Screen {
@@ -28,7 +30,7 @@ impl Screen {
         });
         take()?;
         let terminal = Terminal::new(CrosstermBackend::new(io::stdout())).inspect_err(|_| give_back())?;
-        Ok(Screen { terminal })
+        Ok(Screen { terminal: ManuallyDrop::new(terminal) })
     }
 
     /// Gives the terminal back, stops this process as Ctrl-Z does, and takes it again once it goes on.
@@ -44,6 +46,11 @@ impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+/// Nobody sees us any more: its window or connection was closed. A terminal that was hung up answers no question.
+pub fn is_gone() -> bool {
+    !io::stdout().is_terminal()
 }
 
 fn take() -> io::Result<()> {

@@ -141,6 +141,28 @@ fn in_sid() -> Vec<Interpreter> {
     found
 }
 
+/// A program of this machine that a test cannot do without. `None`: it is not there, which is said whatever
+/// becomes of the test's output; where `HANGSCOPE_REQUIRE_TOOLS=tmux,postgres,…` names it, the test fails.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let found = std::env::split_paths(&search_path()).map(|dir| dir.join(name)).find(|file| file.exists());
+    if found.is_none() {
+        let required = std::env::var("HANGSCOPE_REQUIRE_TOOLS").unwrap_or_default();
+        assert!(!required.split(',').any(|tool| tool == name), "{name} is required and not there");
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Not a macro: the output of tests that pass is thrown away.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: there is no {name} on this machine");
+    }
+    found
+}
+
+/// Where programs are; Debian keeps PostgreSQL's off the `PATH`.
+pub fn search_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let directories = std::env::split_paths(&path).chain(versions.map(|version| version.path().join("bin")));
+    std::env::join_paths(directories).unwrap_or(path)
+}
+
 static MACHINE: RwLock<()> = RwLock::new(());
 
 thread_local! {

@@ -2,6 +2,8 @@
 
 use crate::common::{each_interpreter, typical};
 use crate::judge::judge_all;
+use crate::postgres::Postgres;
+use crate::redis::Redis;
 use crate::venv;
 
 /// The debug twins and the free-threaded builds add layouts, not kinds of hangs; `deadlocks.rs` runs the
@@ -43,9 +45,22 @@ fn processes_that_wait_for_each_other() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn clients_of_pypi_on_an_event_loop() {
-    each_interpreter("loop_clients", venv::exists_for, |interpreter| {
+    each_interpreter("loop_clients", venv::typical, |interpreter| {
         judge_all(&venv::of(interpreter)?, "incidents/loop_clients.py", |_| true, &[])
+    });
+}
+
+#[test]
+fn clients_whose_databases_do_not_answer() {
+    if !Postgres::is_here() || !Redis::is_here() {
+        return;
+    }
+    each_interpreter("clients", venv::has_servers, |interpreter| {
+        let postgres = Postgres::start("select 1")?;
+        let redis = [Redis::start()?, Redis::start()?, Redis::start()?];
+        let ports = [redis[0].port, redis[1].port, redis[2].port, postgres.port].map(|port| port.to_string());
+        let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+        judge_all(&venv::servers(interpreter)?, "incidents/clients.py", |_| true, &ports)
     });
 }

@@ -16,6 +16,8 @@ mod healthy;
 mod judge;
 mod news_stream;
 mod postgres;
+mod process;
+mod redis;
 mod server;
 mod supervised;
 mod timeline;

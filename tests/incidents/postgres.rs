@@ -1,7 +1,6 @@
 //! A PostgreSQL of its own for a test: on loopback, in a temporary directory, as an unprivileged user,
 //! ended with the test.
 
-use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::{DEADLINE, Outcome, lossy};
+use crate::common::{DEADLINE, Outcome, lossy, search_path, tool};
 use crate::server::free_port;
 
 /// `nobody`; PostgreSQL refuses to run as root.
@@ -24,6 +23,11 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// Whether it can be had, see `tool`.
+    pub fn is_here() -> bool {
+        tool("postgres").is_some()
+    }
+
     /// Starts it, and runs this script.
     pub fn start(script: &str) -> Outcome<Postgres> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -94,10 +98,9 @@ impl Drop for Postgres {
     }
 }
 
-/// A program of PostgreSQL, which Debian keeps off the PATH.
 fn command(program: &str) -> Command {
     let mut command = Command::new(program);
-    command.env("PATH", path());
+    command.env("PATH", search_path());
     command
 }
 
@@ -114,12 +117,4 @@ fn unprivileged(program: &str, directory: &Path) -> Command {
     };
     command.current_dir(directory).env("HOME", directory);
     command
-}
-
-fn path() -> OsString {
-    let mut directories: Vec<PathBuf> =
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    directories.extend(versions.map(|version| version.path().join("bin")));
-    std::env::join_paths(directories).unwrap_or_default()
 }

@@ -1,14 +1,17 @@
 //! Workers below a supervisor, with real servers: who notices that one hangs, and who does not.
 
+use std::cell::RefCell;
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::{Interpreter, Outcome, Program, each_interpreter, list, text};
+use crate::common::{Interpreter, Outcome, Program, each_interpreter, hangscope, list, lossy, text};
 use crate::gunicorn::{nothing_above_info, only_finding, outcome, text_of, with_report};
 use crate::judge::until_right;
-use crate::server::{Client, Server, Silent, free_port};
+use crate::redis::Redis;
+use crate::server::{Client, Server, Silent};
 use crate::venv;
 
 /// A request to `path` that hangs, and what has to be said of it.
@@ -41,7 +44,6 @@ fn hangs(
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn django_under_gunicorn() {
     let args = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--timeout=60", "stuck_web:django_app"];
     each_interpreter("gunicorn-django", venv::has_servers, |interpreter| {
@@ -54,7 +56,6 @@ fn django_under_gunicorn() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
 fn a_worker_that_computes_past_half_its_timeout() {
     let args = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--timeout=16", "stuck_web:django_app"];
     each_interpreter("gunicorn-stale", venv::has_servers, |interpreter| {
@@ -67,7 +68,28 @@ fn a_worker_that_computes_past_half_its_timeout() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI; cargo test -- --ignored"]
+fn top_shows_what_any_worker_does() {
+    let args =
+        ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--workers=2", "--timeout=600", "stuck_web:django_app"];
+    each_interpreter("top-gunicorn", venv::has_servers, |interpreter| {
+        let server = Server::start(&venv::servers(interpreter)?, &args, &[])?;
+        let _client = Client::request(server.port, "GET", "/work")?;
+        let pid = server.program.pid().to_string();
+        // The supervisor, its idle worker and the one that computes, as soon as both are there.
+        outcome(until_right(|| {
+            let output = hangscope(&["top", "--once", "-s", "--delay", "0.5", &pid]);
+            let said = lossy(&output.stdout) + &lossy(&output.stderr);
+            let mut rows = said.lines().skip_while(|line| !line.contains("Function (file:line)"));
+            let first = rows.nth(1).unwrap_or_default();
+            let right = output.status.success()
+                && said.contains(&format!("pid {pid} and 2 more"))
+                && first.contains("work (stuck_web.py:");
+            if right { Vec::new() } else { vec![said] }
+        }))
+    });
+}
+
+#[test]
 fn uvicorn_does_not_notice() {
     let args = [
         "-m",
@@ -87,8 +109,36 @@ fn uvicorn_does_not_notice() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI and redis-server; cargo test -- --ignored"]
+fn connections_that_nobody_accepts() {
+    let args = [
+        "-m",
+        "uvicorn",
+        "--host=127.0.0.1",
+        "--port={port}",
+        "--log-level=warning",
+        "stuck_web:fastapi_app",
+    ];
+    each_interpreter("accept-backlog", venv::has_servers, |interpreter| {
+        let waiting = RefCell::new(Vec::new());
+        hangs(interpreter, &args, "/sleep", "loop-sleep", |report, finding| {
+            let listens = &list(report, "processes")[0]["listens"][0];
+            let address = text(listens, "address");
+            if waiting.borrow().is_empty() {
+                waiting.borrow_mut().extend((0..3).filter_map(|_| TcpStream::connect(address).ok()));
+            }
+            let said = format!("3 connections wait in the listen queue of {address}");
+            let queues = list(finding, "related").iter().any(|rule| rule == "accept-backlog");
+            let right = queues && text_of(&finding["evidence"]).contains(&said) && listens["queued"] == 3;
+            (!right).then(|| format!("{said}, {listens}"))
+        })
+    });
+}
+
+#[test]
 fn a_task_of_celery() {
+    if !Redis::is_here() {
+        return;
+    }
     each_interpreter("celery-stuck", venv::has_servers, |interpreter| {
         let redis = Redis::start()?;
         let silent = Silent::start()?;
@@ -143,32 +193,5 @@ struct Group(i32);
 impl Drop for Group {
     fn drop(&mut self) {
         let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::SIGKILL);
-    }
-}
-
-/// Debian's redis, on a free port of the loopback.
-struct Redis {
-    server: Child,
-    port: u16,
-}
-
-impl Redis {
-    fn start() -> Outcome<Redis> {
-        let port = free_port()?;
-        let server = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
-            .current_dir(std::env::temp_dir())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| format!("redis-server (apt-get install redis-server): {e}"))?;
-        Ok(Redis { server, port })
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }

@@ -32,8 +32,10 @@ fn start_with(interpreter: &Interpreter, what: &str, url: &str, silent: &str) ->
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI and PostgreSQL; cargo test -- --ignored"]
 fn pool_whose_connections_only_garbage_holds() {
+    if !Postgres::is_here() {
+        return;
+    }
     each_interpreter("timeline-pool", venv::has_servers, |interpreter| {
         let postgres = Postgres::start(EVENTS)?;
         let (_program, pid) = start(interpreter, "pool", &postgres, "")?;
@@ -67,8 +69,10 @@ fn pool_whose_connections_only_garbage_holds() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI and PostgreSQL; cargo test -- --ignored"]
 fn pool_fixed() {
+    if !Postgres::is_here() {
+        return;
+    }
     each_interpreter("timeline-pool-fixed", venv::has_servers, |interpreter| {
         let postgres = Postgres::start(EVENTS)?;
         let (program, pid) = start(interpreter, "pool-fixed", &postgres, "")?;
@@ -78,18 +82,19 @@ fn pool_fixed() {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI and PostgreSQL; cargo test -- --ignored"]
 fn crowd_on_one_row() {
     crowd("timeline-row", "postgresql+psycopg2");
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI and PostgreSQL; cargo test -- --ignored"]
 fn crowd_that_polls_again_and_again() {
     crowd("timeline-row-psycopg", "postgresql+psycopg");
 }
 
 fn crowd(name: &str, driver: &str) {
+    if !Postgres::is_here() {
+        return;
+    }
     each_interpreter(name, venv::has_servers, |interpreter| {
         let postgres = Postgres::start(EVENTS)?;
         let silent = Silent::start()?;
@@ -130,8 +135,10 @@ fn crowd(name: &str, driver: &str) {
 }
 
 #[test]
-#[ignore = "needs venvs from PyPI and PostgreSQL; cargo test -- --ignored"]
 fn row_fixed() {
+    if !Postgres::is_here() {
+        return;
+    }
     each_interpreter("timeline-row-fixed", venv::has_servers, |interpreter| {
         let postgres = Postgres::start(EVENTS)?;
         let silent = Silent::start()?;

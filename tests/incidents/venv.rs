@@ -18,15 +18,22 @@ pub fn exists_for(interpreter: &Interpreter) -> bool {
 /// Those of them that run by default: the one that loses frames, and a late one. `HANGSCOPE_ALL=1` or
 /// `HANGSCOPE_ONLY` asks for more.
 pub fn typical(interpreter: &Interpreter) -> bool {
-    let asked = ["HANGSCOPE_ALL", "HANGSCOPE_ONLY"].iter().any(|name| std::env::var_os(name).is_some());
-    exists_for(interpreter) && (asked || ["3.9", "3.12"].contains(&interpreter.label.as_str()))
+    exists_for(interpreter) && (is_asked() || is_typical(interpreter))
 }
 
-/// Those for which every pin of `requirements-servers.txt` exists.
-const SERVER_LABELS: [&str; 2] = ["3.9", "3.12"];
+fn is_asked() -> bool {
+    ["HANGSCOPE_ALL", "HANGSCOPE_ONLY"].iter().any(|name| std::env::var_os(name).is_some())
+}
+
+fn is_typical(interpreter: &Interpreter) -> bool {
+    ["3.9", "3.12"].contains(&interpreter.label.as_str())
+}
+
+/// Those for which every pin of `requirements-servers.txt` exists, by default the same two as above.
+const SERVER_LABELS: [&str; 5] = ["3.9", "3.10", "3.11", "3.12", "3.13.0"];
 
 pub fn has_servers(interpreter: &Interpreter) -> bool {
-    SERVER_LABELS.contains(&interpreter.label.as_str())
+    SERVER_LABELS.contains(&interpreter.label.as_str()) && (is_asked() || is_typical(interpreter))
 }
 
 /// This interpreter with the packages; makes the environment if this is the first to ask. One that is in

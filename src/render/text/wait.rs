@@ -100,6 +100,7 @@ fn on_what(wait: &Wait, arrow: &str) -> String {
                 None => format!("waits for a process{command} to end"),
             }
         }
+        "future" if detail["database"].is_object() => database(&detail["database"]),
         "future" => match word(detail, "state") {
             Some(state) => format!("waits for future{name} ({})", state.to_ascii_lowercase()),
             None => format!("waits for future{name}"),
@@ -184,6 +185,27 @@ fn socket(wait: &Wait, arrow: &str) -> String {
         text += &format!(", {}", state.to_ascii_lowercase().replace('_', "-"));
     }
     text
+}
+
+/// `waits for asyncpg, app@10.0.0.7:5432/shop: select ?`.
+fn database(database: &Value) -> String {
+    let mut text = format!("waits for {}", word(database, "library").unwrap_or("the database"));
+    if let Some(connection) = connection(database) {
+        text += &format!(", {connection}");
+    }
+    if let Some(statement) = word(database, "statement") {
+        text += &format!(": {statement}");
+    }
+    text
+}
+
+/// `app@10.0.0.7:5432/shop`, as far as it is known.
+pub fn connection(database: &Value) -> Option<String> {
+    let host = word(database, "host")?;
+    let user = word(database, "user").map(|user| format!("{user}@")).unwrap_or_default();
+    let port = word(database, "port").map(|port| format!(":{port}")).unwrap_or_default();
+    let name = word(database, "name").map(|name| format!("/{name}")).unwrap_or_default();
+    Some(format!("{user}{host}{port}{name}"))
 }
 
 /// The label or, failing that, the address, with a space before it.

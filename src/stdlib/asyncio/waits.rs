@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{World, anyio, futures};
 use crate::python::objects::{Heap, TypeInfo};
 use crate::snapshot::{Actor, Address, Wait};
-use crate::stdlib::{FrameScene, Scene, exits};
+use crate::stdlib::{FrameScene, Scene, databases, exits};
 use crate::target::memory::Addr;
 
 /// Tasks that are named as those who must act.
@@ -24,6 +24,7 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
             detail: json!({ "state": "pending" }),
             ..Wait::new("future", Some(future))
         });
+    databases::of_task(scene, &task.frames, &mut wait);
     // The loop sleeps, though this one could go on: nobody has woken it.
     let done = futures::future(scene.heap, future).is_some_and(|f| !f.is_pending());
     if done && task.thread.is_some_and(|t| world.asleep.contains(&t)) {
