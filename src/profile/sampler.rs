@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use nix::sched::sched_getcpu;
 
+use super::place::Places;
 use super::reader::{self, Gil, RawFrame};
 use super::resolve::Resolver;
 use super::threads::{self, Interp, Sampled, State, Thread};
@@ -11,7 +12,7 @@ use crate::look;
 use crate::python::Python;
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
-use crate::target::clocks::{CpuClock, monotonic};
+use crate::target::clocks::{CpuClock, monotonic, own_switches};
 use crate::target::frozen::Seat;
 use crate::target::memory::Addr;
 use crate::target::pages::Pages;
@@ -97,11 +98,19 @@ struct Found {
     frames: Option<(usize, usize)>,
 }
 
-/// A thread that does not run, and its run time and run count.
+/// A thread that does not run, and what will have changed if it did.
 #[derive(Clone, Copy, Debug)]
 struct Guard {
     thread: usize,
-    ran: (u64, u64),
+    proof: Proof,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Proof {
+    /// Its run time and run count.
+    Ran(u64, u64),
+    /// The CPU that it says it is on, which is ours, and how often we had left that.
+    Place { cpu: usize, switches: u64 },
 }
 
 /// Why a read is of no use.
@@ -118,6 +127,7 @@ pub struct Sampler {
     python: Python,
     options: SamplerOptions,
     clock: CpuClock,
+    places: Option<Places>,
     pages: Pages,
     resolver: Resolver,
     interps: Vec<Interp>,
@@ -146,7 +156,8 @@ impl Sampler {
     /// Finds the Python of a live process.
     pub fn attach(pid: i32, options: SamplerOptions) -> Result<Sampler, AccessError> {
         let mut facts = proc::process(pid)?;
-        let python = look::attach(pid, &mut facts, &CachedMemory::live(pid))?;
+        let memory = CachedMemory::live(pid);
+        let python = look::attach(pid, &mut facts, &memory)?;
         let clock = CpuClock::of(pid).map_err(|errno| access::explain(pid, errno))?;
         let other_namespace = facts.ns_pid != pid;
         let (interps, threads) = threads::list(pid, other_namespace, &python, Vec::new());
@@ -156,6 +167,7 @@ impl Sampler {
             resolver,
             options,
             clock,
+            places: Places::of(pid, &memory),
             pages: Pages::new(pid),
             interps,
             threads,
@@ -202,14 +214,26 @@ impl Sampler {
     pub fn sample(&mut self, tree: &mut Tree, seat: &mut Seat) -> Outcome {
         self.housekeeping();
         let mut one_by_one = self.unproven > 128 && !self.stats.samples.is_multiple_of(16);
-        for _ in 0..TRIES {
-            let Ok(now) = self.clock.now() else { return Outcome::Gone };
-            if self.last == Some(now) && !self.list_again && !self.any_runs {
+        for attempt in 0..TRIES {
+            // Of a thread that stands alone and ran, the clock tells nothing new.
+            let mut now = None;
+            if !self.any_runs || self.threads.len() != 1 {
+                let Ok(time) = self.clock.now() else { return Outcome::Gone };
+                now = Some(time);
+            }
+            if self.last.is_some() && self.last == now && !self.list_again && !self.any_runs {
                 self.stats.samples += 1;
                 self.stats.unchanged += 1;
                 return Outcome::Sample;
             }
-            let guard = if one_by_one { None } else { self.guard(seat) };
+            self.pages.end_with(None);
+            let mut guard = None;
+            if !one_by_one && attempt == 0 {
+                guard = self.guard_by_place(seat);
+            }
+            if !one_by_one && guard.is_none() {
+                guard = self.guard(seat);
+            }
             match self.read(now) {
                 Ok(()) => match guard.and_then(|guard| self.covered(&guard)) {
                     Some(true) => {
@@ -257,7 +281,7 @@ impl Sampler {
             let (state, cpu) = probe.with_stat(|stat| (stat.state, stat.cpu)).ok()?;
             let still = state != 'R' || sched_getcpu().ok() == Some(cpu) && seat.is_on(cpu);
             if still {
-                return Some(Guard { thread: self.runner, ran });
+                return Some(Guard { thread: self.runner, proof: Proof::Ran(ran.0, ran.1) });
             }
             if !seat.take(cpu) {
                 return None;
@@ -266,11 +290,26 @@ impl Sampler {
         None
     }
 
+    /// The same, if we have sat beside it since the last sample: whether it is here at all is told after the read.
+    fn guard_by_place(&mut self, seat: &Seat) -> Option<Guard> {
+        let thread = self.threads.get(self.runner).filter(|t| t.shown.state == State::Running)?;
+        let word = self.places?.of_thread(thread.shown.ident)?;
+        let (cpu, switches) = (seat.cpu()?, own_switches()?);
+        self.pages.end_with(Some(word));
+        Some(Guard { thread: self.runner, proof: Proof::Place { cpu, switches } })
+    }
+
     /// After a read: `None` if the thread has run, else whether that proves all that was read: with the GIL
     /// in its hands nobody else could change a frame.
-    fn covered(&self, guard: &Guard) -> Option<bool> {
+    fn covered(&mut self, guard: &Guard) -> Option<bool> {
         let thread = &self.threads[guard.thread];
-        if thread.probe.as_ref()?.ran().ok()? != guard.ran {
+        let stood = match guard.proof {
+            Proof::Ran(time, runs) => thread.probe.as_ref()?.ran().ok()? == (time, runs),
+            Proof::Place { cpu, switches } => {
+                self.pages.last_word() == Some(cpu as u32) && own_switches() == Some(switches)
+            }
+        };
+        if !stood {
             return None;
         }
         let holds = |gil: &Option<Gil>| gil.is_some_and(|g| g.locked && g.holder == thread.tstate);
@@ -319,7 +358,7 @@ impl Sampler {
     }
 
     /// Reads all that may have changed since the last sample.
-    fn read(&mut self, now: u64) -> Result<(), Trouble> {
+    fn read(&mut self, now: Option<u64>) -> Result<(), Trouble> {
         self.found.clear();
         self.raw.clear();
         self.pages.refresh().map_err(|errno| match errno {
@@ -346,7 +385,7 @@ impl Sampler {
     }
 
     /// Fills `found` with the threads that may have run since the last sample.
-    fn find_runners(&mut self, now: u64) -> Result<(), Trouble> {
+    fn find_runners(&mut self, now: Option<u64>) -> Result<(), Trouble> {
         let holds = |gils: &[Option<Gil>], t: &Thread| {
             gils.get(t.interp).copied().flatten().is_some_and(|g| g.locked && g.holder == t.tstate)
         };
@@ -374,7 +413,7 @@ impl Sampler {
                 explained += ran.0.saturating_sub(thread.ran.map_or(0, |r| r.0));
                 self.found.push(Found::new(index, holds, Some(ran)));
             }
-            let total = self.last.map(|last| now.saturating_sub(last));
+            let total = self.last.zip(now).map(|(last, now)| now.saturating_sub(last));
             if total == Some(explained) || (total.is_none() && !self.stats.samples.is_multiple_of(16)) {
                 break;
             }
@@ -413,8 +452,8 @@ impl Sampler {
     }
 
     /// All that was read is of one moment.
-    fn commit(&mut self, tree: &mut Tree, now: u64) {
-        self.last = Some(now);
+    fn commit(&mut self, tree: &mut Tree, now: Option<u64>) {
+        self.last = now;
         self.choose_runner();
         for thread in &mut self.threads {
             thread.shown.holds_gil = false;

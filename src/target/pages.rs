@@ -29,6 +29,9 @@ struct Page {
     used: u32,
 }
 
+/// Bytes of the last word.
+const WORD: usize = 4;
+
 const NOT_READ: u32 = u32::MAX;
 
 pub struct Pages {
@@ -44,7 +47,13 @@ pub struct Pages {
     sample: u32,
     /// Index of the page asked for last.
     last: usize,
+    /// Pages between two that are foreseen can be read as well.
+    gaps: bool,
     across: [u8; 512],
+    /// A word that is read after all pages.
+    last_word: Option<Addr>,
+    /// Its value, if nothing has been read since.
+    word: Option<u32>,
     calls: u64,
     read: u64,
 }
@@ -60,7 +69,10 @@ impl Pages {
             filled: 0,
             sample: 0,
             last: 0,
+            gaps: true,
             across: [0; 512],
+            last_word: None,
+            word: None,
             calls: 0,
             read: 0,
         }
@@ -69,6 +81,24 @@ impl Pages {
     /// System calls made and bytes read so far.
     pub fn cost(&self) -> (u64, u64) {
         (self.calls, self.read)
+    }
+
+    /// Reads this word after all others, at the next refresh.
+    pub fn end_with(&mut self, word: Option<Addr>) {
+        self.last_word = word;
+    }
+
+    /// That word, as it was when all else had been read.
+    pub fn last_word(&mut self) -> Option<u32> {
+        if self.word.is_some() {
+            return self.word;
+        }
+        // Pages were met that had not been foreseen, or there was no room for it.
+        let mut bytes = [0; WORD];
+        let word = RemoteIoVec { base: self.last_word? as usize, len: WORD };
+        self.calls += 1;
+        let n = process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut bytes)], &[word]).ok()?;
+        (n == WORD).then(|| u32::from_le_bytes(bytes))
     }
 
     /// Forgets all bytes and reads the foreseen pages again. `ESRCH` and the like mean that the process is gone.
@@ -82,6 +112,7 @@ impl Pages {
             self.planned &= self.pages.len() == before;
         }
         self.last = 0;
+        self.word = None;
         loop {
             if !self.planned {
                 self.plan();
@@ -91,41 +122,62 @@ impl Pages {
             if wanted == 0 {
                 return Ok(());
             }
-            let mut got = 0;
-            let mut at = 0;
-            for batch in self.ranges.chunks(MAX_RANGES) {
-                let length: usize = batch.iter().map(|r| r.len).sum();
-                self.calls += 1;
-                let local = &mut self.bytes[at..at + length];
-                let n = match process_vm_readv(self.pid, &mut [IoSliceMut::new(local)], batch) {
-                    Ok(n) => n,
-                    Err(Errno::EFAULT) => 0,
-                    Err(errno) => return Err(errno),
-                };
-                got += n;
-                at += length;
-                if n < length {
-                    break;
-                }
-            }
+            let got = self.read_ranges(wanted)?;
             self.read += got as u64;
-            if got == wanted {
+            if got >= wanted {
                 return Ok(());
             }
             // The page that stopped the call is gone from the target.
             let stopped = (got / PAGE) as u32;
+            let before = self.pages.len();
             self.pages.retain(|p| p.slot != stopped);
+            // Or it stands between two that are foreseen, and was never there.
+            self.gaps &= self.pages.len() < before;
             self.planned = false;
         }
+    }
+
+    /// Reads all ranges, of so many bytes, and the last word. How many bytes came.
+    fn read_ranges(&mut self, wanted: usize) -> Result<usize, Errno> {
+        let planned = self.ranges.len();
+        let word = self.last_word.filter(|_| planned < MAX_RANGES);
+        if let Some(word) = word {
+            self.ranges.push(RemoteIoVec { base: word as usize, len: WORD });
+        }
+        let mut at = 0;
+        for batch in self.ranges.chunks(MAX_RANGES) {
+            let length: usize = batch.iter().map(|r| r.len).sum();
+            self.calls += 1;
+            let local = &mut self.bytes[at..at + length];
+            let n = match process_vm_readv(self.pid, &mut [IoSliceMut::new(local)], batch) {
+                Ok(n) => n,
+                Err(Errno::EFAULT) => 0,
+                Err(errno) => {
+                    self.ranges.truncate(planned);
+                    return Err(errno);
+                }
+            };
+            at += n;
+            if n < length {
+                break;
+            }
+        }
+        self.ranges.truncate(planned);
+        if word.is_some() && at == wanted + WORD {
+            let bytes = self.bytes[wanted..at].try_into().expect("4 bytes");
+            self.word = Some(u32::from_le_bytes(bytes));
+        }
+        Ok(at)
     }
 
     fn plan(&mut self) {
         self.ranges.clear();
         let mut slot = 0u64;
         let mut run: Option<(u64, u64)> = None;
+        let gap = if self.gaps { MERGE_GAP } else { 0 };
         for page in &mut self.pages {
             match &mut run {
-                Some((start, length)) if page.number <= *start + *length + MERGE_GAP => {
+                Some((start, length)) if page.number <= *start + *length + gap => {
                     let more = page.number - (*start + *length) + 1;
                     *length += more;
                     slot += more;
@@ -143,7 +195,7 @@ impl Pages {
         if let Some((start, length)) = run {
             self.ranges.push(range(start, length));
         }
-        let room = slot as usize * PAGE;
+        let room = slot as usize * PAGE + WORD;
         if self.bytes.len() < room {
             self.bytes.resize(room, 0);
         }
@@ -182,6 +234,7 @@ impl Pages {
     }
 
     fn demand(&mut self, number: u64) -> Option<u32> {
+        self.word = None;
         let at = self.filled * PAGE;
         if self.bytes.len() < at + PAGE {
             self.bytes.resize(at + 16 * PAGE, 0);
