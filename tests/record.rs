@@ -155,6 +155,91 @@ fn idle_threads_and_roots_by_thread() {
     });
 }
 
+/// By what each burns it is known which root its stacks have.
+#[test]
+fn stacks_are_rooted_at_their_task() {
+    each_interpreter("record-tasks", with_gil, |interpreter| {
+        let (program, _) = Program::ready(interpreter, "roots.py", &[])?;
+        let pid = program.pid().to_string();
+        let (stacks, said) = record(&["--tasks", "-r", "500", "-d", "2", "-p", &pid])?;
+        for (function, root, first) in [
+            ("for_feed (", "task feed: feed()", "feed ("),
+            ("for_serve (", "task serve()", "serve ("),
+            ("for_nobody (", "(no task)", ""),
+        ] {
+            let mut of: Vec<_> = stacks.iter().map(|(s, _)| s).collect();
+            of.retain(|s| s.iter().any(|f| f.starts_with(function)));
+            if of.is_empty() {
+                return Err(format!("no {function}: {said}"));
+            }
+            if let Some(wrong) = of.iter().find(|s| s[0] != root || !s[1].starts_with(first)) {
+                return Err(format!("{function} below {}", wrong.join(";")));
+            }
+        }
+        // What a loop does between its tasks is nobody's; a task that has just been entered may be without a frame.
+        let known = ["task feed: feed()", "task serve()", "task main()", "(no task)"];
+        match stacks.iter().find(|(s, _)| !known.contains(&s[0].as_str())) {
+            Some((wrong, _)) => Err(format!("what is {}?", wrong.join(";"))),
+            None => Ok(()),
+        }
+    });
+}
+
+/// What the kernel's status file says of a process.
+fn status(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let value = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn with_pause_no_stack_is_impossible_and_the_target_runs_on() {
+    let some = |i: &Interpreter| !i.debug && [8, 11, 13, 15].contains(&i.minor);
+    each_interpreter("record-pause", some, |interpreter| {
+        for threads in ["1", "4"] {
+            let (program, _) = Program::ready(interpreter, "chains.py", &["20", threads])?;
+            let pid = program.pid();
+            let (stacks, said) = record(&["--pause", "-r", "500", "-d", "2", "-p", &pid.to_string()])?;
+            if let Some(wrong) = stacks.iter().find_map(|(stack, _)| judge(stack).err()) {
+                return Err(wrong);
+            }
+            if stacks.len() < 20 {
+                return Err(format!("{threads} threads: only {} different stacks: {said}", stacks.len()));
+            }
+            // Ended in the middle, whatever it was doing.
+            let file = scratch("killed.folded");
+            let mut child = Command::new(common::binary())
+                .args(["record", "--pause", "-r", "1000", "-p", &pid.to_string(), "-o"])
+                .arg(&file)
+                .stderr(Stdio::null())
+                .spawn()
+                .map_err(|e| e.to_string())?;
+            let traced =
+                || common::tids(pid).iter().any(|tid| status(*tid, "TracerPid") == child.id().to_string());
+            let until = Instant::now() + common::DEADLINE;
+            while !traced() {
+                if Instant::now() > until {
+                    let _ = child.kill();
+                    return Err("no thread was ever stopped".into());
+                }
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+            let stopped =
+                || common::tids(pid).into_iter().any(|tid| status(tid, "State").starts_with(['t', 'T']));
+            let ran = |tid: &i32| common::schedstat(pid, *tid);
+            let before: Vec<_> = common::tids(pid).iter().map(ran).collect();
+            while stopped() || before == common::tids(pid).iter().map(ran).collect::<Vec<_>>() {
+                if Instant::now() > until {
+                    return Err("it was left stopped".into());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    });
+}
+
 // ---------------------------------------------------------------- commands and children
 
 fn command(interpreter: &Interpreter, how: &str, code: &str) -> Vec<String> {

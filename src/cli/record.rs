@@ -40,6 +40,9 @@ pub struct Record {
     /// A root for each thread
     #[arg(short, long)]
     pub threads: bool,
+    /// Root stacks at the asyncio task that runs: its name, if somebody gave it one, and its coroutine
+    #[arg(long)]
+    pub tasks: bool,
     /// By function instead of by line
     #[arg(short = 'F', long)]
     pub function: bool,
@@ -59,8 +62,12 @@ pub struct Record {
     #[arg(long)]
     pub reverse: bool,
     /// The default; accepted as py-spy's flag
-    #[arg(long)]
+    #[arg(long, conflicts_with = "pause")]
     pub nonblocking: bool,
+    /// Stop running threads for each sample, with ptrace. A write or send that such a thread is in the middle of may
+    /// return early, having written a part: the program must be able to bear that
+    #[arg(long)]
+    pub pause: bool,
     /// Do not mask what looks like a secret in command lines
     #[arg(long)]
     pub show_secrets: bool,

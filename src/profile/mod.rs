@@ -56,6 +56,8 @@ pub mod recording;
 mod resolve;
 /// One process, sample by sample.
 pub mod sampler;
+/// The asyncio task at the root of a stack.
+mod tasks;
 /// The threads of a process, and what they were last known to do.
 mod threads;
 /// Interned frames and stacks.

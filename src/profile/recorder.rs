@@ -54,6 +54,8 @@ pub struct Recorder {
     began: u64,
     /// Processes that could not be read.
     pub refused: Vec<AccessError>,
+    /// Threads that could not be stopped, and why.
+    pub unpaused: Vec<String>,
 }
 
 /// A process that is sampled.
@@ -92,6 +94,7 @@ impl Recorder {
             gil_wait,
             began: clocks::monotonic(),
             refused: Vec::new(),
+            unpaused: Vec::new(),
         }
     }
 
@@ -297,6 +300,7 @@ impl Recorder {
         counts.stacks += stats.stacks;
         counts.torn += stats.torn;
         counts.retries += stats.retries;
+        self.unpaused.extend(sampler.unpaused().map(ToString::to_string));
         let (calls, bytes) = sampler.cost();
         log::debug!("{}: {stats:?}; {calls} reads of memory, {bytes} bytes", sampler.pid());
     }

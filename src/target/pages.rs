@@ -1,4 +1,4 @@
-//! The pages that the last samples needed, read again in one system call.
+//! What the last samples needed of memory, read again in one system call.
 //!
 //! What a sampler reads stands nearly always where it stood the last time: thread states, the pages of the
 //! data stack, frames of 3.8–3.10 in their arenas. So one call brings them all, whatever the depth of the
@@ -18,37 +18,37 @@ pub const PAGE: usize = 4096;
 const FORGET_AFTER: u32 = 64;
 /// Bounds the memory of one process's pages (64 MiB), whatever its pointers say.
 const MAX_PAGES: usize = 16 * 1024;
-/// Ranges with at most this many pages between them are read as one: an iovec costs as much as a page.
-const MERGE_GAP: u64 = 1;
+/// What is read of a page begins and ends at multiples of this: a stack that grows a little is no new plan.
+const GRAIN: usize = 256;
 
+/// Bytes of a page that were asked for, and those that are here, both from and to.
 #[derive(Clone, Copy, Debug)]
 struct Page {
     number: u64,
-    /// Where its bytes stand in `bytes`, in pages; `NOT_READ` before it was.
-    slot: u32,
+    wanted: (u32, u32),
+    here: (u32, u32),
+    /// Where the first byte that is here stands in `bytes`.
+    at: usize,
     used: u32,
 }
 
 /// Bytes of the last word.
 const WORD: usize = 4;
 
-const NOT_READ: u32 = u32::MAX;
-
 pub struct Pages {
     pid: Pid,
     /// Sorted by number.
     pages: Vec<Page>,
     ranges: Vec<RemoteIoVec>,
-    /// `ranges` and the slots are those of `pages`.
+    /// `ranges` and what is here are those of `pages`.
     planned: bool,
     bytes: Vec<u8>,
-    /// Pages of `bytes` in use.
+    /// Bytes of `ranges`, without and with those read since.
+    planned_bytes: usize,
     filled: usize,
     sample: u32,
     /// Index of the page asked for last.
     last: usize,
-    /// Pages between two that are foreseen can be read as well.
-    gaps: bool,
     across: [u8; 512],
     /// A word that is read after all pages.
     last_word: Option<Addr>,
@@ -66,10 +66,10 @@ impl Pages {
             ranges: Vec::new(),
             planned: false,
             bytes: Vec::new(),
+            planned_bytes: 0,
             filled: 0,
             sample: 0,
             last: 0,
-            gaps: true,
             across: [0; 512],
             last_word: None,
             word: None,
@@ -117,22 +117,17 @@ impl Pages {
             if !self.planned {
                 self.plan();
             }
-            let wanted = self.ranges.iter().map(|r| r.len).sum::<usize>();
-            self.filled = wanted / PAGE;
-            if wanted == 0 {
+            self.filled = self.planned_bytes;
+            if self.planned_bytes == 0 {
                 return Ok(());
             }
-            let got = self.read_ranges(wanted)?;
+            let got = self.read_ranges(self.planned_bytes)?;
             self.read += got as u64;
-            if got >= wanted {
+            if got >= self.planned_bytes {
                 return Ok(());
             }
             // The page that stopped the call is gone from the target.
-            let stopped = (got / PAGE) as u32;
-            let before = self.pages.len();
-            self.pages.retain(|p| p.slot != stopped);
-            // Or it stands between two that are foreseen, and was never there.
-            self.gaps &= self.pages.len() < before;
+            self.pages.retain(|p| !(p.at..p.at + (p.here.1 - p.here.0) as usize).contains(&got));
             self.planned = false;
         }
     }
@@ -170,42 +165,40 @@ impl Pages {
         Ok(at)
     }
 
+    /// Neighbours are one range: a range costs about as much as a page.
     fn plan(&mut self) {
         self.ranges.clear();
-        let mut slot = 0u64;
-        let mut run: Option<(u64, u64)> = None;
-        let gap = if self.gaps { MERGE_GAP } else { 0 };
-        for page in &mut self.pages {
-            match &mut run {
-                Some((start, length)) if page.number <= *start + *length + gap => {
-                    let more = page.number - (*start + *length) + 1;
-                    *length += more;
-                    slot += more;
-                }
-                _ => {
-                    if let Some((start, length)) = run {
-                        self.ranges.push(range(start, length));
-                    }
-                    run = Some((page.number, 1));
-                    slot += 1;
-                }
+        let mut at = 0;
+        for index in 0..self.pages.len() {
+            let next = self.pages.get(index + 1).map(|p| p.number);
+            let page = &mut self.pages[index];
+            let start = page.number * PAGE as u64;
+            let joins = self.ranges.last().is_some_and(|r| (r.base + r.len) as u64 == start);
+            page.here = page.wanted;
+            if joins {
+                page.here.0 = 0;
             }
-            page.slot = slot as u32 - 1;
+            if next == Some(page.number + 1) {
+                page.here.1 = PAGE as u32;
+            }
+            page.at = at;
+            let len = (page.here.1 - page.here.0) as usize;
+            at += len;
+            match self.ranges.last_mut() {
+                Some(last) if joins => last.len += len,
+                _ => self.ranges.push(RemoteIoVec { base: start as usize + page.here.0 as usize, len }),
+            }
         }
-        if let Some((start, length)) = run {
-            self.ranges.push(range(start, length));
-        }
-        let room = slot as usize * PAGE + WORD;
-        if self.bytes.len() < room {
-            self.bytes.resize(room, 0);
+        self.planned_bytes = at;
+        if self.bytes.len() < at + WORD {
+            self.bytes.resize(at + WORD, 0);
         }
         self.planned = true;
     }
 
-    /// The slot of a page, read now if it was not foreseen.
-    fn slot(&mut self, number: u64) -> Option<usize> {
-        let near = |p: &Page| p.number == number && p.slot != NOT_READ;
-        let index = match self.pages.get(self.last).filter(|p| near(p)) {
+    /// Where these bytes of a page stand in `bytes`; read now if they were not foreseen.
+    fn find(&mut self, number: u64, from: usize, to: usize) -> Option<usize> {
+        let index = match self.pages.get(self.last).filter(|p| p.number == number) {
             Some(_) => self.last,
             None => match self.pages.binary_search_by_key(&number, |p| p.number) {
                 Ok(index) => index,
@@ -213,39 +206,49 @@ impl Pages {
                     if self.pages.len() >= MAX_PAGES {
                         return None;
                     }
-                    self.pages.insert(index, Page { number, slot: NOT_READ, used: self.sample });
-                    self.planned = false;
+                    let none = (PAGE as u32, 0);
+                    let page = Page { number, wanted: none, here: none, at: 0, used: self.sample };
+                    self.pages.insert(index, page);
                     index
                 }
             },
         };
         self.last = index;
-        self.pages[index].used = self.sample;
-        if self.pages[index].slot == NOT_READ {
+        let page = &mut self.pages[index];
+        page.used = self.sample;
+        if from < page.here.0 as usize || to > page.here.1 as usize {
+            let (low, high) = (from / GRAIN * GRAIN, to.next_multiple_of(GRAIN));
+            page.wanted = (page.wanted.0.min(low as u32), page.wanted.1.max(high as u32));
+            self.planned = false;
             match self.demand(number) {
-                Some(slot) => self.pages[index].slot = slot,
+                Some(at) => {
+                    let page = &mut self.pages[index];
+                    (page.at, page.here) = (at, (0, PAGE as u32));
+                }
                 None => {
                     self.pages.remove(index);
                     return None;
                 }
             }
         }
-        Some(self.pages[index].slot as usize)
+        let page = &self.pages[index];
+        Some(page.at + from - page.here.0 as usize)
     }
 
-    fn demand(&mut self, number: u64) -> Option<u32> {
+    fn demand(&mut self, number: u64) -> Option<usize> {
         self.word = None;
-        let at = self.filled * PAGE;
+        let at = self.filled;
         if self.bytes.len() < at + PAGE {
             self.bytes.resize(at + 16 * PAGE, 0);
         }
         self.calls += 1;
         let local = &mut [IoSliceMut::new(&mut self.bytes[at..at + PAGE])];
-        match process_vm_readv(self.pid, local, &[range(number, 1)]) {
+        let page = RemoteIoVec { base: number as usize * PAGE, len: PAGE };
+        match process_vm_readv(self.pid, local, &[page]) {
             Ok(PAGE) => {
                 self.read += PAGE as u64;
-                self.filled += 1;
-                Some(self.filled as u32 - 1)
+                self.filled += PAGE;
+                Some(at)
             }
             _ => None,
         }
@@ -254,15 +257,16 @@ impl Pages {
     /// `len` bytes from `addr`, at most 512.
     pub fn at(&mut self, addr: Addr, len: usize) -> Option<&[u8]> {
         let (page, from) = (addr / PAGE as u64, (addr % PAGE as u64) as usize);
-        let slot = self.slot(page)?;
         if from + len <= PAGE {
-            return self.bytes.get(slot * PAGE + from..slot * PAGE + from + len);
+            let at = self.find(page, from, from + len)?;
+            return self.bytes.get(at..at + len);
         }
         let here = PAGE - from;
         let there = len.checked_sub(here).filter(|_| len <= self.across.len())?;
-        self.across[..here].copy_from_slice(&self.bytes[slot * PAGE + from..(slot + 1) * PAGE]);
-        let next = self.slot(page + 1)?;
-        self.across[here..len].copy_from_slice(&self.bytes[next * PAGE..next * PAGE + there]);
+        let at = self.find(page, from, PAGE)?;
+        self.across[..here].copy_from_slice(&self.bytes[at..at + here]);
+        let at = self.find(page + 1, 0, there)?;
+        self.across[here..len].copy_from_slice(&self.bytes[at..at + there]);
         Some(&self.across[..len])
     }
 
@@ -273,8 +277,4 @@ impl Pages {
     pub fn u32(&mut self, addr: Addr) -> Option<u32> {
         self.at(addr, 4).map(|b| u32::from_le_bytes(b.try_into().expect("4 bytes")))
     }
-}
-
-fn range(start: u64, pages: u64) -> RemoteIoVec {
-    RemoteIoVec { base: start as usize * PAGE, len: pages as usize * PAGE }
 }
