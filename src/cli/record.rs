@@ -102,7 +102,7 @@ impl ProfileFormat {
         Some(match () {
             () if ends(&[".svg"]) => ProfileFormat::Flamegraph,
             () if ends(&[".html", ".htm"]) => ProfileFormat::Html,
-            () if ends(&[".pb", ".pprof", ".prof"]) => ProfileFormat::Pprof,
+            () if ends(&[".pb.gz", ".pb", ".pprof", ".prof"]) => ProfileFormat::Pprof,
             () if ends(&[".folded", ".txt", ".collapsed", ".raw"]) => ProfileFormat::Folded,
             () if ends(&[".firefox.json", ".gecko.json"]) => ProfileFormat::Firefox,
             () if ends(&[".chrome.json", ".trace.json", ".trace"]) => ProfileFormat::Chrome,
@@ -118,7 +118,7 @@ impl ProfileFormat {
             ProfileFormat::Speedscope => "speedscope.json",
             ProfileFormat::Chrome => "chrome.json",
             ProfileFormat::Firefox => "firefox.json",
-            ProfileFormat::Pprof => "pb",
+            ProfileFormat::Pprof => "pb.gz",
             ProfileFormat::Html => "html",
         }
     }
