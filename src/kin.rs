@@ -9,6 +9,8 @@ use crate::snapshot::Address;
 pub struct Kin {
     /// Where the interpreter's state lies: a forked child has it at the very same address.
     pub runtime: Option<Address>,
+    /// Where the first stack ends: as the other, but at random after `exec` also where the executable is not.
+    pub stack_end: Option<u64>,
     /// Signals that it catches, one bit each from 1 on (`SigCgt` of `/proc/PID/status`).
     pub caught_signals: Option<u64>,
     /// Shared semaphores that it maps.
@@ -56,6 +58,12 @@ pub struct SemLock {
 }
 
 impl Kin {
+    /// Whether the one process was forked from the other, or both from a third.
+    pub fn shares_address_space(&self, other: &Kin) -> bool {
+        let same = self.runtime == other.runtime && self.stack_end == other.stack_end;
+        same && self.runtime.is_some() && self.stack_end.is_some()
+    }
+
     /// The semaphore at this address, as everybody knows it.
     pub fn semaphore(&self, address: u64) -> Option<String> {
         let area = self.areas.iter().find(|a| (a.start..a.end).contains(&address))?;

@@ -400,6 +400,17 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
             format!("{name} waits for {object}, whose {out} connections only garbage holds")
         }
+        (1, Fate::Stuck) if case.says("forked") => {
+            let holder = case.wait().and_then(|wait| wait.detail["held_in_parent_by"].as_object());
+            let stayed = holder.map_or_else(
+                || "nobody in this process can release it".into(),
+                |h| {
+                    let name = h["thread"].as_str().unwrap_or("a thread");
+                    format!("{name}, which can release it, stayed behind in pid {}", h["pid"])
+                },
+            );
+            format!("{wants}, which was locked when this process was forked: {stayed}")
+        }
         (1, Fate::Endless) if case.wait().is_some_and(|w| !referenced_by(w).is_empty()) => {
             let by = case.wait().map(referenced_by).unwrap_or_default();
             format!("{wants}; who holds it is not known, {} can reach it", by.join(", "))

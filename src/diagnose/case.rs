@@ -1,7 +1,7 @@
 //! One case: who suffers, the chain to the root, and what will become of it.
 
 use super::waits::{Fate, Graph, Party, Who, number, word};
-use crate::snapshot::{Activity, EventLoop, Wait};
+use crate::snapshot::{Activity, EventLoop, Frame, Wait};
 
 pub struct Case<'g, 'a> {
     pub graph: &'g Graph<'a>,
@@ -83,6 +83,8 @@ impl<'g, 'a> Case<'g, 'a> {
     /// waits for the keyboard does not count.
     pub fn process_works(&self) -> bool {
         let parties = &self.graph.parties;
+        // A main thread that parks at a sign leaves the work to a pool, which may be at rest.
+        let is_parked = matches!(self.kind(), "event" | "condition" | "barrier");
         let works = |&at: &usize| {
             let party = &parties[at];
             let reads_stdin = || {
@@ -94,6 +96,7 @@ impl<'g, 'a> Case<'g, 'a> {
                 && party.thread().is_some_and(|t| !t.frames.is_empty())
                 && self.graph.fates[at] <= Fate::Outside
                 && !reads_stdin()
+                && (is_parked || !serves_a_pool(party))
         };
         (0..parties.len()).filter(|at| !self.chain.contains(at)).any(|at| works(&at))
     }
@@ -253,6 +256,28 @@ impl<'g, 'a> Case<'g, 'a> {
         all.into_iter()
             .any(|party| frame_in(party, module, function) && party.wait().is_some_and(|w| w.kind == "pipe"))
     }
+}
+
+/// A thread of the standard library's own that waits until others give it something to do: whether it is
+/// there says nothing about the application.
+fn serves_a_pool(party: &Party) -> bool {
+    const MACHINERY: &[(&str, &str)] = &[
+        ("multiprocessing.queues", "_feed"),
+        ("multiprocessing.pool", "_handle_workers"),
+        ("multiprocessing.pool", "_handle_tasks"),
+        ("multiprocessing.pool", "_handle_results"),
+        ("concurrent.futures.process", "run"),
+        ("logging.handlers", "_monitor"),
+    ];
+    let frames = party.frames();
+    let at_rest = || {
+        let is =
+            |f: &Frame| f.function == "_worker" && f.module.as_deref() == Some("concurrent.futures.thread");
+        frames.first().is_some_and(is)
+    };
+    party.wait().is_some()
+        && frames.iter().all(|frame| !frame.user)
+        && (at_rest() || MACHINERY.iter().any(|(module, function)| frame_in(party, module, function)))
 }
 
 fn frame_in(party: &Party, module: &str, function: &str) -> bool {

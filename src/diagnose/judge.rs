@@ -75,6 +75,7 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     let wants = match case.kind() {
         "lock" | "semaphore" | "gil" => true,
         "queue" => case.operation() == "put",
+        "file" => case.wait().is_some_and(|w| w.detail["lock"].is_string() || !w.on.is_empty()),
         // A lock inside of a database.
         "socket" => {
             case.wait().is_some_and(|w| w.detail["blockers"].as_array().is_some_and(|b| !b.is_empty()))

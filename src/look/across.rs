@@ -38,6 +38,7 @@ pub fn is_ownerless(wait: &Wait) -> bool {
         && wait.on.is_empty()
         && wait.call.as_deref().is_some_and(|c| c.starts_with("threading."))
         && wait.detail.get("locked").and_then(Value::as_bool) != Some(false)
+        && wait.detail.get("signal").and_then(Value::as_bool) != Some(true)
 }
 
 fn semaphore(process: &Process, wait: &Wait) -> Option<String> {
@@ -58,7 +59,7 @@ impl All<'_> {
         let Some(own) = self.process(pid) else { return };
         if wait.detail.get("semaphore").is_some() {
             self.held_semaphore(wait, own, thread);
-        } else if wait.detail.get("signal").is_some() {
+        } else if wait.detail.get("signal").is_some_and(Value::is_string) {
             self.signal(wait, own);
         } else if wait.detail.get("workers").is_some() {
             self.pool(wait);
@@ -207,11 +208,7 @@ impl All<'_> {
         let python = |t: &&Thread| t.interpreter.is_some();
         let alone = own.threads.iter().filter(python).count() == 1;
         let parent = own.parent.and_then(|pid| self.process(pid));
-        // Address spaces are laid out at random: the same place twice is the same one, forked.
-        let forked = parent.is_some_and(|p| {
-            p.kin.runtime.is_some() && p.kin.runtime == own.kin.runtime && p.executable == own.executable
-        });
-        if !alone || !forked {
+        if !alone || !parent.is_some_and(|p| p.kin.shares_address_space(&own.kin)) {
             return;
         }
         wait.detail["forked"] = json!(true);

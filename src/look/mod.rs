@@ -156,6 +156,7 @@ pub fn attach(
     let maps = maps::read(pid).map_err(|e| access::explain(pid, errno(&e)))?;
     access::check(pid)?;
     facts.areas = shared::areas(&maps);
+    facts.stack_end = maps.iter().find(|m| m.path == "[stack]").map(|m| m.end);
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
     found.map_err(|NotFound { tried }| {

@@ -55,6 +55,7 @@ pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
         tasks: Vec::new(),
         problems: facts.problems.clone(),
         kin: Kin {
+            stack_end: facts.stack_end,
             caught_signals: facts.caught_signals,
             areas: facts.areas.clone(),
             semlocks: facts.semlocks.clone(),

@@ -191,6 +191,16 @@ pub fn named_object(scene: &Scene, thread: &ThreadScene, object: Addr) -> Option
 /// The global variable of a frame's module that holds this very object, or whose attribute does, if
 /// the frame's code speaks of it.
 pub fn global_name(scene: &Scene, frame: &FrameScene, object: Addr) -> Option<String> {
+    let at = (frame.raw.code, object);
+    if let Some(known) = scene.global_names.borrow().get(&at) {
+        return known.clone();
+    }
+    let name = search_globals(scene, frame, object);
+    scene.global_names.borrow_mut().insert(at, name.clone());
+    name
+}
+
+fn search_globals(scene: &Scene, frame: &FrameScene, object: Addr) -> Option<String> {
     let heap = scene.heap;
     let globals = frame.raw.globals;
     if !heap.type_of(globals)?.is_dict() {
@@ -202,7 +212,7 @@ pub fn global_name(scene: &Scene, frame: &FrameScene, object: Addr) -> Option<St
     }
     let spoken_of = scene.names(frame.raw.code);
     entries.iter().find_map(|(key, value)| {
-        let name = heap.checked_str(*key).filter(|k| spoken_of.contains(k))?;
+        let name = heap.name(*key).filter(|k| spoken_of.iter().any(|s| **s == **k))?;
         let attributes = heap.attributes(*value, MAX_ATTRIBUTES)?;
         let (attribute, _) = attributes.iter().find(|(_, v)| *v == object)?;
         Some(format!("{name}.{}", heap.checked_str(*attribute)?))

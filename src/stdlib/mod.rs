@@ -66,6 +66,8 @@ pub struct Scene<'a> {
     /// The clocks at this moment.
     pub now: os::Now,
     reach: OnceCell<Reach>,
+    /// What code calls an object by a global name: threads stand at the same places, before the same locks.
+    global_names: RefCell<FxHashMap<(Addr, Addr), Option<String>>>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
     variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
     acquired: Acquired,
@@ -237,6 +239,7 @@ impl<'a> Scene<'a> {
             pid,
             now,
             reach: OnceCell::new(),
+            global_names: RefCell::default(),
             names: RefCell::default(),
             variables: RefCell::default(),
             acquired: Acquired::default(),

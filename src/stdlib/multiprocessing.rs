@@ -20,7 +20,9 @@ const DEPTH: usize = 10;
 
 pub fn read(scene: &Scene, seen: &mut Seen) {
     for thread in scene.threads.iter().filter(|t| t.syscall.is_some()) {
-        let mut found = synchronize::semaphore(scene, thread);
+        // One that sleeps at a lock of threads does not sleep at a semaphore.
+        let known = seen.waits.contains_key(&thread.raw.tstate);
+        let mut found = if known { None } else { synchronize::semaphore(scene, thread) };
         for (index, frame) in thread.frames.iter().enumerate().take(DEPTH) {
             if is_ours(frame) {
                 found = of_frame(scene, thread, index, frame).or(found);

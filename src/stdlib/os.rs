@@ -484,7 +484,9 @@ impl Room<'_, '_> {
         ];
         let by_selector = |f: &&FrameScene| f.in_file("/selectors.py");
         let Some(caller) = self.thread.frames.iter().find(|f| !by_selector(f)) else { return false };
-        LOOPS.iter().any(|l| caller.code.file.as_deref().is_some_and(|f| f.contains(l)))
+        // Where the application itself asks a selector, without a library between, that is its own loop.
+        let own = self.thread.frames.first().is_some_and(|f| by_selector(&f)) && self.scene.is_user(caller);
+        own || LOOPS.iter().any(|l| caller.code.file.as_deref().is_some_and(|f| f.contains(l)))
     }
 
     /// `http.server` reads the first line of a request that has not come yet.

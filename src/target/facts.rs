@@ -52,6 +52,9 @@ pub struct ProcessFacts {
     /// Signals that it catches, as bits from 1 on.
     #[serde(default)]
     pub caught_signals: Option<u64>,
+    /// Where its first stack ends: at random for each `exec`, and the same over a `fork`.
+    #[serde(default)]
+    pub stack_end: Option<u64>,
     /// Semaphores in shared memory.
     #[serde(default)]
     pub areas: Vec<Area>,

@@ -23,7 +23,6 @@ fn combinations_that_hang() {
 }
 
 #[test]
-#[ignore = "on a loaded machine two of its programs are sometimes a warning only; cargo test -- --ignored"]
 fn what_blocks_an_event_loop() {
     every_program_of("on_the_loop");
 }
@@ -34,13 +33,11 @@ fn tasks_that_hang_on_a_loop_that_runs() {
 }
 
 #[test]
-#[ignore = "issue 3 is being built: not all of these are explained yet; cargo test -- --ignored"]
 fn hangs_between_processes() {
     every_program_of("processes");
 }
 
 #[test]
-#[ignore = "issue 4 is being built: run with cargo test -- --ignored"]
 fn processes_that_wait_for_each_other() {
     every_program_of("between");
 }

@@ -237,7 +237,6 @@ pub(super) fn what_ends_it(wait: &Wait) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Address;
     use serde_json::json;
 
     fn wait(kind: &str, detail: Value) -> Wait {
