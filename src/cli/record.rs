@@ -116,7 +116,8 @@ impl ProfileFormat {
             ProfileFormat::Flamegraph => "svg",
             ProfileFormat::Folded => "folded",
             ProfileFormat::Speedscope => "speedscope.json",
-            ProfileFormat::Chrome => "chrome.json",
+            // Not `chrome.json`: speedscope takes that for a timeline of the developer tools, an array of other events.
+            ProfileFormat::Chrome => "trace.json",
             ProfileFormat::Firefox => "firefox.json",
             ProfileFormat::Pprof => "pb.gz",
             ProfileFormat::Html => "html",

@@ -35,12 +35,10 @@ const QUIET: u32 = 64;
 const COMPARE_EVERY: u64 = 100_000_000;
 /// How often names are looked for while a thread has none, nanoseconds.
 const NAMES_EVERY: u64 = 250_000_000;
-
-/// How long a thread may take to stop.
-const PAUSE_DEADLINE: Duration = Duration::from_millis(20);
-
 /// And while the task of a thread is not known.
 const LOST_EVERY: u64 = 20_000_000;
+/// How long a thread may take to stop.
+const PAUSE_DEADLINE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub struct SamplerOptions {
@@ -166,6 +164,8 @@ pub struct Sampler {
     last: Option<u64>,
     /// Index of the thread that ran in the last sample.
     runner: usize,
+    /// The CPU that it was last seen on: with several processes the seat may be beside another's.
+    runs_on: Option<usize>,
     /// Some thread did.
     any_runs: bool,
     gils: Vec<Option<Gil>>,
@@ -205,6 +205,7 @@ impl Sampler {
             unpaused: None,
             last: None,
             runner: 0,
+            runs_on: None,
             any_runs: true,
             gils: Vec::new(),
             gc: None,
@@ -313,6 +314,7 @@ impl Sampler {
         for _ in 0..2 {
             let ran = probe.ran().ok()?;
             let (state, cpu) = probe.with_stat(|stat| (stat.state, stat.cpu)).ok()?;
+            self.runs_on = Some(cpu);
             if state == 'R' && self.options.pause {
                 let pause = pause(probe, &mut self.unpaused)?;
                 return Some(Guard { thread: self.runner, proof: Proof::Paused { _pause: pause } });
@@ -332,7 +334,8 @@ impl Sampler {
     fn guard_by_place(&mut self, seat: &Seat) -> Option<Guard> {
         let thread = self.threads.get(self.runner).filter(|t| t.shown.state == State::Running)?;
         let word = self.places?.of_thread(thread.shown.ident)?;
-        let (cpu, switches) = (seat.cpu()?, own_switches()?);
+        let cpu = seat.cpu().filter(|cpu| self.runs_on == Some(*cpu))?;
+        let switches = own_switches()?;
         self.pages.end_with(Some(word));
         Some(Guard { thread: self.runner, proof: Proof::Place { cpu, switches } })
     }
@@ -605,7 +608,8 @@ impl Sampler {
                 stopped = Some(pause(probe, &mut self.unpaused)?);
             }
             let held = asleep || stopped.is_some();
-            if !held && !(seat.take(cpu) && probe.cpu().ok()? == cpu) {
+            let sits = held || (seat.take(cpu) && probe.cpu().ok()? == cpu);
+            if !sits {
                 continue;
             }
             // What it ran up to our coming is accounted for now that it does not run any more.
