@@ -215,6 +215,12 @@ fn is_exit_name(name: &str) -> bool {
 
 /// How far the value stack of a frame may reach, as slots: for searches that prove what they find.
 pub fn stack_slots(heap: &Heap, frame: &FrameScene) -> Vec<Addr> {
+    let words = stack_words(heap, frame).into_iter();
+    words.map(|w| heap.layout.untag(w)).filter(|p| *p != 0 && p % 8 == 0).collect()
+}
+
+/// The same as it stands there.
+pub fn stack_words(heap: &Heap, frame: &FrameScene) -> Vec<u64> {
     let c = &heap.layout.code;
     let size =
         heap.mem.i32(frame.raw.code + c.stacksize).ok().filter(|s| (0..=4096).contains(s)).unwrap_or(0);
@@ -226,6 +232,5 @@ pub fn stack_slots(heap: &Heap, frame: &FrameScene) -> Vec<Addr> {
             locals.map(|n| frame.raw.addr + heap.layout.frame.locals + 8 * n)
         }
     };
-    let words = start.and_then(|at| heap.words(at, size as usize)).unwrap_or_default();
-    words.into_iter().map(|w| heap.layout.untag(w)).filter(|p| *p != 0 && p % 8 == 0).collect()
+    start.and_then(|at| heap.words(at, size as usize)).unwrap_or_default()
 }
