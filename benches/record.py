@@ -123,7 +123,8 @@ def tools(args):
     def mojo(out):
         text = out.with_suffix(".txt")
         subprocess.run([PEERS / "bin" / "python", PEERS / "bin" / "mojo2austin", out, text], check=False)
-        return folded(text)
+        # It weighs stacks in microseconds.
+        return ((stack, count // 1000) for stack, count in folded(text))
 
     all_tools = [
         Tool("hangscope", [args.hangscope, "record", "-r", "{rate}", "-d", "{seconds}", "-f", "folded", "-o", "{out}",
