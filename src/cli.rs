@@ -83,6 +83,23 @@ pub struct Ps {
     pub show_secrets: bool,
 }
 
+/// What of the target counts as the application, and what is masked.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Shown {
+    /// Count this installed package as the application's own code; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub app: Vec<String>,
+    /// Do not mask what looks like a secret (password, token, cookie, …)
+    #[arg(long)]
+    pub show_secrets: bool,
+}
+
+impl Shown {
+    pub fn look_options(&self) -> look::Options {
+        look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
+    }
+}
+
 /// Which processes; the forms add up.
 #[derive(Clone, Debug, Args)]
 #[group(id = "targets", multiple = true)]
@@ -146,12 +163,8 @@ pub struct Dump {
     /// The default; accepted as py-spy's flag
     #[arg(long)]
     pub nonblocking: bool,
-    /// Count this installed package as the application's own code; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub app: Vec<String>,
-    /// Do not mask what looks like a secret (password, token, cookie, …)
-    #[arg(long)]
-    pub show_secrets: bool,
+    #[command(flatten)]
+    pub shown: Shown,
     /// Show no line numbers
     #[arg(long)]
     pub nolineno: bool,
@@ -167,12 +180,10 @@ impl Dump {
     pub fn look_options(&self) -> look::Options {
         look::Options {
             locals: self.locals,
-            show_secrets: self.show_secrets,
-            apps: self.app.clone(),
             pause: self.pause,
             no_findings: self.no_findings,
             save: self.save.is_some(),
-            followed: false,
+            ..self.shown.look_options()
         }
     }
 }
@@ -190,12 +201,8 @@ pub struct Tasks {
     /// Show every task of those that stand alike
     #[arg(long)]
     pub all: bool,
-    /// Count this installed package as the application's own code; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub app: Vec<String>,
-    /// Do not mask what looks like a secret (password, token, cookie, …)
-    #[arg(long)]
-    pub show_secrets: bool,
+    #[command(flatten)]
+    pub shown: Shown,
     /// Show paths whole
     #[arg(long)]
     pub full_filenames: bool,
@@ -203,7 +210,7 @@ pub struct Tasks {
 
 impl Tasks {
     pub fn look_options(&self) -> look::Options {
-        look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
+        self.shown.look_options()
     }
 }
 
@@ -220,17 +227,13 @@ pub struct Check {
     /// As JSON
     #[arg(short, long)]
     pub json: bool,
-    /// Count this installed package as the application's own code; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub app: Vec<String>,
-    /// Do not mask what looks like a secret (password, token, cookie, …)
-    #[arg(long)]
-    pub show_secrets: bool,
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 impl Check {
     pub fn look_options(&self) -> look::Options {
-        look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
+        self.shown.look_options()
     }
 }
 

@@ -96,6 +96,36 @@ fn no_stack_is_impossible() {
     });
 }
 
+/// The issue's measure: up to 1 kHz none is impossible in 100,000 and under 0.5 % are torn.
+#[test]
+#[ignore = "a measurement of two minutes for each Python; HANGSCOPE_BIN=target/release/hangscope, --nocapture"]
+fn truth_in_100_000() {
+    let some = |i: &Interpreter| !i.debug && !i.free_threaded && [8, 11, 13, 15].contains(&i.minor);
+    each_interpreter("record-truth", some, |interpreter| {
+        for (depth, threads) in [("20", "1"), ("200", "1"), ("20", "4")] {
+            let (program, _) = Program::ready(interpreter, "chains.py", &[depth, threads])?;
+            let pid = program.pid().to_string();
+            let (stacks, said) = record(&["-r", "1000", "-d", "34", "-p", &pid])?;
+            let count = |wanted: &dyn Fn(&[String]) -> bool| -> u64 {
+                stacks.iter().filter(|(stack, _)| wanted(stack)).map(|(_, count)| count).sum()
+            };
+            let (all, wrong) = (count(&|_| true), count(&|stack| judge(stack).is_err()));
+            let torn = said.lines().find(|line| line.contains("could not be proven"));
+            let torn_share = torn.and_then(|t| t.split('(').nth(1)?.split(' ').next()?.parse::<f64>().ok());
+            let first = said.lines().next().unwrap_or_default();
+            eprintln!(
+                "{}: {depth} deep, {threads} threads: {wrong} impossible of {all}; torn {} %; {first}",
+                interpreter.label,
+                torn_share.unwrap_or(0.0)
+            );
+            if wrong > 0 || torn_share.unwrap_or(0.0) >= 0.5 {
+                return Err(format!("{depth} deep, {threads} threads: {wrong} of {all} impossible; {said}"));
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn shares_are_those_that_were_burnt() {
     each_interpreter("record-shares", with_gil, |interpreter| {
@@ -152,6 +182,91 @@ fn idle_threads_and_roots_by_thread() {
             return Ok(());
         }
         Err(format!("excluded, but there: {stacks:?}"))
+    });
+}
+
+/// By what each burns it is known which root its stacks have.
+#[test]
+fn stacks_are_rooted_at_their_task() {
+    each_interpreter("record-tasks", with_gil, |interpreter| {
+        let (program, _) = Program::ready(interpreter, "roots.py", &[])?;
+        let pid = program.pid().to_string();
+        let (stacks, said) = record(&["--tasks", "-r", "500", "-d", "2", "-p", &pid])?;
+        for (function, root, first) in [
+            ("for_feed (", "task feed: feed()", "feed ("),
+            ("for_serve (", "task serve()", "serve ("),
+            ("for_nobody (", "(no task)", ""),
+        ] {
+            let mut of: Vec<_> = stacks.iter().map(|(s, _)| s).collect();
+            of.retain(|s| s.iter().any(|f| f.starts_with(function)));
+            if of.is_empty() {
+                return Err(format!("no {function}: {said}"));
+            }
+            if let Some(wrong) = of.iter().find(|s| s[0] != root || !s[1].starts_with(first)) {
+                return Err(format!("{function} below {}", wrong.join(";")));
+            }
+        }
+        // What a loop does between its tasks is nobody's; a task that has just been entered may be without a frame.
+        let known = ["task feed: feed()", "task serve()", "task main()", "(no task)"];
+        match stacks.iter().find(|(s, _)| !known.contains(&s[0].as_str())) {
+            Some((wrong, _)) => Err(format!("what is {}?", wrong.join(";"))),
+            None => Ok(()),
+        }
+    });
+}
+
+/// What the kernel's status file says of a process.
+fn status(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let value = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn with_pause_no_stack_is_impossible_and_the_target_runs_on() {
+    let some = |i: &Interpreter| !i.debug && [8, 11, 13, 15].contains(&i.minor);
+    each_interpreter("record-pause", some, |interpreter| {
+        for threads in ["1", "4"] {
+            let (program, _) = Program::ready(interpreter, "chains.py", &["20", threads])?;
+            let pid = program.pid();
+            let (stacks, said) = record(&["--pause", "-r", "500", "-d", "2", "-p", &pid.to_string()])?;
+            if let Some(wrong) = stacks.iter().find_map(|(stack, _)| judge(stack).err()) {
+                return Err(wrong);
+            }
+            if stacks.len() < 20 {
+                return Err(format!("{threads} threads: only {} different stacks: {said}", stacks.len()));
+            }
+            // Ended in the middle, whatever it was doing.
+            let file = scratch("killed.folded");
+            let mut child = Command::new(common::binary())
+                .args(["record", "--pause", "-r", "1000", "-p", &pid.to_string(), "-o"])
+                .arg(&file)
+                .stderr(Stdio::null())
+                .spawn()
+                .map_err(|e| e.to_string())?;
+            let traced =
+                || common::tids(pid).iter().any(|tid| status(*tid, "TracerPid") == child.id().to_string());
+            let until = Instant::now() + common::DEADLINE;
+            while !traced() {
+                if Instant::now() > until {
+                    let _ = child.kill();
+                    return Err("no thread was ever stopped".into());
+                }
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+            let stopped =
+                || common::tids(pid).into_iter().any(|tid| status(tid, "State").starts_with(['t', 'T']));
+            let ran = |tid: &i32| common::schedstat(pid, *tid);
+            let before: Vec<_> = common::tids(pid).iter().map(ran).collect();
+            while stopped() || before == common::tids(pid).iter().map(ran).collect::<Vec<_>>() {
+                if Instant::now() > until {
+                    return Err("it was left stopped".into());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
     });
 }
 
@@ -290,14 +405,19 @@ fn every_format_has_the_function() {
             ("a.svg", false),
             ("a.folded", false),
             ("a.html", false),
-            ("a.pb", false),
+            ("a.pb.gz", false),
             ("a.json", true),
             ("a.chrome.json", true),
             ("a.firefox.json", true),
         ] {
             let file = scratch(name);
             let output = hangscope(&["record", "-d", "1", "-o", file.to_str().expect("UTF-8"), "-p", &pid]);
-            let bytes = fs::read(&file).map_err(|e| format!("{name}: {e}: {}", lossy(&output.stderr)))?;
+            let mut bytes = fs::read(&file).map_err(|e| format!("{name}: {e}: {}", lossy(&output.stderr)))?;
+            if name.ends_with(".gz") {
+                let packed = std::mem::take(&mut bytes);
+                let mut gzip = flate2::read::GzDecoder::new(&packed[..]);
+                gzip.read_to_end(&mut bytes).map_err(|e| format!("{name}: {e}"))?;
+            }
             let has = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
             if !has("half") || !has("spin") {
                 return Err(format!("{name} does not name what runs"));

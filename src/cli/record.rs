@@ -40,6 +40,9 @@ pub struct Record {
     /// A root for each thread
     #[arg(short, long)]
     pub threads: bool,
+    /// Root stacks at the asyncio task that runs: its name, if somebody gave it one, and its coroutine
+    #[arg(long)]
+    pub tasks: bool,
     /// By function instead of by line
     #[arg(short = 'F', long)]
     pub function: bool,
@@ -59,8 +62,12 @@ pub struct Record {
     #[arg(long)]
     pub reverse: bool,
     /// The default; accepted as py-spy's flag
-    #[arg(long)]
+    #[arg(long, conflicts_with = "pause")]
     pub nonblocking: bool,
+    /// Stop running threads for each sample, with ptrace. A write or send that such a thread is in the middle of may
+    /// return early, having written a part: the program must be able to bear that
+    #[arg(long)]
+    pub pause: bool,
     /// Do not mask what looks like a secret in command lines
     #[arg(long)]
     pub show_secrets: bool,
@@ -95,7 +102,7 @@ impl ProfileFormat {
         Some(match () {
             () if ends(&[".svg"]) => ProfileFormat::Flamegraph,
             () if ends(&[".html", ".htm"]) => ProfileFormat::Html,
-            () if ends(&[".pb", ".pprof", ".prof"]) => ProfileFormat::Pprof,
+            () if ends(&[".pb.gz", ".pb", ".pprof", ".prof"]) => ProfileFormat::Pprof,
             () if ends(&[".folded", ".txt", ".collapsed", ".raw"]) => ProfileFormat::Folded,
             () if ends(&[".firefox.json", ".gecko.json"]) => ProfileFormat::Firefox,
             () if ends(&[".chrome.json", ".trace.json", ".trace"]) => ProfileFormat::Chrome,
@@ -109,9 +116,10 @@ impl ProfileFormat {
             ProfileFormat::Flamegraph => "svg",
             ProfileFormat::Folded => "folded",
             ProfileFormat::Speedscope => "speedscope.json",
-            ProfileFormat::Chrome => "chrome.json",
+            // Not `chrome.json`: speedscope takes that for a timeline of the developer tools, an array of other events.
+            ProfileFormat::Chrome => "trace.json",
             ProfileFormat::Firefox => "firefox.json",
-            ProfileFormat::Pprof => "pb",
+            ProfileFormat::Pprof => "pb.gz",
             ProfileFormat::Html => "html",
         }
     }

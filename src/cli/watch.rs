@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Targets;
+use super::{Shown, Targets};
 use crate::look;
 
 #[derive(Clone, Debug, Args)]
@@ -53,17 +53,13 @@ pub struct Watch {
     /// Wait for the first target to appear (with --port or --name)
     #[arg(long)]
     pub wait: bool,
-    /// Count this installed package as the application's own code; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub app: Vec<String>,
-    /// Do not mask what looks like a secret (password, token, cookie, …)
-    #[arg(long)]
-    pub show_secrets: bool,
+    #[command(flatten)]
+    pub shown: Shown,
 }
 
 impl Watch {
     pub fn look_options(&self) -> look::Options {
-        look::Options { show_secrets: self.show_secrets, apps: self.app.clone(), ..look::Options::default() }
+        self.shown.look_options()
     }
 }
 

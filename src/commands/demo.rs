@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::dump::{self, look_at};
-use crate::cli::{Demo, Dump, Targets};
+use crate::cli::{Demo, Dump, Shown, Targets};
 use crate::look::Options;
 use crate::render::report::Report;
 use crate::snapshot::Thread;
@@ -59,8 +59,7 @@ pub fn run(args: &Demo) -> anyhow::Result<ExitCode> {
         save: None,
         pause: false,
         nonblocking: false,
-        app: Vec::new(),
-        show_secrets: false,
+        shown: Shown::default(),
         nolineno: false,
         full_filenames: false,
         full_stacks: false,

@@ -31,7 +31,7 @@ pub fn run(args: &Dump) -> anyhow::Result<ExitCode> {
     }
     let found = match find::find(&args.targets.selector()) {
         Ok(found) => found,
-        Err(error) => return Ok(nothing_found(error, args.show_secrets)),
+        Err(error) => return Ok(nothing_found(error, args.shown.show_secrets)),
     };
     let pids = found.pids.clone();
     let looked = look_at(found, &options);

@@ -120,6 +120,9 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
         unread = true;
         complain(&error.to_string(), error.remedy().as_deref());
     }
+    for error in &recorder.unpaused {
+        complain(error, None);
+    }
     if child.is_some() && recorder.recording.processes.is_empty() {
         complain("the command ended before a Python in it could be read", None);
     }
@@ -182,7 +185,14 @@ fn settings(args: &Record, format: ProfileFormat) -> Settings {
         subprocesses: args.targets.subprocesses,
         ordered: format.is_ordered(),
         show_secrets: args.show_secrets,
-        sampler: SamplerOptions { idle: args.idle, gil_wait: args.gil_wait, lines, apps: Vec::new() },
+        sampler: SamplerOptions {
+            idle: args.idle,
+            gil_wait: args.gil_wait,
+            tasks: args.tasks,
+            pause: args.pause,
+            lines,
+            apps: Vec::new(),
+        },
     }
 }
 

@@ -17,7 +17,7 @@ pub fn run(args: &Tasks) -> anyhow::Result<ExitCode> {
     }
     let found = match find::find(&args.targets.selector()) {
         Ok(found) => found,
-        Err(error) => return Ok(nothing_found(error, args.show_secrets)),
+        Err(error) => return Ok(nothing_found(error, args.shown.show_secrets)),
     };
     let looked = dump::look_at(found, &options);
     print(&Report::new(looked.snapshot), args)?;

@@ -60,7 +60,7 @@ fn top(args: &Top) -> anyhow::Result<ExitCode> {
         (_, Ok(found)) => found,
         // It is found as soon as it is a Python.
         (Some(_), Err(_)) => Found::default(),
-        (None, Err(error)) => return Ok(nothing_found(error, args.show_secrets)),
+        (None, Err(error)) => return Ok(nothing_found(error, args.shown.show_secrets)),
     };
     let settings = Settings {
         selector,

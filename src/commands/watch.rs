@@ -45,7 +45,7 @@ pub fn run(args: &Watch) -> anyhow::Result<ExitCode> {
 fn watch(args: &Watch) -> anyhow::Result<u8> {
     let limit = command::open_files_limit();
     if args.targets.is_empty() && args.command.is_empty() {
-        complain_of(FindError::NothingAsked, args.show_secrets);
+        complain_of(FindError::NothingAsked, args.shown.show_secrets);
         return Ok(USAGE);
     }
     let signal = Arc::new(AtomicUsize::new(0));
@@ -198,7 +198,7 @@ impl Teller {
                 if args.wait && !gone {
                     note(&format!("waiting: {error}"));
                 } else {
-                    complain_of(error.clone(), args.show_secrets);
+                    complain_of(error.clone(), args.shown.show_secrets);
                 }
             }
             Event::Trouble(text) => complain(text, None),

@@ -29,15 +29,25 @@
 //! hands nobody else has changed a frame either; threads that run without are proven one by one in the same way.
 //! What cannot be proven is torn: counted, not shown.
 //!
+//! Once we sit beside the thread that runs, two cheaper facts prove the same (place.rs): this CPU was ours alone from
+//! before the read until after it, since we have not been switched out; and the word in which the kernel notes where
+//! a thread runs, read last and in the same call, still names it. Had it run its own code elsewhere in between,
+//! that word would name the other CPU, and could name ours again only after it had run here.
+//!
 //! # What a sample costs
 //! When the process has used no CPU since a sample in which nobody ran, nothing has changed: one call, its CPU
-//! clock. Else sleep, clock, run count, CPU, one `process_vm_readv` of the pages that the last samples needed, run
-//! count: six, whatever the depth. With several threads one short read of `/proc` for each that has lately run, and
-//! all of them only when the sum of their CPU times does not explain that of the process. Threads that have not
-//! run keep their state and stack.
+//! clock. Else sleep, our own switches, one `process_vm_readv` of what the last samples needed, our switches again:
+//! four, whatever the depth. Without that word (a C library other than glibc 2.35 or later) six: the thread's run count
+//! and CPU come out of `/proc` then. With several threads the CPU clock of the process, and one short read of `/proc`
+//! for each that has lately run; of all of them only when the sum of their CPU times does not explain that of the
+//! process. Threads that have not run keep their state and stack.
+//!
+//! `--pause` stops the thread that runs instead, and no seat is taken.
 
 /// Children that come and go.
 pub mod follow;
+/// On which CPU a thread says that it is.
+mod place;
 /// The fast walk of frames.
 mod reader;
 /// The loop: deadlines, processes, weights.
@@ -48,6 +58,8 @@ pub mod recording;
 mod resolve;
 /// One process, sample by sample.
 pub mod sampler;
+/// The asyncio task at the root of a stack.
+mod tasks;
 /// The threads of a process, and what they were last known to do.
 mod threads;
 /// Interned frames and stacks.

@@ -14,6 +14,8 @@ use crate::target::proc;
 
 /// Nobody waits longer for an answer to Ctrl-C.
 const NAP: u64 = 100_000_000;
+/// A sample that is later or takes longer is worth a word.
+const STALLED: u64 = 20_000_000;
 /// How often it is looked whether an interpreter has started.
 const STARTING: u64 = 1_000_000;
 
@@ -54,6 +56,8 @@ pub struct Recorder {
     began: u64,
     /// Processes that could not be read.
     pub refused: Vec<AccessError>,
+    /// Threads that could not be stopped, and why.
+    pub unpaused: Vec<String>,
 }
 
 /// A process that is sampled.
@@ -92,6 +96,7 @@ impl Recorder {
             gil_wait,
             began: clocks::monotonic(),
             refused: Vec::new(),
+            unpaused: Vec::new(),
         }
     }
 
@@ -141,8 +146,9 @@ impl Recorder {
         let own = clocks::own_cpu();
         let end = self.rounds(&mut watch);
         self.recording.counts.own_cpu = clocks::own_cpu().saturating_sub(own);
-        self.seat.leave();
+        // Before the seat is left: on a crowded machine that takes its time.
         self.recording.length = self.elapsed();
+        self.seat.leave();
         for live in std::mem::take(&mut self.live) {
             self.count(&live.sampler);
         }
@@ -187,8 +193,13 @@ impl Recorder {
             }
             self.recording.counts.ticks += 1;
             self.recording.counts.late += u64::from(now - deadline > period / 2);
+            let late = now - deadline;
             deadline += period;
             self.sample_all();
+            let took = clocks::monotonic() - now;
+            if late.max(took) > STALLED {
+                log::debug!("woken {late} ns late, and sampling took {took} ns");
+            }
         }
     }
 
@@ -297,6 +308,7 @@ impl Recorder {
         counts.stacks += stats.stacks;
         counts.torn += stats.torn;
         counts.retries += stats.retries;
+        self.unpaused.extend(sampler.unpaused().map(ToString::to_string));
         let (calls, bytes) = sampler.cost();
         log::debug!("{}: {stats:?}; {calls} reads of memory, {bytes} bytes", sampler.pid());
     }

@@ -1,21 +1,27 @@
 //! One process, sample by sample. What a sample is and why it is exact: see mod.rs.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 use nix::sched::sched_getcpu;
 
+use super::place::Places;
 use super::reader::{self, Gil, RawFrame};
 use super::resolve::Resolver;
+use super::tasks::{self, Root};
 use super::threads::{self, Interp, Sampled, State, Thread};
 use super::tree::{EMPTY, Frame, FrameId, Tree};
 use crate::look;
 use crate::python::Python;
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
-use crate::target::clocks::{CpuClock, monotonic};
+use crate::target::clocks::{CpuClock, monotonic, own_switches};
 use crate::target::frozen::Seat;
 use crate::target::memory::Addr;
 use crate::target::pages::Pages;
 use crate::target::parse::Doing;
+use crate::target::pause::{Pause, PauseError};
+use crate::target::probe::ThreadProbe;
 use crate::target::proc;
 use crate::target::syscalls::{self, Arch};
 
@@ -29,9 +35,10 @@ const QUIET: u32 = 64;
 const COMPARE_EVERY: u64 = 100_000_000;
 /// How often names are looked for while a thread has none, nanoseconds.
 const NAMES_EVERY: u64 = 250_000_000;
-
 /// And while the task of a thread is not known.
 const LOST_EVERY: u64 = 20_000_000;
+/// How long a thread may take to stop.
+const PAUSE_DEADLINE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub struct SamplerOptions {
@@ -39,6 +46,10 @@ pub struct SamplerOptions {
     pub idle: bool,
     /// Read the stacks of threads that wait for the GIL, too.
     pub gil_wait: bool,
+    /// Root each stack at the asyncio task that its thread runs.
+    pub tasks: bool,
+    /// Stop running threads for the read, instead of keeping them from their CPU.
+    pub pause: bool,
     pub lines: Lines,
     /// Installed packages that count as the application.
     pub apps: Vec<String>,
@@ -46,7 +57,14 @@ pub struct SamplerOptions {
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        SamplerOptions { idle: false, gil_wait: false, lines: Lines::Current, apps: Vec::new() }
+        SamplerOptions {
+            idle: false,
+            gil_wait: false,
+            tasks: false,
+            pause: false,
+            lines: Lines::Current,
+            apps: Vec::new(),
+        }
     }
 }
 
@@ -95,13 +113,25 @@ struct Found {
     ran: Option<(u64, u64)>,
     /// Its frames in `raw`; `None` if they are not wanted.
     frames: Option<(usize, usize)>,
+    /// Its task in `roots`.
+    root: Option<usize>,
 }
 
-/// A thread that does not run, and its run time and run count.
-#[derive(Clone, Copy, Debug)]
+/// A thread that does not run, and what will have changed if it did.
+#[derive(Debug)]
 struct Guard {
     thread: usize,
-    ran: (u64, u64),
+    proof: Proof,
+}
+
+#[derive(Debug)]
+enum Proof {
+    /// Its run time and run count.
+    Ran(u64, u64),
+    /// The CPU that it says it is on, which is ours, and how often we had left that.
+    Place { cpu: usize, switches: u64 },
+    /// It is stopped until this is dropped.
+    Paused { _pause: Pause },
 }
 
 /// Why a read is of no use.
@@ -118,6 +148,7 @@ pub struct Sampler {
     python: Python,
     options: SamplerOptions,
     clock: CpuClock,
+    places: Option<Places>,
     pages: Pages,
     resolver: Resolver,
     interps: Vec<Interp>,
@@ -126,10 +157,15 @@ pub struct Sampler {
     shown: Vec<Sampled>,
     found: Vec<Found>,
     raw: Vec<RawFrame>,
+    roots: Vec<Root>,
+    /// Why a thread could not be stopped, the last time.
+    unpaused: Option<PauseError>,
     /// The process's CPU time when all was last known.
     last: Option<u64>,
     /// Index of the thread that ran in the last sample.
     runner: usize,
+    /// The CPU that it was last seen on: with several processes the seat may be beside another's.
+    runs_on: Option<usize>,
     /// Some thread did.
     any_runs: bool,
     gils: Vec<Option<Gil>>,
@@ -146,7 +182,8 @@ impl Sampler {
     /// Finds the Python of a live process.
     pub fn attach(pid: i32, options: SamplerOptions) -> Result<Sampler, AccessError> {
         let mut facts = proc::process(pid)?;
-        let python = look::attach(pid, &mut facts, &CachedMemory::live(pid))?;
+        let memory = CachedMemory::live(pid);
+        let python = look::attach(pid, &mut facts, &memory)?;
         let clock = CpuClock::of(pid).map_err(|errno| access::explain(pid, errno))?;
         let other_namespace = facts.ns_pid != pid;
         let (interps, threads) = threads::list(pid, other_namespace, &python, Vec::new());
@@ -156,6 +193,7 @@ impl Sampler {
             resolver,
             options,
             clock,
+            places: Places::of(pid, &memory),
             pages: Pages::new(pid),
             interps,
             threads,
@@ -163,8 +201,11 @@ impl Sampler {
             shown: Vec::new(),
             found: Vec::new(),
             raw: Vec::new(),
+            roots: Vec::new(),
+            unpaused: None,
             last: None,
             runner: 0,
+            runs_on: None,
             any_runs: true,
             gils: Vec::new(),
             gc: None,
@@ -194,6 +235,11 @@ impl Sampler {
         self.stats
     }
 
+    /// Why a thread could not be stopped.
+    pub fn unpaused(&self) -> Option<&PauseError> {
+        self.unpaused.as_ref()
+    }
+
     /// Reads of memory, and bytes read.
     pub fn cost(&self) -> (u64, u64) {
         self.pages.cost()
@@ -202,15 +248,28 @@ impl Sampler {
     pub fn sample(&mut self, tree: &mut Tree, seat: &mut Seat) -> Outcome {
         self.housekeeping();
         let mut one_by_one = self.unproven > 128 && !self.stats.samples.is_multiple_of(16);
-        for _ in 0..TRIES {
-            let Ok(now) = self.clock.now() else { return Outcome::Gone };
-            if self.last == Some(now) && !self.list_again && !self.any_runs {
+        for attempt in 0..TRIES {
+            // Of a thread that stands alone and ran, the clock tells nothing new.
+            let mut now = None;
+            if !self.any_runs || self.threads.len() != 1 {
+                let Ok(time) = self.clock.now() else { return Outcome::Gone };
+                now = Some(time);
+            }
+            if self.last.is_some() && self.last == now && !self.list_again && !self.any_runs {
                 self.stats.samples += 1;
                 self.stats.unchanged += 1;
                 return Outcome::Sample;
             }
-            let guard = if one_by_one { None } else { self.guard(seat) };
-            match self.read(now) {
+            self.pages.end_with(None);
+            let mut guard = None;
+            if !one_by_one && attempt == 0 {
+                guard = self.guard_by_place(seat);
+            }
+            if !one_by_one && guard.is_none() {
+                guard = self.guard(seat);
+            }
+            let paused = guard.as_ref().filter(|g| matches!(g.proof, Proof::Paused { .. })).map(|g| g.thread);
+            match self.read(now, paused) {
                 Ok(()) => match guard.and_then(|guard| self.covered(&guard)) {
                     Some(true) => {
                         self.unproven -= self.unproven / 16;
@@ -250,14 +309,19 @@ impl Sampler {
     /// its run count will have grown. (Two equal answers of the CPU clock alone prove nothing: while the
     /// kernel makes up for interrupts or stolen time, that clock stands still; `update_rq_clock_task`,
     /// kernel/sched/core.c.)
-    fn guard(&self, seat: &mut Seat) -> Option<Guard> {
+    fn guard(&mut self, seat: &mut Seat) -> Option<Guard> {
         let probe = self.threads.get(self.runner)?.probe.as_ref()?;
         for _ in 0..2 {
             let ran = probe.ran().ok()?;
             let (state, cpu) = probe.with_stat(|stat| (stat.state, stat.cpu)).ok()?;
+            self.runs_on = Some(cpu);
+            if state == 'R' && self.options.pause {
+                let pause = pause(probe, &mut self.unpaused)?;
+                return Some(Guard { thread: self.runner, proof: Proof::Paused { _pause: pause } });
+            }
             let still = state != 'R' || sched_getcpu().ok() == Some(cpu) && seat.is_on(cpu);
             if still {
-                return Some(Guard { thread: self.runner, ran });
+                return Some(Guard { thread: self.runner, proof: Proof::Ran(ran.0, ran.1) });
             }
             if !seat.take(cpu) {
                 return None;
@@ -266,11 +330,28 @@ impl Sampler {
         None
     }
 
+    /// The same, if we have sat beside it since the last sample: whether it is here at all is told after the read.
+    fn guard_by_place(&mut self, seat: &Seat) -> Option<Guard> {
+        let thread = self.threads.get(self.runner).filter(|t| t.shown.state == State::Running)?;
+        let word = self.places?.of_thread(thread.shown.ident)?;
+        let cpu = seat.cpu().filter(|cpu| self.runs_on == Some(*cpu))?;
+        let switches = own_switches()?;
+        self.pages.end_with(Some(word));
+        Some(Guard { thread: self.runner, proof: Proof::Place { cpu, switches } })
+    }
+
     /// After a read: `None` if the thread has run, else whether that proves all that was read: with the GIL
     /// in its hands nobody else could change a frame.
-    fn covered(&self, guard: &Guard) -> Option<bool> {
+    fn covered(&mut self, guard: &Guard) -> Option<bool> {
         let thread = &self.threads[guard.thread];
-        if thread.probe.as_ref()?.ran().ok()? != guard.ran {
+        let stood = match guard.proof {
+            Proof::Paused { .. } => true,
+            Proof::Ran(time, runs) => thread.probe.as_ref()?.ran().ok()? == (time, runs),
+            Proof::Place { cpu, switches } => {
+                self.pages.last_word() == Some(cpu as u32) && own_switches() == Some(switches)
+            }
+        };
+        if !stood {
             return None;
         }
         let holds = |gil: &Option<Gil>| gil.is_some_and(|g| g.locked && g.holder == thread.tstate);
@@ -303,7 +384,8 @@ impl Sampler {
         // A child that was just forked has the tid of its parent's thread for a moment.
         let lost = self.threads.iter().any(|t| t.probe.is_none());
         let nameless = |t: &Thread| t.shown.name.is_none() && t.shown.tid != 0;
-        let wants_list = || lost || self.threads.iter().any(nameless);
+        let no_tasks = self.options.tasks && self.interps.iter().any(|i| i.tasks.is_none());
+        let wants_list = || lost || no_tasks || self.threads.iter().any(nameless);
         if self.list_again || (now >= self.names_at && wants_list()) {
             self.names_at = now + if lost { LOST_EVERY } else { NAMES_EVERY };
             self.relist();
@@ -318,10 +400,11 @@ impl Sampler {
         self.runner = self.runner.min(self.threads.len().saturating_sub(1));
     }
 
-    /// Reads all that may have changed since the last sample.
-    fn read(&mut self, now: u64) -> Result<(), Trouble> {
+    /// Reads all that may have changed since the last sample; `paused` is stopped by us.
+    fn read(&mut self, now: Option<u64>, paused: Option<usize>) -> Result<(), Trouble> {
         self.found.clear();
         self.raw.clear();
+        self.roots.clear();
         self.pages.refresh().map_err(|errno| match errno {
             Errno::ENOMEM | Errno::EAGAIN => Trouble::Moved,
             _ => Trouble::Gone,
@@ -340,13 +423,13 @@ impl Sampler {
         }
         self.find_runners(now)?;
         for index in 0..self.found.len() {
-            self.read_thread(index)?;
+            self.read_thread(index, paused)?;
         }
         Ok(())
     }
 
     /// Fills `found` with the threads that may have run since the last sample.
-    fn find_runners(&mut self, now: u64) -> Result<(), Trouble> {
+    fn find_runners(&mut self, now: Option<u64>) -> Result<(), Trouble> {
         let holds = |gils: &[Option<Gil>], t: &Thread| {
             gils.get(t.interp).copied().flatten().is_some_and(|g| g.locked && g.holder == t.tstate)
         };
@@ -374,7 +457,7 @@ impl Sampler {
                 explained += ran.0.saturating_sub(thread.ran.map_or(0, |r| r.0));
                 self.found.push(Found::new(index, holds, Some(ran)));
             }
-            let total = self.last.map(|last| now.saturating_sub(last));
+            let total = self.last.zip(now).map(|(last, now)| now.saturating_sub(last));
             if total == Some(explained) || (total.is_none() && !self.stats.samples.is_multiple_of(16)) {
                 break;
             }
@@ -382,12 +465,14 @@ impl Sampler {
         Ok(())
     }
 
-    fn read_thread(&mut self, index: usize) -> Result<(), Trouble> {
+    fn read_thread(&mut self, index: usize, paused: Option<usize>) -> Result<(), Trouble> {
         let found = self.found[index];
         let thread = &self.threads[found.thread];
         let layout = &self.python.layout;
         let gil = self.gils[thread.interp];
-        let awake = found.holds && (found.ran.is_none() || found.ran != thread.ran);
+        // Of one that is stopped /proc tells how it was stopped.
+        let awake =
+            paused == Some(found.thread) || found.holds && (found.ran.is_none() || found.ran != thread.ran);
         let state = if awake { State::Running } else { state(thread, gil, layout) };
         let collecting = found.holds && {
             let interp = self.interps[thread.interp].addr;
@@ -400,8 +485,20 @@ impl Sampler {
                 .ok_or(Trouble::Moved)?;
             frames = Some((begin, self.raw.len()));
         }
-        self.found[index] = Found { state, collecting, frames, ..found };
+        let root = frames.and_then(|_| self.root(found.thread));
+        self.found[index] = Found { state, collecting, frames, root, ..found };
         Ok(())
+    }
+
+    /// Reads the task that a thread runs.
+    fn root(&mut self, thread: usize) -> Option<usize> {
+        if !self.options.tasks {
+            return None;
+        }
+        let thread = &self.threads[thread];
+        let tasks = self.interps[thread.interp].tasks;
+        self.roots.push(tasks::root(&mut self.pages, &self.python, thread.tstate, tasks)?);
+        Some(self.roots.len() - 1)
     }
 
     fn wants(&self, state: State) -> bool {
@@ -413,8 +510,8 @@ impl Sampler {
     }
 
     /// All that was read is of one moment.
-    fn commit(&mut self, tree: &mut Tree, now: u64) {
-        self.last = Some(now);
+    fn commit(&mut self, tree: &mut Tree, now: Option<u64>) {
+        self.last = now;
         self.choose_runner();
         for thread in &mut self.threads {
             thread.shown.holds_gil = false;
@@ -443,6 +540,17 @@ impl Sampler {
         if found.collecting {
             let gc = *self.gc.get_or_insert_with(|| tree.intern(Frame::label("<gc>")));
             thread.shown.stack = tree.push(thread.shown.stack, gc);
+        }
+        if self.options.tasks {
+            let root = found.root.map(|index| &self.roots[index]);
+            let label = Frame::label(root.map_or(tasks::NO_TASK, |root| &root.label));
+            let base = tree.intern(label);
+            let base = tree.push(EMPTY, base);
+            // From the task's coroutine on; all of it if that has not begun, or is none of Python.
+            let begins = thread.raw.iter().position(|frame| Some(frame.code) == root.map(|r| r.code));
+            let below =
+                begins.and_then(|index| index.checked_sub(1)).map_or(EMPTY, |index| thread.nodes[index]);
+            thread.shown.stack = tree.rebase_above(base, thread.shown.stack, below);
         }
     }
 
@@ -495,7 +603,12 @@ impl Sampler {
             let cpu = probe.cpu().ok()?;
             let ran = probe.ran().ok()?;
             let asleep = matches!(probe.doing(), Doing::Asleep(_));
-            let sits = asleep || (seat.take(cpu) && probe.cpu().ok()? == cpu);
+            let mut stopped = None;
+            if !asleep && self.options.pause {
+                stopped = Some(pause(probe, &mut self.unpaused)?);
+            }
+            let held = asleep || stopped.is_some();
+            let sits = held || (seat.take(cpu) && probe.cpu().ok()? == cpu);
             if !sits {
                 continue;
             }
@@ -503,6 +616,7 @@ impl Sampler {
             let ran = if asleep { ran } else { probe.ran().ok()? };
             self.pages.refresh().ok()?;
             self.raw.clear();
+            self.roots.clear();
             let thread = &self.threads[found.thread];
             let (layout, runtime) = (&self.python.layout, self.python.runtime);
             let interp = self.interps[thread.interp].addr;
@@ -511,12 +625,13 @@ impl Sampler {
             let state = if asleep { state(thread, gil, layout) } else { State::Running };
             let collecting = holds && reader::collecting(&mut self.pages, layout, runtime, interp);
             let walked = reader::walk(&mut self.pages, layout, thread.tstate, &mut self.raw).is_some();
-            let probe = thread.probe.as_ref()?;
-            let same = probe.ran().ok()? == ran;
+            let root = self.root(found.thread);
+            let probe = self.threads[found.thread].probe.as_ref()?;
+            let same = stopped.is_some() || probe.ran().ok()? == ran;
             let here = || probe.cpu().ok() == Some(cpu) && sched_getcpu().ok() == Some(cpu);
-            if walked && same && (asleep || here()) {
+            if walked && same && (held || here()) {
                 let frames = Some((0, self.raw.len()));
-                return Some(Found { state, holds, collecting, ran: Some(ran), frames, ..found });
+                return Some(Found { state, holds, collecting, ran: Some(ran), frames, root, ..found });
             }
             self.stats.retries += 1;
         }
@@ -526,7 +641,21 @@ impl Sampler {
 
 impl Found {
     fn new(thread: usize, holds: bool, ran: Option<(u64, u64)>) -> Found {
-        Found { thread, state: State::Idle, holds, collecting: false, ran, frames: None }
+        Found { thread, state: State::Idle, holds, collecting: false, ran, frames: None, root: None }
+    }
+}
+
+/// Stops a running thread. Asked once more whether it sleeps: its system call would return early.
+fn pause(probe: &ThreadProbe, unpaused: &mut Option<PauseError>) -> Option<Pause> {
+    if matches!(probe.doing(), Doing::Asleep(_)) {
+        return None;
+    }
+    match Pause::seize(probe.tid, PAUSE_DEADLINE) {
+        Ok(pause) => Some(pause),
+        Err(error) => {
+            *unpaused = Some(error);
+            None
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::reader::RawFrame;
 use super::tree::{EMPTY, StackId};
 use crate::python::threads::{self, RawThread};
 use crate::python::{Python, names, tids};
+use crate::stdlib::asyncio;
 use crate::target::cached::CachedMemory;
 use crate::target::memory::Addr;
 use crate::target::probe::ThreadProbe;
@@ -65,6 +66,8 @@ pub struct Thread {
 pub struct Interp {
     pub addr: Addr,
     pub head: Addr,
+    /// Where asyncio keeps its running tasks, once it is imported.
+    pub tasks: Option<Addr>,
 }
 
 /// Reads anew which interpreters and threads there are; what is known of those that stay is kept.
@@ -96,7 +99,7 @@ pub fn list(
     let mut interps = Vec::new();
     for (index, interp) in raw.iter().enumerate() {
         let head = interp.threads.first().map_or(0, |t| t.tstate);
-        interps.push(Interp { addr: interp.addr, head });
+        interps.push(Interp { addr: interp.addr, head, tasks: asyncio::current_tasks(&heap, interp.addr) });
         let names = names::of_interpreter(&heap, interp.addr);
         for thread in &interp.threads {
             let inside = tids.get(&thread.tstate).copied();

@@ -99,7 +99,13 @@ impl Tree {
 
     /// The frames of `stack` on top of `base`.
     pub fn rebase(&mut self, base: StackId, stack: StackId) -> StackId {
-        let frames: Vec<FrameId> = self.walk(stack).collect();
+        self.rebase_above(base, stack, EMPTY)
+    }
+
+    /// The frames of `stack` above `below`, which is one of its callers, on top of `base`.
+    pub fn rebase_above(&mut self, base: StackId, stack: StackId, below: StackId) -> StackId {
+        let callers = std::iter::successors(Some(stack), |s| Some(self.caller(*s)));
+        let frames: Vec<FrameId> = callers.take_while(|s| *s != below).map_while(|s| self.top(s)).collect();
         frames.iter().rev().fold(base, |at, frame| self.push(at, *frame))
     }
 }
@@ -122,5 +128,7 @@ mod tests {
         let on_b = tree.push(EMPTY, b);
         let moved = tree.rebase(on_b, two);
         assert_eq!(tree.walk(moved).collect::<Vec<_>>(), [b, a, b]);
+        let cut = tree.rebase_above(on_b, two, one);
+        assert_eq!(tree.walk(cut).collect::<Vec<_>>(), [b, b]);
     }
 }

@@ -1,7 +1,9 @@
-//! pprof's format (github.com/google/pprof, proto/profile.proto), not compressed: `go tool pprof` takes both.
+//! pprof's format (github.com/google/pprof, proto/profile.proto), compressed with gzip as its files are.
 
 use std::io::{self, Write};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use prost::Message;
 use rustc_hash::FxHashMap;
 
@@ -116,7 +118,9 @@ impl Strings {
 }
 
 pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOptions) -> io::Result<()> {
-    out.write_all(&profile(recording, options).encode_to_vec())
+    let mut gzip = GzEncoder::new(out, Compression::default());
+    gzip.write_all(&profile(recording, options).encode_to_vec())?;
+    gzip.finish().map(drop)
 }
 
 pub fn profile(recording: &Recording, options: &ProfileOptions) -> Profile {

@@ -6,6 +6,7 @@
 mod crowd;
 mod finding;
 mod group;
+mod overview;
 mod process;
 mod recursion;
 mod stack;
@@ -15,9 +16,10 @@ mod verdict;
 mod wait;
 
 use super::page::Page;
-use super::report::Report;
+use super::report::{Report, ReportProcess};
 use super::style::Ink;
 use crate::snapshot::Skipped;
+use std::cmp::Reverse;
 use std::io;
 
 pub use tasks::write as write_tasks;
@@ -55,10 +57,15 @@ impl Default for TextOptions {
 /// Writes the whole report, in one piece.
 pub fn write(out: &mut dyn io::Write, report: &Report, options: &TextOptions) -> io::Result<()> {
     let mut page = Page::new(options.width, options.unicode);
+    overview::write(&mut page, report, options);
     for finding in &report.findings {
         finding::write(&mut page, finding, None, options);
     }
-    for (process, others) in crowd::crowds(&report.processes, options.group) {
+    let mut processes = crowd::crowds(&report.processes, options.group);
+    // The sick before the healthy, and otherwise as they were asked for.
+    let worst = |p: &ReportProcess| p.findings.iter().map(|f| f.severity).max();
+    processes.sort_by_key(|(process, _)| Reverse(worst(process)));
+    for (process, others) in processes {
         process::write(&mut page, process, report, options);
         crowd::more(&mut page, &others);
     }

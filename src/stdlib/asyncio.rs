@@ -26,10 +26,15 @@ use super::futures::Work;
 use super::{FrameScene, Scene, Seen, ThreadScene, visible};
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
+use crate::python::layout::NONE;
 use crate::python::objects::{Heap, TypeInfo};
+use crate::python::sysinfo;
 use crate::snapshot::{Address, Certainty, Lock, Task};
 use crate::target::memory::Addr;
 use futures::TaskObject;
+
+/// A dict of running tasks has an entry for each loop, and those that were deleted.
+const MAX_LOOPS: usize = 4096;
 
 /// One task while it is looked at.
 struct TaskScene<'a> {
@@ -65,6 +70,28 @@ impl World<'_> {
     fn anyio_workers(&self, scene: &Scene) -> &FxHashMap<Addr, usize> {
         self.anyio.get_or_init(|| anyio::workers(scene))
     }
+}
+
+/// The dict of asyncio in which the running task of each loop stands (where no thread knows its own: up to 3.13).
+pub fn current_tasks(heap: &Heap, interp: Addr) -> Option<Addr> {
+    let module = sysinfo::modules(heap, interp, ["asyncio.tasks"])[0]?;
+    let found = heap.dict_get(heap.module_dict(module)?, ["_current_tasks"])[0]?;
+    heap.type_of(found).filter(|t| t.is_dict())?;
+    Some(found)
+}
+
+/// The task that runs in a thread, in a handful of reads; `tasks` is [`current_tasks`] of its interpreter.
+pub fn current_task(heap: &Heap, tstate: Addr, tasks: Option<Addr>) -> Option<TaskObject> {
+    let (size, a) = (heap.layout.tstate.size, &heap.layout.asyncio);
+    let task = match a.running_task {
+        NONE => {
+            let event_loop = loops::running_loop(heap, tstate)?;
+            let (entries, _) = heap.dict(tasks?, MAX_LOOPS)?;
+            entries.into_iter().find(|(key, _)| *key == event_loop)?.1
+        }
+        offset => heap.ptr(tstate + size + offset)?,
+    };
+    futures::task(heap, task)
 }
 
 pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {

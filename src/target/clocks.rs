@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use nix::unistd::Pid;
@@ -15,6 +16,14 @@ pub fn monotonic() -> u64 {
 /// CPU time of the calling thread, nanoseconds.
 pub fn own_cpu() -> u64 {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, nanos)
+}
+
+/// How often the calling thread has left its CPU.
+pub fn own_switches() -> Option<u64> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
+    Some(
+        (usage.voluntary_context_switches() as u64).wrapping_add(usage.involuntary_context_switches() as u64),
+    )
 }
 
 /// Sleeps to a moment of CLOCK_MONOTONIC. `false` if a signal came first.

@@ -69,6 +69,11 @@ impl Seat {
         self.on == Some(cpu)
     }
 
+    /// The CPU that this thread is pinned to and on.
+    pub fn cpu(&self) -> Option<usize> {
+        self.on.filter(|cpu| sched_getcpu().ok() == Some(*cpu))
+    }
+
     pub fn leave(&mut self) {
         let Some(home) = self.home.take() else { return };
         // First off this CPU: its thread has been kept waiting, and would keep us waiting now.

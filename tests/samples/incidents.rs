@@ -2,6 +2,7 @@
 
 use super::*;
 use hangscope::diagnose::{Cause, Finding, Severity};
+use hangscope::render::report::ReportProcess;
 
 fn finding(rule: &str, summary: &str, cause: Vec<Cause>) -> Finding {
     Finding {
@@ -174,6 +175,39 @@ pub fn deadlock() -> Report {
 }
 
 /// A finding of the whole fleet, and one that is only likely.
+/// Workers under their supervisor: one is stuck, one is at a request, two are idle.
+pub fn workers() -> Report {
+    let mut report = news_stream();
+    let server = |role: &str, supervisor: Option<i32>| Server {
+        kind: "gunicorn".into(),
+        role: role.into(),
+        worker: supervisor.map(|_| "uvicorn".into()),
+        timeout: Some(30.0),
+        heartbeat_age: None,
+        heartbeat_from: None,
+        supervisor,
+    };
+    report.processes[0].process.server = Some(server("worker", Some(4240)));
+    let mut more = Vec::new();
+    for pid in [4240, 4241, 4243, 4244] {
+        let main = thread(pid, "MainThread", Activity::Idle, "epoll_wait", 2.5);
+        let mut worker = process(pid, "gunicorn -w 4 -k uvicorn.workers.UvicornWorker app:app", vec![main]);
+        worker.server = Some(server("worker", Some(4240)));
+        more.push(worker);
+    }
+    more[0].server = Some(server("arbiter", None));
+    more[1].threads[0].request = Some(Request {
+        method: Some("GET".into()),
+        path: Some("/news/list".into()),
+        framework: Some("fastapi".into()),
+        age: Some(0.02),
+    });
+    let more = more.into_iter().map(|process| ReportProcess { process, findings: vec![] });
+    report.processes.extend(more);
+    report.processes.sort_by_key(|reported| reported.process.pid);
+    report
+}
+
 pub fn across_processes() -> Report {
     let mut put =
         wait("queue", 0, serde_json::json!({ "operation": "put", "size": 1, "maxsize": 1, "consumers": [] }));

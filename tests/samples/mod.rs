@@ -24,6 +24,7 @@ pub fn all() -> Vec<(&'static str, Report)> {
     .into();
     samples.push(("news-stream", incidents::news_stream()));
     samples.push(("deadlock", incidents::deadlock()));
+    samples.push(("workers", incidents::workers()));
     samples.push(("across-processes", incidents::across_processes()));
     samples
 }

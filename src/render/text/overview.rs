@@ -1,0 +1,105 @@
+//! A tree of processes at a glance: one line each, with what is to be said of it.
+
+use super::{TextOptions, count, crowd, process};
+use crate::diagnose::{Finding, Severity};
+use crate::render::duration::Duration;
+use crate::render::page::Page;
+use crate::render::report::{Report, ReportProcess};
+use crate::render::style::Ink;
+use crate::snapshot::{Activity, Process};
+
+/// More lines than this are no glance.
+const MOST: usize = 40;
+/// Columns for a role or a command.
+const NAME: usize = 32;
+
+pub(super) fn write(page: &mut Page, report: &Report, options: &TextOptions) {
+    let asked = report.processes.iter().filter(|p| !p.process.followed).count();
+    let rows = crowd::crowds(&report.processes, options.group);
+    if asked < 2 || rows.len() > MOST {
+        return;
+    }
+    let names: Vec<String> = rows.iter().map(|(p, _)| page.shorten(&name(&p.process), NAME)).collect();
+    let pid = |p: &ReportProcess| p.process.pid.to_string().len();
+    let wide_pid = rows.iter().map(|(p, _)| pid(p)).max().unwrap_or(0);
+    let wide_name = names.iter().map(|name| page.measure(name)).max().unwrap_or(0);
+    page.put(Ink::Strong, &count(report.processes.len(), "process", "processes"));
+    page.end_line();
+    for ((reported, others), name) in rows.iter().zip(&names) {
+        let target = &reported.process;
+        let worst = worst(report, reported);
+        let (mark, ink) = match worst.map(|finding| finding.severity) {
+            Some(Severity::Critical) => (page.marks.critical, Ink::Critical),
+            Some(Severity::Warning) => (page.marks.warning, Ink::Warning),
+            _ => (" ", Ink::Plain),
+        };
+        page.pad_to(2);
+        page.put(ink, mark);
+        let name_at = 5 + wide_pid;
+        page.pad_to(name_at - 1 - pid(reported));
+        page.put(Ink::Strong, &target.pid.to_string());
+        page.pad_to(name_at + 1);
+        page.put(Ink::Plain, name);
+        let verdict_at = name_at + 3 + wide_name;
+        page.pad_to(verdict_at);
+        let mut text = verdict(target, worst);
+        if !others.is_empty() {
+            text += &format!(" (and {} more like it)", others.len());
+        }
+        page.prose(if worst.is_some() { ink } else { Ink::Plain }, verdict_at, &text);
+    }
+    page.gap();
+}
+
+/// What is worst of all that was found about a process, here or between several.
+fn worst<'a>(report: &'a Report, reported: &'a ReportProcess) -> Option<&'a Finding> {
+    let pid = reported.process.pid;
+    // A chain ends where the culprit is, which need not suffer itself.
+    let suffers = |f: &&Finding| f.pid == Some(pid) || f.pid.is_none() && f.pids.contains(&pid);
+    let all = reported.findings.iter().chain(report.findings.iter().filter(suffers));
+    all.filter(|finding| finding.severity > Severity::Info).max_by_key(|finding| finding.severity)
+}
+
+fn name(target: &Process) -> String {
+    match &target.server {
+        Some(server) => match &server.worker {
+            Some(worker) => format!("{} {worker} {}", server.kind, server.role),
+            None => format!("{} {}", server.kind, server.role),
+        },
+        None => process::command_line(&target.command),
+    }
+}
+
+fn verdict(target: &Process, worst: Option<&Finding>) -> String {
+    let request = |r: &crate::snapshot::Request| {
+        let age = r.age.map(|age| format!(" for {}", Duration(age))).unwrap_or_default();
+        let words = [r.method.as_deref(), r.path.as_deref()];
+        (words.into_iter().flatten().collect::<Vec<_>>().join(" "), age)
+    };
+    if let Some(finding) = worst {
+        let since = finding.blocked_for.map(|s| format!(" for {}", Duration(s))).unwrap_or_default();
+        let serving = finding.request.as_ref().map(|r| format!(", serving {}", request(r).0));
+        return format!("{}{since}{}", finding.rule, serving.unwrap_or_default());
+    }
+    if target.python.is_none() {
+        return "no Python, or not read".to_owned();
+    }
+    let of_tasks = target.tasks.iter().filter_map(|task| task.request.as_ref());
+    let mut requests = target.threads.iter().filter_map(|t| t.request.as_ref()).chain(of_tasks);
+    if let Some(first) = requests.next() {
+        let (words, age) = request(first);
+        let more = requests.count();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        return format!("serves {words}{age}{more}");
+    }
+    let main = target.threads.iter().find(|t| t.main);
+    let since = main.and_then(|t| t.os.as_ref()?.blocked_for);
+    let since = since.map(|s| format!(" {}", Duration(s))).unwrap_or_default();
+    if target.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty()) {
+        return "running".to_owned();
+    }
+    match main.map(|t| t.activity) {
+        Some(Activity::Waiting) => format!("waits{since}"),
+        _ => format!("idle{since}"),
+    }
+}
