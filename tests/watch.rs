@@ -144,7 +144,11 @@ fn a_stall_among_health_is_caught_with_its_line_and_its_culprit() {
             let over = watch.line(&["· over after"]);
             client.until("slept").ok();
             let mut files = fs::read_dir(out.path()).unwrap().map(|e| e.unwrap().path());
-            let profile = files.find(|file| file.extension().is_some_and(|e| e == "folded"));
+            // Where it was too busy for a whole look, the report has no more than that it stands.
+            let profile = files.find(|file| {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                name.ends_with(".folded") && name.contains("loop-sleep")
+            });
             if over.is_ok() && profile.is_some() {
                 caught = profile;
                 break;
