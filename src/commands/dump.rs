@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -38,7 +39,9 @@ pub fn run(args: &Dump) -> anyhow::Result<ExitCode> {
     let (snapshot, found) = judge(looked.snapshot, &pids, &options);
     // The report is worth more than the file: it is shown even if that cannot be written.
     let saved = args.save.as_ref().map_or(Ok(()), |file| save(&looked.capture, file));
-    print(&Report::new(snapshot).with(found), args)?;
+    // The process ends: to give back a report piece by piece would take longer than to print it.
+    let report = ManuallyDrop::new(Report::new(snapshot).with(found));
+    print(&report, args)?;
     saved?;
     Ok(ExitCode::from(if looked.unread { UNREAD } else { 0 }))
 }

@@ -54,7 +54,8 @@ impl ProcDir {
 
     /// The whole file, but not more than `cap` bytes.
     pub fn read_all(&self, name: &CStr, cap: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // With room at once it is one read, not one for each doubling of a Vec.
+        let mut bytes = Vec::with_capacity(SMALL);
         self.open(name)?.take(cap).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
