@@ -1,9 +1,12 @@
 //! One file per command, one `run(args)` each; the only place that prints.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use anstream::AutoStream;
+use anstream::adapter::StripBytes;
+use anstream::{AutoStream, ColorChoice};
 
 use crate::render::report::Report;
 use crate::render::text::TextOptions;
@@ -56,14 +59,34 @@ pub fn complain(what: &str, remedy: Option<&str>) {
     }
 }
 
-/// Text to stdout, in colour if that is a terminal, in one piece: the lock's own buffer would make a system
-/// call of every line.
+/// Text to stdout, in colour if that is a terminal; not through the standard library's buffer, which makes a
+/// system call of every line.
 pub fn print_text(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut text = AutoStream::new(Vec::new(), AutoStream::choice(&io::stdout()));
-    write(&mut text)?;
-    let mut out = io::stdout().lock();
-    out.write_all(&text.into_inner())?;
+    let plain = AutoStream::choice(&io::stdout()) == ColorChoice::Never;
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut out = Colourless { out: BufWriter::new(stdout), strip: plain.then(StripBytes::new) };
+    write(&mut out)?;
     out.flush()
+}
+
+/// Leaves out what colours, where asked to.
+struct Colourless<W: Write> {
+    out: W,
+    strip: Option<StripBytes>,
+}
+
+impl<W: Write> Write for Colourless<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.strip {
+            Some(strip) => strip.strip_next(bytes).try_for_each(|part| self.out.write_all(part))?,
+            None => self.out.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// A report to stdout, as CONTRACT.md has it.
