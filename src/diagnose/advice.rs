@@ -465,6 +465,9 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
         return of_lock_cycle(case, rule).into();
     }
     let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
+    if case.event_loop().is_some_and(|l| l.kind == "trio") {
+        text = text.replace("asyncio.sleep", "trio.sleep").replace("asyncio.Lock", "trio.Lock");
+    }
     let root = case.culprit();
     if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none()) {
         let place = root.telling_frame().map(|f| format!(" at {}", place(f))).unwrap_or_default();

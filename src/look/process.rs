@@ -172,12 +172,13 @@ pub fn of_stacks(
 
     let mut threads: Vec<Thread> = Vec::new();
     let mut seen: Vec<i32> = Vec::new();
-    for interp in &stacks.interpreters {
+    for interp in &mut stacks.interpreters {
         process.problems.extend(interp.problems.iter().cloned());
         let unread = || names::of_interpreter(heap, interp.addr);
         let names = stacks.names.get(&interp.addr).cloned().unwrap_or_else(unread);
         let gil_view = GilView::of(heap, interp, &by_tid, &stacks.tids);
-        for raw in &interp.threads {
+        for at in 0..interp.threads.len() {
+            let raw = &interp.threads[at];
             let facts_of = stacks.tids.get(&raw.tstate).and_then(|tid| by_tid.get(tid)).copied();
             seen.extend(facts_of.map(|f| f.tid));
             let read = stacks.reads.get(&raw.tstate).copied().unwrap_or(Read::Torn);
@@ -192,6 +193,10 @@ pub fn of_stacks(
                 settle_activity(&mut thread, raw.tstate, &stacks.seen, gil_view.gil.as_ref(), facts);
             }
             threads.push(thread);
+            if !options.save {
+                // With hundreds of threads twice all frames is what most memory goes to.
+                interp.threads[at].frames = Vec::new();
+            }
         }
         process.interpreters.push(Interpreter {
             id: interp.id,

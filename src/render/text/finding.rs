@@ -239,7 +239,11 @@ fn link(page: &Page, finding: &Finding, process: Option<&Process>, cycle: &[usiz
 fn name(cause: &Cause, process: Option<&Process>) -> String {
     let here = process.is_some_and(|process| cause.pid == Some(process.pid));
     let who = match (&cause.thread, cause.task, cause.tid) {
-        (_, Some(task), _) => Some(format!("task {:#x}", task.0)),
+        (_, Some(task), _) => {
+            let known = process.and_then(|process| process.tasks.iter().find(|t| t.id == task));
+            let name = known.and_then(|task| task.name.clone());
+            Some(name.map_or_else(|| format!("task {:#x}", task.0), |name| format!("task {name}")))
+        }
         (Some(name), None, _) => Some(name.clone()),
         (None, None, Some(tid)) => Some(format!("thread {tid}")),
         (None, None, None) => None,
