@@ -172,10 +172,15 @@ fn in_a_venv() {
 fn what_is_no_python_is_refused_with_every_step() {
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("started");
     let pid = child.id().to_string();
+    // Before that it may not have loaded all its libraries.
+    let reads = common::within(|| {
+        common::system_call(child.id() as i32, child.id() as i32).is_some_and(|call| call.is_read_of_stdin())
+    });
     let output = hangscope(&["dump", "--pid", &pid]);
     let _ = child.stdin.take().expect("piped").flush();
     let _ = child.wait();
     let said = lossy(&output.stderr);
+    assert!(reads, "cat does not read");
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("not") && said.contains("Python") && said.contains("libc.so"), "{said}");
 }

@@ -57,10 +57,6 @@ fn folded(text: &str) -> Outcome<Stacks> {
 
 /// Whether a stack of chains.py can be: one chain only, without a gap, each caller at its call.
 fn judge(stack: &[String]) -> Outcome {
-    // The main thread, on its way from saying that it is ready to waiting for its end.
-    if stack.last().is_some_and(|f| f.starts_with("main (chains.py")) {
-        return Ok(());
-    }
     let run = stack.iter().position(|f| f.starts_with("run (chains.py"));
     let run = run.ok_or_else(|| format!("no run() in {}", stack.join(";")))?;
     let chain = &stack[run + 1..];
@@ -98,7 +94,7 @@ fn possible(args: &[&str]) -> Outcome {
 fn no_stack_is_impossible() {
     each_interpreter("record-chains", with_gil, |interpreter| {
         for (depth, threads) in [("20", "1"), ("200", "1"), ("20", "4")] {
-            let (program, _) = Program::ready(interpreter, "chains.py", &[depth, threads])?;
+            let (program, _) = Program::settled(interpreter, "chains.py", &[depth, threads])?;
             let pid = program.pid().to_string();
             possible(&["-r", "1000", "-p", &pid]).map_err(|e| format!("{depth} deep: {e}"))?;
         }
@@ -113,7 +109,7 @@ fn truth_in_100_000() {
     let some = |i: &Interpreter| !i.debug && !i.free_threaded && [8, 11, 13, 15].contains(&i.minor);
     each_interpreter("record-truth", some, |interpreter| {
         for (depth, threads) in [("20", "1"), ("200", "1"), ("20", "4")] {
-            let (program, _) = Program::ready(interpreter, "chains.py", &[depth, threads])?;
+            let (program, _) = Program::settled(interpreter, "chains.py", &[depth, threads])?;
             let pid = program.pid().to_string();
             let (stacks, said) = record(&["-r", "1000", "-d", "34", "-p", &pid])?;
             let count = |wanted: &dyn Fn(&[String]) -> bool| -> u64 {
@@ -139,7 +135,7 @@ fn truth_in_100_000() {
 #[test]
 fn shares_are_those_that_were_burnt() {
     each_interpreter("record-shares", with_gil, |interpreter| {
-        let (mut program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let (mut program, _) = Program::settled(interpreter, "shares.py", &[])?;
         let pid = program.pid().to_string();
         let (stacks, said) = record(&["-r", "500", "-d", "4", "-p", &pid])?;
         program.send("\n")?;
@@ -174,7 +170,7 @@ fn shares_are_those_that_were_burnt() {
 #[test]
 fn idle_threads_and_roots_by_thread() {
     each_interpreter("record-threads", with_gil, |interpreter| {
-        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let (program, _) = Program::settled(interpreter, "shares.py", &[])?;
         let pid = program.pid().to_string();
         let (stacks, _) = record(&["-i", "-t", "-r", "200", "-d", "1", "-p", &pid])?;
         for (thread, function) in
@@ -237,7 +233,7 @@ fn with_pause_no_stack_is_impossible_and_the_target_runs_on() {
     let some = |i: &Interpreter| !i.debug && [8, 11, 13, 15].contains(&i.minor);
     each_interpreter("record-pause", some, |interpreter| {
         for threads in ["1", "4"] {
-            let (program, _) = Program::ready(interpreter, "chains.py", &["20", threads])?;
+            let (program, _) = Program::settled(interpreter, "chains.py", &["20", threads])?;
             let pid = program.pid();
             possible(&["--pause", "-r", "500", "-p", &pid.to_string()])
                 .map_err(|e| format!("{threads} threads: {e}"))?;
@@ -332,7 +328,7 @@ fn a_command_keeps_its_exit_code() {
 fn sigterm_and_ctrl_c_write_the_whole_file() {
     let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
     each_interpreter("record-signals", one, |interpreter| {
-        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let (program, _) = Program::settled(interpreter, "shares.py", &[])?;
         for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
             let file = scratch("signal.speedscope.json");
             let _ = fs::remove_file(&file);
@@ -346,10 +342,7 @@ fn sigterm_and_ctrl_c_write_the_whole_file() {
             let own = child.id() as i32;
             let runs =
                 || common::schedstat(own, own).and_then(|s| s.split(' ').nth(2)?.trim().parse::<u64>().ok());
-            let until = Instant::now() + common::DEADLINE;
-            while (common::tids(own).len() < 2 || runs() < Some(60)) && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            common::within(|| common::tids(own).len() >= 2 && runs() >= Some(60));
             kill(Pid::from_raw(child.id() as i32), signal).map_err(|e| e.to_string())?;
             let status = child.wait().map_err(|e| e.to_string())?;
             let mut said = String::new();
@@ -368,7 +361,7 @@ fn sigterm_and_ctrl_c_write_the_whole_file() {
 fn a_full_disk_costs_no_data_and_an_unwritable_path_no_time() {
     let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
     each_interpreter("record-full", one, |interpreter| {
-        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let (program, _) = Program::settled(interpreter, "shares.py", &[])?;
         let pid = program.pid().to_string();
         let output = hangscope(&["record", "-f", "folded", "-d", "1", "-o", "/dev/full", "-p", &pid]);
         let said = lossy(&output.stderr);
@@ -404,7 +397,7 @@ fn what_cannot_be_recorded_is_told() {
 fn every_format_has_the_function() {
     let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
     each_interpreter("record-formats", one, |interpreter| {
-        let (program, _) = Program::ready(interpreter, "shares.py", &[])?;
+        let (program, _) = Program::settled(interpreter, "shares.py", &[])?;
         let pid = program.pid().to_string();
         for (name, json) in [
             ("a.svg", false),

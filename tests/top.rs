@@ -64,6 +64,11 @@ impl Terminal {
 
     fn top(&self, args: &str) {
         self.line("clear; echo BEFORE");
+        // What is typed before the shell has its prompt again is echoed in the midst of it.
+        self.until("the prompt", |screen| {
+            let lines: Vec<&str> = screen.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+            lines == ["BEFORE", "READY$"]
+        });
         self.line(&format!("{} top {args}; echo CODE=$?", Path::new(&binary()).display()));
     }
 
@@ -177,16 +182,11 @@ fn a_finding_turns_the_line_red_and_enter_shows_it() {
     let line = terminal.until("the finding", |s| s.contains("Enter shows it"));
     assert!(line.lines().nth(2).is_some_and(|l| l.contains("loop-")), "{line}");
     // Red behind it, once it is critical.
-    let end = Instant::now() + DEADLINE;
-    loop {
+    let is_red = || {
         let shown = terminal.tmux(&["capture-pane", "-p", "-e"]);
-        let is_red = |line: &str| line.contains("[41m") || line.contains("[48;5;1m");
-        if shown.lines().nth(2).is_some_and(is_red) {
-            break;
-        }
-        assert!(Instant::now() < end, "it is not red: {shown:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        shown.lines().nth(2).is_some_and(|line| line.contains("[41m") || line.contains("[48;5;1m"))
+    };
+    assert!(common::within(is_red), "it is not red: {}", terminal.screen());
     terminal.keys(&["Enter"]);
     terminal.until("the whole finding", |s| s.contains("EVENT LOOP BLOCKED") && s.contains("readline"));
     terminal.keys(&["Escape", "e"]);

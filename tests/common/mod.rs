@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A failure in words; tests gather them over all interpreters.
 pub type Outcome<T = ()> = Result<T, String>;
@@ -412,16 +412,12 @@ impl Program {
 
     /// Waits until `condition` holds.
     pub fn until(&self, what: &str, mut condition: impl FnMut() -> Outcome<bool>) -> Outcome {
-        let end = Instant::now() + DEADLINE;
-        loop {
-            if condition()? {
-                return Ok(());
-            }
-            if Instant::now() > end {
-                return Err(self.failed(&format!("waited in vain for {what}")));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let mut result = Ok(false);
+        let came = within(|| {
+            result = condition();
+            !matches!(result, Ok(false))
+        });
+        if came { result.map(drop) } else { Err(self.failed(&format!("waited in vain for {what}"))) }
     }
 
     /// A failure message with what the program has said on its standard error.
@@ -509,6 +505,20 @@ pub fn system_call(pid: i32, tid: i32) -> Option<SystemCall> {
     let number = words.next()?.parse().ok()?;
     let first = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
     Some(SystemCall { number, first })
+}
+
+/// Whether it comes true before the deadline.
+pub fn within(mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 // ---------------------------------------------------------------- hangscope
