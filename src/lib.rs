@@ -8,6 +8,8 @@ pub mod cli;
 pub mod commands;
 /// What a snapshot means.
 pub mod diagnose;
+/// Durations as people say them.
+pub mod duration;
 /// Symbols and sections of ELF images: pure, over bytes.
 pub mod elf;
 /// What leads from one process to others: plain data.

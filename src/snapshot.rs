@@ -256,6 +256,14 @@ pub struct Request {
     pub age: Option<f64>,
 }
 
+impl Request {
+    /// `GET /news/stream`, or what of it is known; empty: nothing.
+    pub fn words(&self) -> String {
+        let words = [self.method.as_deref(), self.path.as_deref()];
+        words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
 pub struct Frame {
     pub function: Text,

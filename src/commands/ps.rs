@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use crate::cli::Ps;
 use crate::diagnose::{Severity, diagnose};
+use crate::duration::Duration;
 use crate::look::{self, Looked};
 use crate::render::clean::clean;
-use crate::render::duration::Duration;
 use crate::render::width::{cut_end, width as columns};
 use crate::snapshot::{Activity, Process, Snapshot};
 use crate::target::access::{self, AccessError};
@@ -38,13 +38,15 @@ pub struct Row {
 
 pub fn run(args: &Ps) -> anyhow::Result<ExitCode> {
     let rows = rows(args, &mut look);
-    let mut out = anstream::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &rows)?;
-        writeln!(out)?;
+        super::print_text(|out| {
+            serde_json::to_writer_pretty(&mut *out, &rows)?;
+            writeln!(out)
+        })?;
     } else {
         let terminal = super::text_options();
-        out.write_all(render(&rows, terminal.width, terminal.unicode).as_bytes())?;
+        let table = render(&rows, terminal.width, terminal.unicode);
+        super::print_text(|out| out.write_all(table.as_bytes()))?;
     }
     if rows.is_empty() {
         log::warn!("no Python process is running");

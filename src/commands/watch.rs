@@ -11,8 +11,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::{UNREAD, USAGE, complain, complain_of, text_options};
 use crate::cli::Watch;
+use crate::duration::Duration as Span;
 use crate::render::clean;
-use crate::render::duration::Duration as Span;
 use crate::target::access::AccessError;
 use crate::target::blocked::monotonic;
 use crate::target::command;

@@ -3,8 +3,9 @@
 use super::case::Case;
 use super::rules::{Rule, is_named_by_root};
 use super::waits::{Fate, Party, number, word};
-use crate::render::text::connection;
+use crate::duration::Duration;
 use crate::snapshot::{Frame, Wait};
+use serde_json::Value;
 
 /// `server.py:41`.
 pub fn place(frame: &Frame) -> String {
@@ -105,9 +106,9 @@ fn io(wait: &Wait, seen: &mut Vec<String>) {
         && let Some(ago) = tcp["received_ago"].as_f64()
     {
         seen.push(match tcp["received"].as_u64() {
-            Some(0) => format!("not one byte has come since the connection was made {} ago", duration(ago)),
-            Some(bytes) => format!("{bytes} bytes have come so far, the last of them {} ago", duration(ago)),
-            None => format!("the last bytes came {} ago", duration(ago)),
+            Some(0) => format!("not one byte has come since the connection was made {} ago", Duration(ago)),
+            Some(bytes) => format!("{bytes} bytes have come so far, the last of them {} ago", Duration(ago)),
+            None => format!("the last bytes came {} ago", Duration(ago)),
         });
     }
 }
@@ -176,9 +177,14 @@ fn blockers(wait: &Wait, seen: &mut Vec<String>) {
     }
 }
 
-/// Seconds in words.
-pub fn duration(seconds: f64) -> String {
-    crate::render::duration::Duration(seconds).to_string()
+/// `app@10.0.0.7:5432/shop`, as far as it is known.
+pub fn connection(database: &Value) -> Option<String> {
+    let word = |key: &str| database[key].as_str();
+    let host = word("host")?;
+    let user = word("user").map(|user| format!("{user}@")).unwrap_or_default();
+    let port = word("port").map(|port| format!(":{port}")).unwrap_or_default();
+    let name = word("name").map(|name| format!("/{name}")).unwrap_or_default();
+    Some(format!("{user}{host}{port}{name}"))
 }
 
 fn command(wait: &Wait) -> Option<String> {

@@ -5,7 +5,7 @@
 /// Which threads of another process may end a wait.
 mod acting;
 /// The words of a finding.
-mod advice;
+pub(crate) mod advice;
 /// One case: who suffers, the chain to the root.
 mod case;
 /// Many processes that stand alike.

@@ -1,8 +1,9 @@
 //! What a finding means for the server that the process belongs to: will its supervisor notice, and when.
 //! And what is to be said of a process as a whole.
 
-use super::advice::{duration, place};
+use super::advice::place;
 use super::{Finding, Severity};
+use crate::duration::Duration;
 use crate::snapshot::{Activity, Certainty, Process, Server, Thread};
 
 /// A worker's supervisor in words: `gunicorn (pid 12)`.
@@ -65,7 +66,7 @@ pub fn consequences(
 }
 
 fn since(server: &Server) -> String {
-    server.heartbeat_age.map_or_else(|| "as ever".into(), |age| format!("the last {} ago", duration(age)))
+    server.heartbeat_age.map_or_else(|| "as ever".into(), |age| format!("the last {} ago", Duration(age)))
 }
 
 fn heartbeat(server: &Server, by: &str) -> (Vec<String>, Vec<&'static str>) {
@@ -73,17 +74,17 @@ fn heartbeat(server: &Server, by: &str) -> (Vec<String>, Vec<&'static str>) {
     let text = match (server.heartbeat_age, server.timeout) {
         (Some(age), Some(timeout)) if timeout > 0.0 && age < timeout => format!(
             "the last heartbeat of this worker is {} old: {by} kills it in {}, at {}",
-            duration(age),
-            duration(timeout - age),
-            duration(timeout)
+            Duration(age),
+            Duration(timeout - age),
+            Duration(timeout)
         ),
         (Some(age), Some(timeout)) if timeout > 0.0 => format!(
             "the last heartbeat of this worker is {} old, past the timeout of {}: {by} should have killed it",
-            duration(age),
-            duration(timeout)
+            Duration(age),
+            Duration(timeout)
         ),
         (Some(age), _) => {
-            format!("the last heartbeat of this worker is {} old; {by} has no timeout", duration(age))
+            format!("the last heartbeat of this worker is {} old; {by} has no timeout", Duration(age))
         }
         (None, _) => return (vec![], related),
     };

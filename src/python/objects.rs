@@ -11,7 +11,6 @@ use rustc_hash::FxHashMap;
 use super::hash::StrHash;
 use super::layout::{Frames, InstanceDict, IntForm, Layout, NONE, StrState};
 use super::stdlib_names;
-
 use crate::target::memory::{Addr, Memory};
 
 /// Longest string that is read whole; what is longer is cut.

@@ -6,8 +6,6 @@ pub mod bytes;
 pub mod chrome;
 /// Makes text from a target harmless.
 pub mod clean;
-/// Durations as people say them.
-pub mod duration;
 /// The flame graph.
 pub mod flamegraph;
 /// Folded stacks.

@@ -23,7 +23,6 @@ use std::cmp::Reverse;
 use std::io;
 
 pub use tasks::write as write_tasks;
-pub use wait::connection;
 
 /// How the text report is to look.
 #[derive(Clone, Debug)]

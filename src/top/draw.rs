@@ -9,8 +9,8 @@ use ratatui::widgets::{Clear, Paragraph, Widget};
 
 use super::app::{App, Order, View};
 use super::screen::{FunctionRow, LoopRow, Screen, ThreadRow};
+use crate::duration::Duration;
 use crate::render::clean::clean;
-use crate::render::duration::Duration;
 use crate::render::width::{cut_end, cut_path, width};
 
 /// How it may look.
@@ -366,12 +366,8 @@ impl Paint {
             lines.push(fact("task", task.clone()));
         }
         if let Some(request) = &row.request {
-            let text = |part: &Option<String>| part.clone().unwrap_or_default();
             let framework = request.framework.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
-            lines.push(fact(
-                "request",
-                format!("{} {}{framework}", text(&request.method), text(&request.path)),
-            ));
+            lines.push(fact("request", request.words() + &framework));
         }
         if let Some(place) = &row.place {
             lines.push(fact("at", place.clone()));

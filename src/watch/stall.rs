@@ -67,9 +67,7 @@ pub fn explain(report: &Report, suspect: &Suspect, age: f64) -> Option<Stall> {
         What::Thread if thread.activity != Activity::Waiting => None,
         What::Thread => match (&thread.request, &thread.waits_on) {
             (Some(request), _) => {
-                let text = |part: &Option<String>| part.clone().unwrap_or_default();
-                let what = format!("{} {}", text(&request.method), text(&request.path));
-                Some(told("request-stall", format!("{} waits in {place}", what.trim())))
+                Some(told("request-stall", format!("{} waits in {place}", request.words())))
             }
             // Without a holder it may be a signal, for which to wait is health.
             (None, Some(wait)) if wait.kind == "lock" && !wait.on.is_empty() => {

@@ -2,7 +2,7 @@
 //! one fact.
 
 use crate::diagnose::ranges;
-use crate::render::duration::Duration;
+use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::report::ReportProcess;
 use crate::render::style::Ink;

@@ -3,7 +3,7 @@
 
 use super::{TextOptions, stack, thread, wait};
 use crate::diagnose::{Cause, Finding, Severity};
-use crate::render::duration::Duration;
+use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::style::Ink;
 use crate::snapshot::{Certainty, Frame, Process};

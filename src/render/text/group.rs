@@ -3,7 +3,7 @@
 
 use super::{TextOptions, count, recursion};
 use crate::diagnose::ranges;
-use crate::render::duration::Duration;
+use crate::duration::Duration;
 use crate::snapshot::{Thread, Wait};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -2,7 +2,7 @@
 
 use super::{TextOptions, count, crowd, process};
 use crate::diagnose::{Finding, Severity};
-use crate::render::duration::Duration;
+use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::report::{Report, ReportProcess};
 use crate::render::style::Ink;
@@ -71,14 +71,9 @@ fn name(target: &Process) -> String {
 }
 
 fn verdict(target: &Process, worst: Option<&Finding>) -> String {
-    let request = |r: &crate::snapshot::Request| {
-        let age = r.age.map(|age| format!(" for {}", Duration(age))).unwrap_or_default();
-        let words = [r.method.as_deref(), r.path.as_deref()];
-        (words.into_iter().flatten().collect::<Vec<_>>().join(" "), age)
-    };
     if let Some(finding) = worst {
         let since = finding.blocked_for.map(|s| format!(" for {}", Duration(s))).unwrap_or_default();
-        let serving = finding.request.as_ref().map(|r| format!(", serving {}", request(r).0));
+        let serving = finding.request.as_ref().map(|r| format!(", serving {}", r.words()));
         return format!("{}{since}{}", finding.rule, serving.unwrap_or_default());
     }
     if target.python.is_none() {
@@ -87,10 +82,10 @@ fn verdict(target: &Process, worst: Option<&Finding>) -> String {
     let of_tasks = target.tasks.iter().filter_map(|task| task.request.as_ref());
     let mut requests = target.threads.iter().filter_map(|t| t.request.as_ref()).chain(of_tasks);
     if let Some(first) = requests.next() {
-        let (words, age) = request(first);
+        let age = first.age.map(|age| format!(" for {}", Duration(age))).unwrap_or_default();
         let more = requests.count();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        return format!("serves {words}{age}{more}");
+        return format!("serves {}{age}{more}", first.words());
     }
     let main = target.threads.iter().find(|t| t.main);
     let since = main.and_then(|t| t.os.as_ref()?.blocked_for);

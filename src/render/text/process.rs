@@ -2,8 +2,8 @@
 
 use super::thread::{self, Table};
 use super::{TextOptions, count, finding, group};
+use crate::duration::Duration;
 use crate::render::bytes::Bytes;
-use crate::render::duration::Duration;
 use crate::render::page::Page;
 use crate::render::report::{Report, ReportProcess};
 use crate::render::style::Ink;

@@ -3,7 +3,7 @@
 
 use super::group::{Group, more_like_it};
 use super::{TextOptions, stack, wait};
-use crate::render::duration::Duration;
+use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::style::Ink;
 use crate::snapshot::{
@@ -250,9 +250,8 @@ pub(super) fn loop_line(event_loop: &EventLoop) -> String {
 
 /// `GET /news/stream (starlette, for 51 s)`.
 pub(super) fn request_line(request: &Request) -> String {
-    let words: Vec<&str> =
-        [&request.method, &request.path].into_iter().filter_map(|word| word.as_deref()).collect();
-    let mut text = if words.is_empty() { "a request".to_owned() } else { words.join(" ") };
+    let words = request.words();
+    let mut text = if words.is_empty() { "a request".to_owned() } else { words };
     let age = request.age.map(|age| format!("for {}", Duration(age)));
     let facts: Vec<String> = request.framework.iter().cloned().chain(age).collect();
     if !facts.is_empty() {

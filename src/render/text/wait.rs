@@ -1,6 +1,7 @@
 //! What a thread or task waits for, in one line: on what, who must act, until when.
 
-use crate::render::duration::Duration;
+use crate::diagnose::advice::connection;
+use crate::duration::Duration;
 use crate::snapshot::{Actor, Certainty, Wait};
 use serde_json::Value;
 
@@ -197,15 +198,6 @@ fn database(database: &Value) -> String {
         text += &format!(": {statement}");
     }
     text
-}
-
-/// `app@10.0.0.7:5432/shop`, as far as it is known.
-pub fn connection(database: &Value) -> Option<String> {
-    let host = word(database, "host")?;
-    let user = word(database, "user").map(|user| format!("{user}@")).unwrap_or_default();
-    let port = word(database, "port").map(|port| format!(":{port}")).unwrap_or_default();
-    let name = word(database, "name").map(|name| format!("/{name}")).unwrap_or_default();
-    Some(format!("{user}{host}{port}{name}"))
 }
 
 /// The label or, failing that, the address, with a space before it.
