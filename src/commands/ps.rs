@@ -1,7 +1,6 @@
 //! `ps`: one line per Python process on the machine.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::cli::Ps;
