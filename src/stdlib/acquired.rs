@@ -27,8 +27,9 @@ use reader::{class_attribute, is_function};
 
 /// Functions that are followed into each other.
 const MAX_DEPTH: u32 = 3;
-/// Functions that are analysed in one look.
-const BUDGET: u32 = 3_000;
+/// Instructions that are read or stepped over in one look: where much code stands before many locks, some of
+/// it stays unread.
+const BUDGET: usize = 500_000;
 /// What is known of a lock at one place: a set of the ways in which it may have come there.
 type State = u64;
 const FREE: State = 1;
@@ -96,15 +97,20 @@ impl Part {
     const ALL: Part = Part { from: 0, until: None };
 }
 
-/// A function's instructions, and what they do.
-pub struct Analysis {
-    body: Body,
-    instructions: Rc<Vec<Instruction>>,
-    events: FxHashMap<usize, Vec<Event>>,
+/// What a code object says by itself.
+struct Shape {
+    instructions: Vec<Instruction>,
     /// Where each instruction's exception is handled.
     handlers: Vec<Option<usize>>,
     /// Up to 3.8: where a `finally` that was called goes back to.
     returns: FxHashMap<usize, Vec<usize>>,
+}
+
+/// A function's instructions, and what they do.
+pub struct Analysis {
+    body: Body,
+    shape: Rc<Shape>,
+    events: FxHashMap<usize, Vec<Event>>,
 }
 
 /// A frame on every path to which a lock was acquired.
@@ -120,9 +126,18 @@ pub struct Taken {
 /// What is asked of a look; functions are read once.
 #[derive(Default)]
 pub struct Acquired {
-    code: RefCell<FxHashMap<Addr, Option<Rc<Vec<Instruction>>>>>,
+    shapes: RefCell<FxHashMap<Addr, Option<Rc<Shape>>>>,
     frames: RefCell<FxHashMap<Addr, Option<Rc<Analysis>>>>,
-    spent: Cell<u32>,
+    spent: Cell<usize>,
+}
+
+impl Acquired {
+    /// `false`: it was too much already.
+    fn spend(&self, instructions: usize) -> bool {
+        let spent = self.spent.get();
+        self.spent.set(spent + instructions);
+        spent < BUDGET
+    }
 }
 
 /// What threads' frames say of one lock.
@@ -146,7 +161,7 @@ pub fn of_lock(scene: &Scene, object: Addr) -> Verdict {
             let Some(analysis) = of_frame(scene, frame) else { continue };
             if let Some(from) = analysis.held_at(scene, frame.offset, object) {
                 holds = true;
-                let line = from.and_then(|at| frame.code.line(analysis.instructions[at].offset));
+                let line = from.and_then(|at| frame.code.line(analysis.shape.instructions[at].offset));
                 verdict.holders.push(Taken { thread: t, frame: f, line });
             } else if let Some(line) = loops::taken_by(scene, frame, &analysis, object) {
                 holds = true;
@@ -275,29 +290,34 @@ impl Body {
     }
 }
 
-impl Analysis {
-    fn new(scene: &Scene, body: Body) -> Option<Analysis> {
-        let spent = scene.acquired.spent.get();
-        if spent >= BUDGET {
-            return None;
-        }
-        scene.acquired.spent.set(spent + 1);
-        let known = scene.acquired.code.borrow().get(&body.code).cloned();
-        let instructions = known.unwrap_or_else(|| {
-            let read = opcodes::read(scene.heap, body.code).map(Rc::new);
-            scene.acquired.code.borrow_mut().insert(body.code, read.clone());
-            read
-        })?;
+impl Shape {
+    fn read(scene: &Scene, code: Addr) -> Option<Shape> {
+        let instructions = opcodes::read(scene.heap, code)?;
         let (handlers, returns) = match scene.heap.layout.frames {
             Frames::Objects { .. } => {
                 (blocks::by_blocks(&instructions), blocks::finally_returns(&instructions))
             }
             Frames::Interpreter { .. } => {
-                (blocks::by_table(scene, body.code, &instructions)?, FxHashMap::default())
+                (blocks::by_table(scene, code, &instructions)?, FxHashMap::default())
             }
         };
-        let events = reader::read(scene, &body, &instructions, &handlers);
-        Some(Analysis { body, instructions, events, handlers, returns })
+        Some(Shape { instructions, handlers, returns })
+    }
+}
+
+impl Analysis {
+    fn new(scene: &Scene, body: Body) -> Option<Analysis> {
+        let known = scene.acquired.shapes.borrow().get(&body.code).cloned();
+        let shape = known.unwrap_or_else(|| {
+            let read = Shape::read(scene, body.code).map(Rc::new);
+            scene.acquired.shapes.borrow_mut().insert(body.code, read.clone());
+            read
+        })?;
+        if !scene.acquired.spend(shape.instructions.len()) {
+            return None;
+        }
+        let events = reader::read(scene, &body, &shape.instructions, &shape.handlers);
+        Some(Analysis { body, shape, events })
     }
 
     /// Locks that it acquires itself, by name.
@@ -323,7 +343,7 @@ impl Analysis {
         if !self.events.values().flatten().any(touches) {
             return None;
         }
-        let at = opcodes::at(&self.instructions, offset)?;
+        let at = opcodes::at(&self.shape.instructions, offset)?;
         let (states, _) = self.flow(scene, lock, FREE, 0, Part::ALL);
         let state = states[at];
         if state == 0 || state & (FREE | UNCLEAR) != 0 {
@@ -343,8 +363,8 @@ impl Analysis {
 
     /// Whether a release() of this lock can come before any acquire().
     fn releases_first(&self, offset: i64, lock: Addr) -> bool {
-        let Some(start) = opcodes::at(&self.instructions, offset) else { return false };
-        let mut seen = vec![false; self.instructions.len()];
+        let Some(start) = opcodes::at(&self.shape.instructions, offset) else { return false };
+        let mut seen = vec![false; self.shape.instructions.len()];
         let mut queue = vec![start];
         while let Some(at) = queue.pop() {
             if std::mem::replace(&mut seen[at], true) {
@@ -363,7 +383,7 @@ impl Analysis {
 
     /// What may come after an instruction that raises nothing.
     fn next(&self, at: usize) -> Vec<usize> {
-        let instruction = &self.instructions[at];
+        let instruction = &self.shape.instructions[at];
         let mut to = Vec::new();
         if instruction.falls_through() {
             to.push(at + 1);
@@ -371,14 +391,14 @@ impl Analysis {
         if !instruction.sets_up() {
             to.extend(instruction.target);
         }
-        to.extend(self.returns.get(&at).into_iter().flatten());
-        to.retain(|n| *n < self.instructions.len());
+        to.extend(self.shape.returns.get(&at).into_iter().flatten());
+        to.retain(|n| *n < self.shape.instructions.len());
         to
     }
 
     /// The state of one lock before each instruction, and when the function returns.
     fn flow(&self, scene: &Scene, lock: Addr, first: State, depth: u32, part: Part) -> (Vec<State>, State) {
-        let count = self.instructions.len();
+        let count = self.shape.instructions.len();
         let mut states: Vec<State> = vec![0; count];
         let mut exit = 0;
         let mut branches: FxHashMap<usize, (u32, bool)> = FxHashMap::default();
@@ -389,8 +409,11 @@ impl Analysis {
             if part.until == Some(at) {
                 continue;
             }
+            if !scene.acquired.spend(1) {
+                return (vec![FREE | UNCLEAR; count], FREE | UNCLEAR);
+            }
             let before = states[at];
-            let instruction = self.instructions[at];
+            let instruction = self.shape.instructions[at];
             let mut after = before;
             for event in self.events.get(&at).into_iter().flatten() {
                 match event {
@@ -447,7 +470,7 @@ impl Analysis {
                     queue.push(to);
                 }
             }
-            if let Some(handler) = self.handlers[at]
+            if let Some(handler) = self.shape.handlers[at]
                 && states[handler] | before != states[handler]
             {
                 states[handler] |= before;
@@ -460,7 +483,7 @@ impl Analysis {
     /// The instruction that looks at what the call returned, and whether it jumps if that was true.
     fn test_after(&self, call: usize) -> Option<(usize, bool)> {
         let mut truth = true;
-        for (i, instruction) in self.instructions.iter().enumerate().skip(call + 1).take(6) {
+        for (i, instruction) in self.shape.instructions.iter().enumerate().skip(call + 1).take(6) {
             match instruction.op {
                 Op::ToBool | Op::Nop | Op::NotTaken => {}
                 Op::Not => truth = !truth,
@@ -473,8 +496,8 @@ impl Analysis {
 
     /// `got = lock.acquire(False)`: what the variable says now, if it is assigned nowhere else.
     fn stored_result(&self, scene: &Scene, at: usize) -> Option<bool> {
-        let Instruction { op: Op::StoreFast, arg, .. } = self.instructions[at] else { return None };
-        let stores = self.instructions.iter().filter(|i| i.op == Op::StoreFast && i.arg == arg).count();
+        let Instruction { op: Op::StoreFast, arg, .. } = self.shape.instructions[at] else { return None };
+        let stores = self.shape.instructions.iter().filter(|i| i.op == Op::StoreFast && i.arg == arg).count();
         let value = self.body.variable(scene, arg as usize).filter(|_| stores == 1)?;
         let is_bool = scene.heap.type_of(value).is_some_and(|t| t.name == "bool");
         scene.heap.int(value).filter(|_| is_bool).map(|v| v != 0)

@@ -49,15 +49,25 @@ pub fn by_blocks(code: &[Instruction]) -> Vec<Option<usize>> {
 /// are nested by their places.
 pub fn finally_returns(code: &[Instruction]) -> FxHashMap<usize, Vec<usize>> {
     let mut found: FxHashMap<usize, Vec<usize>> = FxHashMap::default();
+    // How many blocks have their handler at an instruction, and where to go back to from there.
+    let mut handlers: FxHashMap<usize, usize> = FxHashMap::default();
+    let mut calls: FxHashMap<usize, Vec<usize>> = FxHashMap::default();
+    for (at, instruction) in code.iter().enumerate() {
+        match instruction.target {
+            Some(handler) if instruction.sets_up() => *handlers.entry(handler).or_default() += 1,
+            Some(handler) if instruction.op == Op::CallFinally => {
+                calls.entry(handler).or_default().push(at + 1);
+            }
+            _ => {}
+        }
+    }
     let mut open: Vec<usize> = Vec::new();
     for (at, instruction) in code.iter().enumerate() {
-        open.extend(code.iter().filter(|i| i.sets_up() && i.target == Some(at)).map(|_| at));
+        open.extend(std::iter::repeat_n(at, handlers.get(&at).copied().unwrap_or(0)));
         if instruction.op == Op::EndFinally
             && let Some(handler) = open.pop()
         {
-            let calls =
-                code.iter().enumerate().filter(|(_, i)| i.op == Op::CallFinally && i.target == Some(handler));
-            found.insert(at, calls.map(|(call, _)| call + 1).collect());
+            found.insert(at, calls.get(&handler).cloned().unwrap_or_default());
         }
     }
     found

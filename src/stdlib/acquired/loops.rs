@@ -15,7 +15,7 @@ const MAX_PASSED: usize = 128;
 
 /// `Some`: a loop around the frame's place has taken this lock in an earlier round; with the line, if known.
 pub fn taken_by(scene: &Scene, frame: &FrameScene, now: &Analysis, lock: Addr) -> Option<Option<u32>> {
-    let code = &now.instructions;
+    let code = &now.shape.instructions;
     let at = opcodes::at(code, frame.offset)?;
     let around = |(head, i): &(usize, &Instruction)| {
         i.op == Op::ForIter && *head < at && i.target.is_some_and(|end| at < end)
