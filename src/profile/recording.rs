@@ -96,6 +96,8 @@ pub struct Counts {
     /// Stacks, and those that could not be proven.
     pub stacks: u64,
     pub torn: u64,
+    /// Stacks that were read from another CPU.
+    pub apart: u64,
     pub retries: u64,
     /// Samples of processes in which somebody held the GIL, the collector ran, nobody ran.
     pub gil: u64,
