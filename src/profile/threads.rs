@@ -60,6 +60,8 @@ pub struct Thread {
     /// A copy of its stack that cannot be told to be true, and how many copies in a row have been equal to it.
     pub doubtful: Vec<RawFrame>,
     pub agree: usize,
+    /// Number of the sample that this was for.
+    pub doubted: u64,
     pub shown: Sampled,
     /// The last stack as raw words and as nodes, both outermost first: what has not changed of it need not be
     /// looked up again.
@@ -140,6 +142,7 @@ impl Thread {
             taken: 0,
             doubtful: Vec::new(),
             agree: 0,
+            doubted: 0,
             shown: Sampled {
                 tid: tid.unwrap_or(0),
                 ident: thread.ident,

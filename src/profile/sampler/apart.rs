@@ -3,8 +3,8 @@
 //! One call copies all that is needed, which takes a microsecond or a few; a thread may have called and returned
 //! meanwhile, and then what came is of several moments. It is found out by who calls whom (links.rs): samples from
 //! the seat, which are exact, are taken now and then, and teach it. A copy in which some frame does not follow from
-//! its caller is dropped and taken again; if that does not help, the sample is torn. Only a stack that several copies
-//! in a row agree on needs no teacher.
+//! its caller is dropped and taken again; if that does not help, the sample is torn. Where no seat can be had, only a
+//! stack that several copies in a row agree on counts.
 
 use nix::errno::Errno;
 use rustc_hash::FxHashSet;
@@ -20,8 +20,8 @@ use crate::target::memory::Addr;
 
 /// Copies for one sample.
 const TRIES: usize = 8;
-/// Copies that agree.
-const AGREE: usize = 3;
+/// Copies that agree, where there is no seat.
+const AGREE: usize = 4;
 /// How often a sample is taken from the seat, nanoseconds; and while much is torn, since calls are not known yet.
 const SEATED_EVERY: u64 = 5_000_000;
 const SEATED_OFTEN: u64 = 1_000_000;
@@ -36,6 +36,8 @@ pub struct Apart {
     look_at: u64,
     /// Of the last samples, how many were torn (0 to 65,536).
     torn: u32,
+    /// There is no seat.
+    alone: bool,
     /// Where the current frame of the thread that ran last is named.
     word: Option<(usize, Addr)>,
 }
@@ -59,6 +61,7 @@ impl Sampler {
             let outcome = self.sample_seated(tree, seat);
             seat.leave();
             if let Some(apart) = &mut self.apart {
+                apart.alone = seat.is_refused();
                 apart.seated_at = monotonic() + pace;
             }
             return outcome;
@@ -118,7 +121,7 @@ impl Sampler {
         if torn && taken == 0 { Outcome::Torn } else { Outcome::Sample }
     }
 
-    /// What threads do: who holds the GIL runs; who has just lost it is asked, and with `all` so is everybody else.
+    /// What threads do: who holds the GIL runs; who seems to run without it is asked, and with `all` so is everybody.
     fn ask(&mut self, tree: &mut Tree, all: bool) {
         for index in 0..self.threads.len() {
             let thread = &self.threads[index];
@@ -127,7 +130,8 @@ impl Sampler {
             let before = thread.shown.state;
             let now = match holds {
                 true => State::Running,
-                false if all || thread.shown.holds_gil => state(thread, gil, &self.python.layout),
+                // Beside a GIL a thread runs for a moment only, as a rule: to wait for it, say.
+                false if all || thread.shown.holds_gil || (gil.is_some() && before == State::Running) => state(thread, gil, &self.python.layout),
                 false => before,
             };
             if now != before {
@@ -151,12 +155,15 @@ impl Sampler {
         let thread = &mut self.threads[index];
         let Some(apart) = &mut self.apart else { return false };
         let follows = done && {
-            let same = thread.unchanged(raw);
+            let same = if apart.alone { 0 } else { thread.unchanged(raw) };
             apart.links.have(raw, same)
                 && (same == raw.len() || raw.first().is_none_or(|leaf| self.resolver.is_place(&self.python, leaf)))
         };
-        let agrees = done && !follows && {
-            thread.agree = if thread.doubtful == raw { thread.agree + 1 } else { 1 };
+        let agrees = done && !follows && apart.alone && {
+            // In a row: what was in doubt for an earlier sample may well come back.
+            let again = thread.doubted == turn && thread.doubtful == raw;
+            thread.doubted = turn;
+            thread.agree = if again { thread.agree + 1 } else { 1 };
             thread.doubtful.clear();
             thread.doubtful.extend_from_slice(raw);
             thread.agree >= AGREE
