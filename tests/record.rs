@@ -259,6 +259,70 @@ fn stacks_are_rooted_at_their_task() {
     });
 }
 
+/// By function, outermost first: how often.
+fn by_function(stacks: &Stacks) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    for (stack, count) in stacks {
+        let names: Vec<&str> = stack.iter().map(|f| f.split(" (").next().unwrap_or(f)).collect();
+        *found.entry(names.join(";")).or_default() += *count as f64;
+    }
+    found
+}
+
+/// How far two samples of what should be one distribution are apart: chi-square, and the number of classes less one.
+fn apart(one: &BTreeMap<String, f64>, other: &BTreeMap<String, f64>) -> (f64, f64) {
+    let total = |of: &BTreeMap<String, f64>| of.values().sum::<f64>().max(1.0);
+    let scale = (total(other) / total(one)).sqrt();
+    let mut names: Vec<&String> = one.keys().chain(other.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    // What is rare is one class.
+    let (mut rare, mut sum, mut classes) = ((0.0, 0.0), 0.0, 0.0);
+    let mut add = |a: f64, b: f64| {
+        if a + b > 0.0 {
+            sum += (a * scale - b / scale).powi(2) / (a + b);
+            classes += 1.0;
+        }
+    };
+    for name in names {
+        let (a, b) = (*one.get(name).unwrap_or(&0.0), *other.get(name).unwrap_or(&0.0));
+        if a + b < 20.0 {
+            rare = (rare.0 + a, rare.1 + b);
+        } else {
+            add(a, b);
+        }
+    }
+    add(rare.0, rare.1);
+    (sum, (classes - 1.0_f64).max(1.0))
+}
+
+/// The oracle is a thread that is stopped for each sample.
+#[test]
+fn the_distribution_is_that_of_stopped_threads() {
+    let some = |i: &Interpreter| !i.debug && !i.free_threaded && [8, 11, 15].contains(&i.minor);
+    each_interpreter("record-distribution", some, |interpreter| {
+        for work in ["recursion", "leaves", "generators", "json", "threads", "sleeper"] {
+            let (program, _) = Program::ready(interpreter, "workloads.py", &[work])?;
+            let pid = program.pid().to_string();
+            // One after the other in turn: what else the machine does meets both.
+            let (mut seats, mut stops) = (Stacks::new(), Stacks::new());
+            for _ in 0..3 {
+                seats.extend(record(&["-r", "400", "-d", "1", "-p", &pid])?.0);
+                stops.extend(record(&["--pause", "-r", "400", "-d", "1", "-p", &pid])?.0);
+            }
+            let (seats, stops) = (by_function(&seats), by_function(&stops));
+            let (chi, freedom) = apart(&seats, &stops);
+            eprintln!("{} {work}: chi-square {chi:.1}, {freedom} degrees of freedom", interpreter.label);
+            // By chance alone it is beyond this once in some thousand million times.
+            let limit = freedom + 8.0 * (2.0 * freedom).sqrt() + 12.0;
+            if chi > limit {
+                return Err(format!("{work}: chi-square {chi:.1} of {freedom}: {seats:?}, stopped {stops:?}"));
+            }
+        }
+        Ok(())
+    });
+}
+
 /// What the kernel's status file says of a process.
 fn status(pid: i32, field: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
