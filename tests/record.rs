@@ -15,6 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use hangscope::profile::{self, EMPTY, Sampler, SamplerOptions, Seat, State, Tree};
+
 use common::{Interpreter, Outcome, Program, each_interpreter, hangscope, lossy};
 
 /// Frames from the outermost on, and how often.
@@ -259,19 +261,30 @@ fn stacks_are_rooted_at_their_task() {
     });
 }
 
-/// By function, outermost first: how often.
-fn by_function(stacks: &Stacks) -> BTreeMap<String, f64> {
-    let mut found = BTreeMap::new();
-    for (stack, count) in stacks {
-        let names: Vec<&str> = stack.iter().map(|f| f.split(" (").next().unwrap_or(f)).collect();
-        *found.entry(names.join(";")).or_default() += *count as f64;
+/// Stacks by function, outermost first, and how many samples have shown them.
+type Shown = BTreeMap<String, f64>;
+
+/// One more sample; what runs in it is counted.
+fn count_sample(sampler: &mut Sampler, tree: &mut Tree, seat: &mut Seat, shown: &mut Shown) -> Outcome {
+    std::thread::sleep(Duration::from_millis(1));
+    let outcome = sampler.sample(tree, seat);
+    seat.leave();
+    match outcome {
+        profile::Outcome::Gone => return Err("the program has ended".into()),
+        profile::Outcome::Torn => return Ok(()),
+        profile::Outcome::Sample => {}
     }
-    found
+    for thread in sampler.threads().filter(|t| t.exact && t.state == State::Running && t.stack != EMPTY) {
+        let mut names: Vec<&str> = tree.walk(thread.stack).map(|f| &*tree.frame(f).function).collect();
+        names.reverse();
+        *shown.entry(names.join(";")).or_default() += 1.0;
+    }
+    Ok(())
 }
 
 /// How far two samples of what should be one distribution are apart: chi-square, and the number of classes less one.
-fn apart(one: &BTreeMap<String, f64>, other: &BTreeMap<String, f64>) -> (f64, f64) {
-    let total = |of: &BTreeMap<String, f64>| of.values().sum::<f64>().max(1.0);
+fn apart(one: &Shown, other: &Shown) -> (f64, f64) {
+    let total = |of: &Shown| of.values().sum::<f64>().max(1.0);
     let scale = (total(other) / total(one)).sqrt();
     let mut names: Vec<&String> = one.keys().chain(other.keys()).collect();
     names.sort_unstable();
@@ -303,20 +316,26 @@ fn the_distribution_is_that_of_stopped_threads() {
     each_interpreter("record-distribution", some, |interpreter| {
         for work in ["recursion", "leaves", "generators", "json", "threads", "sleeper"] {
             let (program, _) = Program::ready(interpreter, "workloads.py", &[work])?;
-            let pid = program.pid().to_string();
-            // One after the other in turn: what else the machine does meets both.
-            let (mut seats, mut stops) = (Stacks::new(), Stacks::new());
-            for _ in 0..3 {
-                seats.extend(record(&["-r", "400", "-d", "1", "-p", &pid])?.0);
-                stops.extend(record(&["--pause", "-r", "400", "-d", "1", "-p", &pid])?.0);
+            let attach = |pause| {
+                let options = SamplerOptions { pause, ..SamplerOptions::default() };
+                Sampler::attach(program.pid(), options).map_err(|e| e.to_string())
+            };
+            let (mut seated, mut stopping) = (attach(false)?, attach(true)?);
+            let (mut tree, mut seat) = (Tree::default(), Seat::default());
+            let (mut seats, mut stops) = (Shown::new(), Shown::new());
+            // In turn: whatever else the machine does meets both.
+            for _ in 0..1200 {
+                count_sample(&mut seated, &mut tree, &mut seat, &mut seats)?;
+                count_sample(&mut stopping, &mut tree, &mut seat, &mut stops)?;
             }
-            let (seats, stops) = (by_function(&seats), by_function(&stops));
             let (chi, freedom) = apart(&seats, &stops);
             eprintln!("{} {work}: chi-square {chi:.1}, {freedom} degrees of freedom", interpreter.label);
             // By chance alone it is beyond this once in some thousand million times.
             let limit = freedom + 8.0 * (2.0 * freedom).sqrt() + 12.0;
             if chi > limit {
-                return Err(format!("{work}: chi-square {chi:.1} of {freedom}: {seats:?}, stopped {stops:?}"));
+                return Err(format!(
+                    "{work}: chi-square {chi:.1} of {freedom}: {seats:?}, stopped {stops:?}"
+                ));
             }
         }
         Ok(())

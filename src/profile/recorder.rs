@@ -142,6 +142,10 @@ impl Recorder {
 
     /// Samples until the end. `watch` is called after every deadline and says whether to go on.
     pub fn run(&mut self, mut watch: impl FnMut(&Recorder) -> bool) -> End {
+        log::debug!(
+            "read {}",
+            if self.settings.sampler.apart { "from another CPU" } else { "from the target's own CPU" }
+        );
         clocks::be_punctual();
         self.began = clocks::monotonic();
         for live in &mut self.live {

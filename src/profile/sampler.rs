@@ -442,7 +442,6 @@ impl Sampler {
         self.stats.samples += 1;
         self.any_runs = self.threads.iter().any(|t| t.shown.state == State::Running);
     }
-
 }
 
 impl Found {
@@ -468,4 +467,3 @@ fn state(thread: &Thread, gil: Option<Gil>, layout: &crate::python::layout::Layo
         _ => State::Idle,
     }
 }
-

@@ -131,7 +131,9 @@ impl Sampler {
             let now = match holds {
                 true => State::Running,
                 // Beside a GIL a thread runs for a moment only, as a rule: to wait for it, say.
-                false if all || thread.shown.holds_gil || (gil.is_some() && before == State::Running) => state(thread, gil, &self.python.layout),
+                false if all || thread.shown.holds_gil || (gil.is_some() && before == State::Running) => {
+                    state(thread, gil, &self.python.layout)
+                }
                 false => before,
             };
             if now != before {
@@ -157,7 +159,8 @@ impl Sampler {
         let follows = done && {
             let same = if apart.alone { 0 } else { thread.unchanged(raw) };
             apart.links.have(raw, same)
-                && (same == raw.len() || raw.first().is_none_or(|leaf| self.resolver.is_place(&self.python, leaf)))
+                && (same == raw.len()
+                    || raw.first().is_none_or(|leaf| self.resolver.is_place(&self.python, leaf)))
         };
         let agrees = done && !follows && apart.alone && {
             // In a row: what was in doubt for an earlier sample may well come back.
@@ -172,7 +175,8 @@ impl Sampler {
             let interp = self.interps[thread.interp].addr;
             let (holds, state) = (thread.shown.holds_gil, thread.shown.state);
             let layout = &self.python.layout;
-            let collecting = holds && reader::collecting(&mut self.pages, layout, self.python.runtime, interp);
+            let collecting =
+                holds && reader::collecting(&mut self.pages, layout, self.python.runtime, interp);
             let frames = Some((begin, self.raw.len()));
             self.keep(tree, Found { state, collecting, frames, ..Found::new(index, holds, None) });
             self.threads[index].taken = turn;

@@ -142,7 +142,8 @@ impl Sampler {
             Proof::Paused { .. } => true,
             Proof::Ran(time, runs) => thread.probe.as_ref()?.ran().ok()? == (time, runs),
             Proof::Place { cpu, switches } => {
-                self.pages.last_word().map(|word| word as u32) == Some(cpu as u32) && own_switches() == Some(switches)
+                self.pages.last_word().map(|word| word as u32) == Some(cpu as u32)
+                    && own_switches() == Some(switches)
             }
         };
         if !stood {
