@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use hangscope::profile::{self, EMPTY, Sampler, SamplerOptions, Seat, State, Tree};
+use hangscope::profile::{self, EMPTY, Sampler, SamplerOptions, Seat, Tree};
 
 use common::{Interpreter, Outcome, Program, each_interpreter, hangscope, lossy};
 
@@ -274,7 +274,8 @@ fn count_sample(sampler: &mut Sampler, tree: &mut Tree, seat: &mut Seat, shown: 
         profile::Outcome::Torn => return Ok(()),
         profile::Outcome::Sample => {}
     }
-    for thread in sampler.threads().filter(|t| t.exact && t.state == State::Running && t.stack != EMPTY) {
+    // Who else runs is about to wait for the GIL or to sleep: that depends on when one asks.
+    for thread in sampler.threads().filter(|t| t.exact && t.holds_gil && t.stack != EMPTY) {
         let mut names: Vec<&str> = tree.walk(thread.stack).map(|f| &*tree.frame(f).function).collect();
         names.reverse();
         *shown.entry(names.join(";")).or_default() += 1.0;
@@ -324,7 +325,7 @@ fn the_distribution_is_that_of_stopped_threads() {
             let (mut tree, mut seat) = (Tree::default(), Seat::default());
             let (mut seats, mut stops) = (Shown::new(), Shown::new());
             // In turn: whatever else the machine does meets both.
-            for _ in 0..1200 {
+            for _ in 0..800 {
                 count_sample(&mut seated, &mut tree, &mut seat, &mut seats)?;
                 count_sample(&mut stopping, &mut tree, &mut seat, &mut stops)?;
             }
@@ -514,6 +515,59 @@ fn what_cannot_be_recorded_is_told() {
 
 // ---------------------------------------------------------------- formats
 
+/// What the Trace Event Format asks for (the document of that name, by the Chromium project): the object form, metadata
+/// and complete events with their fields, and events of one thread that nest.
+fn trace_is_well_formed(trace: &Value) -> Outcome {
+    let events = trace["traceEvents"].as_array().ok_or("no array traceEvents")?;
+    if !trace["displayTimeUnit"].as_str().is_some_and(|unit| ["ms", "ns"].contains(&unit)) {
+        return Err(format!("displayTimeUnit {}", trace["displayTimeUnit"]));
+    }
+    let mut named = Vec::new();
+    let mut spans: BTreeMap<(i64, i64), Vec<(f64, f64)>> = BTreeMap::new();
+    for event in events {
+        let wrong = |what: &str| format!("{what}: {event}");
+        let number = |key: &str| event[key].as_i64().ok_or_else(|| wrong(key));
+        let thread = (number("pid")?, number("tid")?);
+        let name = event["name"].as_str().filter(|name| !name.is_empty()).ok_or_else(|| wrong("name"))?;
+        match event["ph"].as_str() {
+            Some("M") => {
+                if !["process_name", "thread_name"].contains(&name) || !event["args"]["name"].is_string() {
+                    return Err(wrong("metadata"));
+                }
+                named.push((name.to_owned(), thread));
+            }
+            Some("X") => {
+                let time = |key: &str| event[key].as_f64().filter(|t| *t >= 0.0).ok_or_else(|| wrong(key));
+                if !event["cat"].is_string() || !(event["args"].is_null() || event["args"].is_object()) {
+                    return Err(wrong("cat, args"));
+                }
+                spans.entry(thread).or_default().push((time("ts")?, time("dur")?));
+            }
+            _ => return Err(wrong("ph")),
+        }
+    }
+    if spans.is_empty() {
+        return Err("no complete event".into());
+    }
+    for (thread, mut of) in spans {
+        if !named.contains(&("thread_name".to_owned(), thread)) || named[0].0 != "process_name" {
+            return Err(format!("{thread:?} has no name"));
+        }
+        // Callers first.
+        of.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        let mut open: Vec<f64> = Vec::new();
+        for (ts, dur) in of {
+            // Microseconds as decimal fractions: a nanosecond of difference is none.
+            open.retain(|end| *end > ts + 1e-3);
+            if open.last().is_some_and(|end| ts + dur > end + 1e-2) {
+                return Err(format!("{thread:?}: an event at {ts} for {dur} ends after what it is in"));
+            }
+            open.push(ts + dur);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn every_format_has_the_function() {
     let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
@@ -541,8 +595,11 @@ fn every_format_has_the_function() {
             if !has("half") || !has("spin") {
                 return Err(format!("{name} does not name what runs"));
             }
-            if json && let Err(error) = serde_json::from_slice::<Value>(&bytes) {
-                return Err(format!("{name}: {error}"));
+            let parsed = serde_json::from_slice::<Value>(&bytes);
+            match (&parsed, json) {
+                (Err(error), true) => return Err(format!("{name}: {error}")),
+                (Ok(trace), true) if name == "a.chrome.json" => trace_is_well_formed(trace)?,
+                _ => {}
             }
             let left = fs::read_dir(file.parent().expect("a directory")).map_err(|e| e.to_string())?;
             if left.flatten().any(|e| {
