@@ -27,7 +27,7 @@ use crate::target::{command, find};
 /// With a command of the user's, what is wrong with us is told apart from what is wrong with it.
 const OURS: u8 = 125;
 /// Nanoseconds between samples below which a seat would take too much of the target's time.
-const SEATED: u64 = 400_000;
+const SEATED: u64 = 200_000;
 const PROGRESS_EVERY: u64 = 200_000_000;
 
 pub fn run(args: &Record) -> anyhow::Result<ExitCode> {

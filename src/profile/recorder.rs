@@ -321,6 +321,11 @@ impl Recorder {
             if stack == super::tree::EMPTY {
                 continue;
             }
+            if let (Some(seated), Some(top)) = (live.sampler.seated(), self.recording.tree.top(stack))
+                && thread.holds_gil
+            {
+                self.recording.innermost.entry(top).or_default()[usize::from(seated)] += 1;
+            }
             if thread.state == State::WaitingForGil && self.settings.gil_wait {
                 stack = self.recording.tree.push(stack, self.gil_wait);
             }

@@ -229,6 +229,11 @@ impl Sampler {
         self.stats
     }
 
+    /// If it reads from another CPU: whether the last sample was one of those from the seat all the same.
+    pub fn seated(&self) -> Option<bool> {
+        self.apart.as_ref().map(|apart| apart.seated)
+    }
+
     /// Why a thread could not be stopped.
     pub fn unpaused(&self) -> Option<&PauseError> {
         self.unpaused.as_ref()

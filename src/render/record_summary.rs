@@ -25,11 +25,15 @@ pub fn text(recording: &Recording, rate: Option<u32>, target_ended: bool) -> Str
     out.push('\n');
     let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
     if c.apart > 0 {
-        let _ = writeln!(
-            out,
-            "at this rate read from another CPU while the target ran on ({:.1} % of the stacks; the others, from its own CPU, say what is a stack)",
-            share(c.apart, c.stacks)
-        );
+        let _ = writeln!(out, "at this rate read from another CPU while the target ran on: fast changes are seen less");
+        if let Some((off, exact, chance)) = recording.distortion() {
+            let _ = writeln!(
+                out,
+                "{:.0} % of the time is in other functions than {exact} exact samples taken in between say ({:.0} % by chance)",
+                100.0 * off,
+                100.0 * chance
+            );
+        }
     }
     if c.torn > 0 {
         let whole = c.stacks + c.torn;

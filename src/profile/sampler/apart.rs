@@ -3,7 +3,7 @@
 //! One call copies all that is needed, which takes a microsecond or a few; a thread may have called and returned
 //! meanwhile, and then what came is of several moments. It is found out by who calls whom (links.rs): samples from
 //! the seat, which are exact, are taken now and then, and teach it. A copy in which some frame does not follow from
-//! its caller is dropped and taken again; if that does not help, the sample is torn. Where no seat can be had, only a
+//! its caller, and which does not show either that this caller was the innermost frame when it was copied, is dropped and taken again; if that does not help, the sample is torn. Where no seat can be had, only a
 //! stack that several copies in a row agree on counts.
 
 use nix::errno::Errno;
@@ -38,6 +38,8 @@ pub struct Apart {
     torn: u32,
     /// There is no seat.
     alone: bool,
+    /// The last sample was from it.
+    pub seated: bool,
     /// Where the current frame of the thread that ran last is named.
     word: Option<(usize, Addr)>,
 }
@@ -62,6 +64,7 @@ impl Sampler {
             seat.leave();
             if let Some(apart) = &mut self.apart {
                 apart.alone = seat.is_refused();
+                apart.seated = true;
                 apart.seated_at = monotonic() + pace;
             }
             return outcome;
@@ -115,6 +118,7 @@ impl Sampler {
         }
         let torn = taken < wanted;
         if let Some(apart) = &mut self.apart {
+            apart.seated = false;
             apart.torn = apart.torn - apart.torn / 256 + if torn { 256 } else { 0 };
         }
         self.finish();
@@ -156,34 +160,37 @@ impl Sampler {
         let raw = &self.raw[begin..];
         let thread = &mut self.threads[index];
         let Some(apart) = &mut self.apart else { return false };
-        let follows = done && {
-            let same = if apart.alone { 0 } else { thread.unchanged(raw) };
-            apart.links.have(raw, same)
-                && (same == raw.len()
-                    || raw.first().is_none_or(|leaf| self.resolver.is_place(&self.python, leaf)))
-        };
-        let agrees = done && !follows && apart.alone && {
+        let same = if apart.alone { 0 } else { thread.unchanged(raw) };
+        let mut length = apart.links.stack(raw, same).filter(|_| done);
+        if let Some(known) = length
+            && known > same
+            && !self.resolver.is_place(&self.python, &raw[raw.len() - known])
+        {
+            length = None;
+        }
+        if done && length.is_none() && apart.alone {
             // In a row: what was in doubt for an earlier sample may well come back.
             let again = thread.doubted == turn && thread.doubtful == raw;
             thread.doubted = turn;
             thread.agree = if again { thread.agree + 1 } else { 1 };
             thread.doubtful.clear();
             thread.doubtful.extend_from_slice(raw);
-            thread.agree >= AGREE
-        };
-        if follows || agrees {
+            length = (thread.agree >= AGREE).then_some(raw.len());
+        }
+        if let Some(length) = length {
             let interp = self.interps[thread.interp].addr;
             let (holds, state) = (thread.shown.holds_gil, thread.shown.state);
             let layout = &self.python.layout;
             let collecting =
                 holds && reader::collecting(&mut self.pages, layout, self.python.runtime, interp);
-            let frames = Some((begin, self.raw.len()));
+            let end = self.raw.len();
+            let frames = Some((end - length, end));
             self.keep(tree, Found { state, collecting, frames, ..Found::new(index, holds, None) });
             self.threads[index].taken = turn;
             self.stats.apart += 1;
         }
         self.raw.truncate(begin);
-        follows || agrees
+        length.is_some()
     }
 
     /// Its frames into `raw`. The word that names the current one was copied after all frames, if it was foreseen.
