@@ -210,7 +210,14 @@ impl Recorder {
                 deadline += passed * period;
             }
             let wake = deadline.min(now + NAP).min(until.unwrap_or(u64::MAX));
-            clocks::sleep_until(wake);
+            if self.settings.sampler.apart {
+                // Whoever sleeps so shortly comes late.
+                while clocks::monotonic() < wake {
+                    std::hint::spin_loop();
+                }
+            } else {
+                clocks::sleep_until(wake);
+            }
             let now = clocks::monotonic();
             if now < deadline {
                 chores = now;

@@ -25,7 +25,10 @@ pub fn text(recording: &Recording, rate: Option<u32>, target_ended: bool) -> Str
     out.push('\n');
     let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
     if c.apart > 0 {
-        let _ = writeln!(out, "at this rate read from another CPU while the target ran on: fast changes are seen less");
+        let _ = writeln!(
+            out,
+            "at this rate read from another CPU while the target ran on: fast changes are seen less"
+        );
         if let Some((off, exact, chance)) = recording.distortion() {
             let _ = writeln!(
                 out,
