@@ -112,15 +112,11 @@ fn as_fast_as_it_goes_hardly_a_stack_is_impossible() {
         for (depth, threads) in [("20", "1"), ("200", "1"), ("20", "4")] {
             let (program, _) = Program::settled(interpreter, "chains.py", &[depth, threads])?;
             let pid = program.pid().to_string();
-            let (mut all, mut wrong, mut first) = (0, 0, None);
+            let (mut all, mut wrong, mut first, mut apart) = (0, 0, None, false);
             // However busy the machine is.
             for _ in 0..20 {
                 let (stacks, said) = record(&["-r", "max", "-d", "1", "-p", &pid])?;
-                if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1)
-                    && !said.contains("from another CPU")
-                {
-                    return Err(format!("not from another CPU: {said}"));
-                }
+                apart |= said.contains("from another CPU");
                 for (stack, count) in &stacks {
                     all += count;
                     if let Err(error) = judge(stack) {
@@ -134,6 +130,9 @@ fn as_fast_as_it_goes_hardly_a_stack_is_impossible() {
                 }
             }
             eprintln!("{}: {depth} deep, {threads} threads: {wrong} impossible of {all}", interpreter.label);
+            if !apart && std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
+                return Err("never read from another CPU".into());
+            }
             // The issue allows 14 in 100,000 of a long run.
             if all < 1000 || wrong * 2000 > all {
                 return Err(format!("{depth} deep, {threads} threads: {wrong} of {all}, as {first:?}"));
