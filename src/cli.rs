@@ -9,7 +9,7 @@ mod record;
 mod top;
 mod watch;
 
-pub use record::{ProfileFormat, Record};
+pub use record::{ProfileFormat, Rate, Record};
 pub use top::Top;
 pub use watch::Watch;
 

@@ -22,9 +22,9 @@ pub struct Record {
     /// What to write; without it, by the extension of FILE, else a flame graph
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub format: Option<ProfileFormat>,
-    /// Samples per second
-    #[arg(short, long, value_name = "RATE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub rate: u32,
+    /// Samples per second, or max: as many as the machine gives
+    #[arg(short, long, value_name = "RATE", default_value = "100", value_parser = rate)]
+    pub rate: Rate,
     /// Seconds to record; without it until Ctrl-C, SIGTERM or the end of the target
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
     pub duration: Option<std::time::Duration>,
@@ -71,6 +71,20 @@ pub struct Record {
     /// Do not mask what looks like a secret in command lines
     #[arg(long)]
     pub show_secrets: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    PerSecond(u32),
+    Max,
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    if text == "max" {
+        return Ok(Rate::Max);
+    }
+    let rate = text.parse().ok().filter(|rate| (1..=100_000).contains(rate));
+    rate.map(Rate::PerSecond).ok_or_else(|| "1 to 100000, or max".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -16,7 +16,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 
 use super::output::{Output, Written};
 use super::{UNREAD, USAGE, complain, complain_of, nothing_found};
-use crate::cli::{ProfileFormat, Record};
+use crate::cli::{ProfileFormat, Rate, Record};
 use crate::profile::recorder::{End, Recorder, Settings};
 use crate::profile::recording::Recording;
 use crate::profile::{Lines, SamplerOptions};
@@ -26,6 +26,8 @@ use crate::target::{command, find};
 
 /// With a command of the user's, what is wrong with us is told apart from what is wrong with it.
 const OURS: u8 = 125;
+/// Nanoseconds between samples below which a seat would take too much of the target's time.
+const SEATED: u64 = 200_000;
 const PROGRESS_EVERY: u64 = 200_000_000;
 
 pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
@@ -131,7 +133,11 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
     let written = write(recording, output, format, args);
     let code = match written {
         Ok(written) => {
-            let mut summary = record_summary::text(recording, args.rate, end == End::Targets);
+            let asked = match args.rate {
+                Rate::PerSecond(rate) => Some(rate),
+                Rate::Max => None,
+            };
+            let mut summary = record_summary::text(recording, asked, end == End::Targets);
             match &written {
                 Written::To(file) => summary.push_str(&format!("written to {}\n", file.display())),
                 Written::Stdout => {}
@@ -174,8 +180,12 @@ fn settings(args: &Record, format: ProfileFormat) -> Settings {
         (_, true) => Lines::First,
         _ => Lines::Current,
     };
+    let period = match args.rate {
+        Rate::PerSecond(rate) => 1_000_000_000 / u64::from(rate),
+        Rate::Max => 0,
+    };
     Settings {
-        period: 1_000_000_000 / u64::from(args.rate),
+        period,
         duration: args.duration.map(|d| d.as_nanos() as u64),
         idle: args.idle,
         gil_only: args.gil,
@@ -190,6 +200,7 @@ fn settings(args: &Record, format: ProfileFormat) -> Settings {
             gil_wait: args.gil_wait,
             tasks: args.tasks,
             pause: args.pause,
+            apart: period < SEATED && crate::target::host::cpus() > 1,
             lines,
             apps: Vec::new(),
         },

@@ -75,7 +75,7 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     if options.save {
         memory.record();
     }
-    let python = attach(pid, &mut facts, &memory);
+    let python = attach(pid, &mut facts, &memory).map(|(python, _)| python);
     memory.end_attach();
     if let Ok(python) = &python {
         let located = &python.located;
@@ -144,12 +144,12 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
     Ok(process::of_stacks(&captured.facts, &python, &heap, &mut stacks, &mut sources, options))
 }
 
-/// Finds the interpreter of a live process; tells why where there is none.
+/// Finds the interpreter of a live process, by its maps; tells why where there is none.
 pub fn attach(
     pid: i32,
     facts: &mut crate::target::facts::ProcessFacts,
     memory: &CachedMemory,
-) -> Result<Python, AccessError> {
+) -> Result<(Python, Vec<Mapping>), AccessError> {
     if matches!(facts.state, Some('Z' | 'X')) {
         return Err(access::explain(pid, nix::errno::Errno::ESRCH));
     }
@@ -159,7 +159,7 @@ pub fn attach(
     facts.stack_end = maps.iter().find(|m| m.path == "[stack]").map(|m| m.end);
     let open = |mapping: &Mapping| sources::image(pid, mapping);
     let found = Python::attach(memory, &maps, facts.executable.as_deref(), &open);
-    found.map_err(|NotFound { tried }| {
+    found.map(|python| (python, maps)).map_err(|NotFound { tried }| {
         let young = facts.uptime.is_some_and(|up| up < STARTING);
         // Where it stands by now: it may have ended meanwhile, or executed another program.
         match access::check(pid) {

@@ -7,7 +7,7 @@ use crate::target::find::{self, Looks};
 const EVERY: u64 = 10_000_000;
 /// A process that is no Python (yet) is looked at again after so long; doubled each time.
 const AGAIN: u64 = 5_000_000;
-const AGAIN_AT_MOST: u64 = 1_000_000_000;
+const AGAIN_AT_MOST: u64 = 250_000_000;
 
 #[derive(Debug)]
 pub struct Candidate {

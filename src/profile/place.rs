@@ -7,7 +7,7 @@
 
 use crate::elf::Mapped;
 use crate::python::objects::USER_SPACE;
-use crate::target::maps;
+use crate::target::maps::Mapping;
 use crate::target::memory::{Addr, Memory};
 
 /// Of `cpu_id` in `struct rseq`.
@@ -21,12 +21,11 @@ pub struct Places {
 
 impl Places {
     /// `None` where there are none: another C library, an older one, another machine.
-    pub fn of(pid: i32, memory: &dyn Memory) -> Option<Places> {
+    pub fn of(maps: &[Mapping], memory: &dyn Memory) -> Option<Places> {
         // Stores of a thread become visible in their order on x86 only; and here the thread pointer is pthread_t.
         if !cfg!(all(target_arch = "x86_64", target_pointer_width = "64")) {
             return None;
         }
-        let maps = maps::read(pid).ok()?;
         let loader = maps.iter().find(|m| {
             let name = m.path.rsplit('/').next().unwrap_or_default();
             m.offset == 0 && m.readable && name.starts_with("ld-")

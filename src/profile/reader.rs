@@ -22,15 +22,26 @@ pub struct RawFrame {
     pub tlbc_index: u32,
 }
 
-/// The innermost frame of a thread state; 0 if it runs no Python code.
-fn current(pages: &mut Pages, layout: &Layout, tstate: Addr) -> Option<Addr> {
+/// Where a thread state names its innermost frame.
+pub fn current_at(pages: &mut Pages, layout: &Layout, tstate: Addr) -> Option<Addr> {
     let t = &layout.tstate;
-    let at = pages.u64(tstate + t.frame)?;
+    let at = tstate + t.frame;
     match layout.frames {
-        Frames::Interpreter { through_cframe: true, .. } if at != 0 => {
-            pages.u64(pointer(at)?.checked_add(t.cframe_current_frame)?)
+        Frames::Interpreter { through_cframe: true, .. } => {
+            pointer(pages.u64(at)?)?.checked_add(t.cframe_current_frame)
         }
         _ => Some(at),
+    }
+}
+
+/// The innermost frame of a thread state; 0 if it runs no Python code.
+fn current(pages: &mut Pages, layout: &Layout, tstate: Addr) -> Option<Addr> {
+    match pages.u64(tstate + layout.tstate.frame)? {
+        0 => Some(0),
+        _ => {
+            let at = current_at(pages, layout, tstate)?;
+            pages.u64(at)
+        }
     }
 }
 
@@ -40,6 +51,12 @@ fn pointer(word: u64) -> Option<Addr> {
 
 /// Appends the frames of a thread, innermost first. `None` if the chain breaks off: then the thread ran.
 pub fn walk(pages: &mut Pages, layout: &Layout, tstate: Addr, out: &mut Vec<RawFrame>) -> Option<()> {
+    let innermost = current(pages, layout, tstate)?;
+    walk_from(pages, layout, innermost, out)
+}
+
+/// The same, from this frame on.
+pub fn walk_from(pages: &mut Pages, layout: &Layout, innermost: Addr, out: &mut Vec<RawFrame>) -> Option<()> {
     let f = &layout.frame;
     // Only what is looked at: a frame object of 3.8 has 360 bytes in front of its locals.
     let fields = [f.previous + 8, f.code + 8, f.lasti + 8];
@@ -51,7 +68,7 @@ pub fn walk(pages: &mut Pages, layout: &Layout, tstate: Addr, out: &mut Vec<RawF
     let half = |head: &[u8], at: u64| {
         u32::from_le_bytes(head[at as usize..at as usize + 4].try_into().expect("4 bytes"))
     };
-    let mut at = current(pages, layout, tstate)?;
+    let mut at = innermost;
     // Brent: whether a loop was met is asked at powers of two only.
     let (mut mark, mut next_mark) = (0, 8);
     for step in 1..=MAX_FRAMES {

@@ -16,12 +16,16 @@ use crate::target::proc;
 const NAP: u64 = 100_000_000;
 /// A sample that is later or takes longer is worth a word.
 const STALLED: u64 = 20_000_000;
+/// Everything but sampling is looked after at most this often: the end, signals, children.
+const CHORES: u64 = 500_000;
+/// As fast as it goes, nobody runs: so long until the next sample.
+const NOBODY: u64 = 100_000;
 /// How often it is looked whether an interpreter has started.
 const STARTING: u64 = 1_000_000;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Nanoseconds between samples.
+    /// Nanoseconds between samples; 0: as fast as it goes.
     pub period: u64,
     pub duration: Option<u64>,
     pub idle: bool,
@@ -138,6 +142,10 @@ impl Recorder {
 
     /// Samples until the end. `watch` is called after every deadline and says whether to go on.
     pub fn run(&mut self, mut watch: impl FnMut(&Recorder) -> bool) -> End {
+        log::debug!(
+            "read {}",
+            if self.settings.sampler.apart { "from another CPU" } else { "from the target's own CPU" }
+        );
         clocks::be_punctual();
         self.began = clocks::monotonic();
         for live in &mut self.live {
@@ -148,6 +156,10 @@ impl Recorder {
         self.recording.counts.own_cpu = clocks::own_cpu().saturating_sub(own);
         // Before the seat is left: on a crowded machine that takes its time.
         self.recording.length = self.elapsed();
+        if self.recording.period == 0 {
+            // What it came to: some formats count in samples.
+            self.recording.period = self.recording.length / self.recording.counts.ticks.max(1);
+        }
         self.seat.leave();
         for live in std::mem::take(&mut self.live) {
             self.count(&live.sampler);
@@ -159,24 +171,36 @@ impl Recorder {
     }
 
     fn rounds(&mut self, watch: &mut impl FnMut(&Recorder) -> bool) -> End {
-        let period = self.settings.period.max(1);
+        let period = self.settings.period;
         let until = self.settings.duration.map(|d| self.began + d);
         let mut deadline = self.began + period;
+        let mut chores = 0;
         loop {
-            if !watch(self) {
-                return End::Asked;
-            }
             let now = clocks::monotonic();
-            if until.is_some_and(|until| now >= until) {
-                return End::Duration;
-            }
-            self.welcome(now);
-            if self.live.is_empty() && !self.follower.is_waiting() && !self.follower.is_alive() {
-                return End::Targets;
+            if now >= chores {
+                chores = now + CHORES;
+                if !watch(self) {
+                    return End::Asked;
+                }
+                if until.is_some_and(|until| now >= until) {
+                    return End::Duration;
+                }
+                self.welcome(now);
+                if self.live.is_empty() && !self.follower.is_waiting() && !self.follower.is_alive() {
+                    return End::Targets;
+                }
             }
             if self.live.is_empty() {
                 clocks::sleep_until(now + STARTING);
                 deadline = clocks::monotonic() + period;
+                continue;
+            }
+            if period == 0 {
+                if !self.live.iter().any(|live| live.sampler.any_runs()) {
+                    clocks::sleep_until(now + NOBODY);
+                }
+                self.recording.counts.ticks += 1;
+                self.sample_all();
                 continue;
             }
             if now > deadline {
@@ -186,9 +210,17 @@ impl Recorder {
                 deadline += passed * period;
             }
             let wake = deadline.min(now + NAP).min(until.unwrap_or(u64::MAX));
-            clocks::sleep_until(wake);
+            if self.settings.sampler.apart {
+                // Whoever sleeps so shortly comes late.
+                while clocks::monotonic() < wake {
+                    std::hint::spin_loop();
+                }
+            } else {
+                clocks::sleep_until(wake);
+            }
             let now = clocks::monotonic();
             if now < deadline {
+                chores = now;
                 continue;
             }
             self.recording.counts.ticks += 1;
@@ -229,6 +261,8 @@ impl Recorder {
     fn sample_all(&mut self) {
         let mut index = 0;
         while let Some(live) = self.live.get_mut(index) {
+            // When it began: how long it takes has to do with the stack, and must not weigh it.
+            let at = clocks::monotonic();
             match live.sampler.sample(&mut self.recording.tree, &mut self.seat) {
                 Outcome::Gone => {
                     let live = self.live.swap_remove(index);
@@ -239,15 +273,14 @@ impl Recorder {
                     self.follower.expect(live.sampler.pid(), now);
                 }
                 Outcome::Sample | Outcome::Torn => {
-                    self.add(index);
+                    self.add(index, at);
                     index += 1;
                 }
             }
         }
     }
 
-    fn add(&mut self, index: usize) {
-        let now = clocks::monotonic();
+    fn add(&mut self, index: usize, now: u64) {
         let live = &mut self.live[index];
         let length = now.saturating_sub(live.last);
         live.last = now;
@@ -255,10 +288,11 @@ impl Recorder {
         let counts = &mut self.recording.counts;
         counts.samples += 1;
         let threads = live.sampler.threads();
-        counts.gil += u64::from(threads.iter().any(|t| t.holds_gil));
-        counts.gc += u64::from(threads.iter().any(|t| t.collecting));
-        counts.idle += u64::from(threads.iter().all(|t| t.state != State::Running));
+        let (mut gil, mut gc, mut runs) = (false, false, false);
         for thread in threads {
+            gil |= thread.holds_gil;
+            gc |= thread.collecting;
+            runs |= thread.state == State::Running;
             if !is_wanted(&self.settings, thread) {
                 continue;
             }
@@ -294,12 +328,21 @@ impl Recorder {
             if stack == super::tree::EMPTY {
                 continue;
             }
+            if let (Some(seated), Some(top)) = (live.sampler.seated(), self.recording.tree.top(stack))
+                && thread.holds_gil
+            {
+                self.recording.innermost.entry(top).or_default()[usize::from(seated)] += 1;
+            }
             if thread.state == State::WaitingForGil && self.settings.gil_wait {
                 stack = self.recording.tree.push(stack, self.gil_wait);
             }
             let owed = std::mem::take(&mut tracked.owed);
             self.recording.add(track, stack, at, length + owed);
         }
+        let counts = &mut self.recording.counts;
+        counts.gil += u64::from(gil);
+        counts.gc += u64::from(gc);
+        counts.idle += u64::from(!runs);
     }
 
     /// What one sampler says of its samples.
@@ -308,6 +351,7 @@ impl Recorder {
         counts.stacks += stats.stacks;
         counts.torn += stats.torn;
         counts.retries += stats.retries;
+        counts.apart += stats.apart;
         self.unpaused.extend(sampler.unpaused().map(ToString::to_string));
         let (calls, bytes) = sampler.cost();
         log::debug!("{}: {stats:?}; {calls} reads of memory, {bytes} bytes", sampler.pid());

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use super::tree::{StackId, Tree};
+use super::tree::{FrameId, StackId, Tree};
 
 /// Spans of all tracks together; beyond, every second sample is left out of the order (not of the sums).
 const MAX_SPANS: usize = 2_000_000;
@@ -77,6 +77,8 @@ pub struct Recording {
     pub ordered: bool,
     /// Of so many samples one is in the order (1: all).
     pub thinned: u32,
+    /// How often a frame was innermost in samples read from another CPU, and in those from the seat in between.
+    pub innermost: FxHashMap<FrameId, [u64; 2]>,
     pub(super) spans: usize,
     pub(super) turn: u32,
     pub counts: Counts,
@@ -96,6 +98,8 @@ pub struct Counts {
     /// Stacks, and those that could not be proven.
     pub stacks: u64,
     pub torn: u64,
+    /// Stacks that were read from another CPU.
+    pub apart: u64,
     pub retries: u64,
     /// Samples of processes in which somebody held the GIL, the collector ran, nobody ran.
     pub gil: u64,
@@ -197,6 +201,31 @@ impl Recording {
         sorted.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.cmp(b)));
         sorted.truncate(count);
         sorted
+    }
+
+    /// How much of all time is in other innermost functions than exact samples taken in between say, of how many of
+    /// those, and how much of that is to be expected of so few by chance.
+    pub fn distortion(&self) -> Option<(f64, u64, f64)> {
+        let mut by_function: FxHashMap<(&str, &str), [f64; 2]> = FxHashMap::default();
+        let mut total = [0.0; 2];
+        for (frame, counts) in &self.innermost {
+            let frame = self.tree.frame(*frame);
+            let sums = by_function.entry((&frame.function, &frame.short)).or_default();
+            for (index, count) in counts.iter().enumerate() {
+                sums[index] += *count as f64;
+                total[index] += *count as f64;
+            }
+        }
+        if total[0] == 0.0 || total[1] < 100.0 {
+            return None;
+        }
+        let shares = by_function.values().map(|[a, b]| (a / total[0], b / total[1]));
+        let off: f64 = shares.map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0;
+        let exact = by_function.values().map(|[_, b]| b / total[1]);
+        // The mean deviation of a share that is normally distributed.
+        let deviation = |p: f64| (p * (1.0 - p) / total[1] * 2.0 / std::f64::consts::PI).sqrt();
+        let chance: f64 = exact.map(deviation).sum::<f64>() / 2.0;
+        Some((off, total[1] as u64, chance))
     }
 
     pub fn total(&self) -> u64 {

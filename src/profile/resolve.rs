@@ -74,14 +74,7 @@ impl Resolver {
 
     fn resolve(&self, heap: &Heap, tree: &mut Tree, raw: &RawFrame) -> Option<FrameId> {
         let code = self.codes.get(raw.code)?;
-        let frame = frames::RawFrame {
-            addr: 0,
-            code: raw.code,
-            globals: 0,
-            instruction: raw.instruction,
-            tlbc_index: raw.tlbc_index,
-            owner: raw.owner,
-        };
+        let frame = full(raw);
         let offset = code.offset(heap, &frame);
         if code.is_incomplete(&frame, offset) {
             return None;
@@ -118,10 +111,22 @@ impl Resolver {
         }
     }
 
-    /// Forgets the code objects that are not what they were. `true` if there were any.
-    pub fn compare(&mut self, python: &Python) -> bool {
+    /// Whether the place is one in that code: what was read of a frame beside its thread may be of two.
+    pub fn is_place(&mut self, python: &Python, frame: &RawFrame) -> bool {
+        if self.places.contains_key(frame) {
+            return true;
+        }
+        let memory = CachedMemory::live(self.pid);
+        let heap = python.heap(&memory);
+        self.codes.load(&heap, std::iter::once(frame.code));
+        // What is no code has no place that could be shown.
+        self.codes.get(frame.code).is_none_or(|code| code.has(code.offset(&heap, &full(frame))))
+    }
+
+    /// Forgets the code objects that are not what they were, and gives them.
+    pub fn compare(&mut self, python: &Python) -> FxHashSet<Addr> {
         if self.met.is_empty() {
-            return false;
+            return FxHashSet::default();
         }
         let memory = CachedMemory::live(self.pid);
         let met: Vec<Addr> = self.met.drain().collect();
@@ -132,13 +137,24 @@ impl Resolver {
             .filter(|a| self.prints.get(a).is_some_and(|known| *known != print(&memory, &python.layout, *a)))
             .collect();
         if changed.is_empty() {
-            return false;
+            return changed;
         }
         log::debug!("{} code objects were replaced", changed.len());
         self.places.retain(|frame, _| !changed.contains(&frame.code));
         self.prints.retain(|addr, _| !changed.contains(addr));
         self.codes = Codes::default();
-        true
+        changed
+    }
+}
+
+fn full(raw: &RawFrame) -> frames::RawFrame {
+    frames::RawFrame {
+        addr: 0,
+        code: raw.code,
+        globals: 0,
+        instruction: raw.instruction,
+        tlbc_index: raw.tlbc_index,
+        owner: raw.owner,
     }
 }
 

@@ -1,9 +1,15 @@
 //! One process, sample by sample. What a sample is and why it is exact: see mod.rs.
 
-use std::time::Duration;
+/// Reading from another CPU.
+mod apart;
+/// Who is seen to call whom.
+mod links;
+/// The seat.
+mod seated;
 
 use nix::errno::Errno;
-use nix::sched::sched_getcpu;
+
+use apart::Apart;
 
 use super::place::Places;
 use super::reader::{self, Gil, RawFrame};
@@ -15,20 +21,15 @@ use crate::look;
 use crate::python::Python;
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
-use crate::target::clocks::{CpuClock, monotonic, own_switches};
+use crate::target::clocks::{CpuClock, monotonic};
 use crate::target::frozen::Seat;
 use crate::target::memory::Addr;
 use crate::target::pages::Pages;
 use crate::target::parse::Doing;
-use crate::target::pause::{Pause, PauseError};
-use crate::target::probe::ThreadProbe;
+use crate::target::pause::PauseError;
 use crate::target::proc;
 use crate::target::syscalls::{self, Arch};
 
-/// Whole reads of a process before its threads are proven one by one.
-const TRIES: usize = 3;
-/// Reads of one thread before it is called torn.
-const TRIES_OF_A_THREAD: usize = 5;
 /// A thread that has not run for so many samples is asked only when some CPU time is not explained.
 const QUIET: u32 = 64;
 /// How often what code objects are is compared, nanoseconds.
@@ -37,8 +38,6 @@ const COMPARE_EVERY: u64 = 100_000_000;
 const NAMES_EVERY: u64 = 250_000_000;
 /// And while the task of a thread is not known.
 const LOST_EVERY: u64 = 20_000_000;
-/// How long a thread may take to stop.
-const PAUSE_DEADLINE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub struct SamplerOptions {
@@ -50,6 +49,8 @@ pub struct SamplerOptions {
     pub tasks: bool,
     /// Stop running threads for the read, instead of keeping them from their CPU.
     pub pause: bool,
+    /// Read from another CPU, beside threads that run on. Not with `pause` or `tasks`.
+    pub apart: bool,
     pub lines: Lines,
     /// Installed packages that count as the application.
     pub apps: Vec<String>,
@@ -62,6 +63,7 @@ impl Default for SamplerOptions {
             gil_wait: false,
             tasks: false,
             pause: false,
+            apart: false,
             lines: Lines::Current,
             apps: Vec::new(),
         }
@@ -101,6 +103,8 @@ pub struct Stats {
     pub torn: u64,
     /// Stacks that were.
     pub stacks: u64,
+    /// Stacks that were read from another CPU.
+    pub apart: u64,
 }
 
 /// What one read has found of a thread that must be looked at.
@@ -115,23 +119,6 @@ struct Found {
     frames: Option<(usize, usize)>,
     /// Its task in `roots`.
     root: Option<usize>,
-}
-
-/// A thread that does not run, and what will have changed if it did.
-#[derive(Debug)]
-struct Guard {
-    thread: usize,
-    proof: Proof,
-}
-
-#[derive(Debug)]
-enum Proof {
-    /// Its run time and run count.
-    Ran(u64, u64),
-    /// The CPU that it says it is on, which is ours, and how often we had left that.
-    Place { cpu: usize, switches: u64 },
-    /// It is stopped until this is dropped.
-    Paused { _pause: Pause },
 }
 
 /// Why a read is of no use.
@@ -154,7 +141,6 @@ pub struct Sampler {
     interps: Vec<Interp>,
     threads: Vec<Thread>,
     other_namespace: bool,
-    shown: Vec<Sampled>,
     found: Vec<Found>,
     raw: Vec<RawFrame>,
     roots: Vec<Root>,
@@ -176,6 +162,8 @@ pub struct Sampler {
     list_again: bool,
     /// Of the last samples, how many could not be proven whole (0 to 256).
     unproven: u32,
+    /// If it reads from another CPU.
+    apart: Option<Apart>,
 }
 
 impl Sampler {
@@ -183,22 +171,22 @@ impl Sampler {
     pub fn attach(pid: i32, options: SamplerOptions) -> Result<Sampler, AccessError> {
         let mut facts = proc::process(pid)?;
         let memory = CachedMemory::live(pid);
-        let python = look::attach(pid, &mut facts, &memory)?;
+        let (python, maps) = look::attach(pid, &mut facts, &memory)?;
         let clock = CpuClock::of(pid).map_err(|errno| access::explain(pid, errno))?;
         let other_namespace = facts.ns_pid != pid;
         let (interps, threads) = threads::list(pid, other_namespace, &python, Vec::new());
         let resolver = Resolver::new(pid, &python, options.lines, &options.apps);
+        let apart = (options.apart && !options.pause && !options.tasks).then(Apart::default);
         Ok(Sampler {
             pid,
             resolver,
             options,
             clock,
-            places: Places::of(pid, &memory),
+            places: Places::of(&maps, &memory),
             pages: Pages::new(pid),
             interps,
             threads,
             other_namespace,
-            shown: Vec::new(),
             found: Vec::new(),
             raw: Vec::new(),
             roots: Vec::new(),
@@ -214,6 +202,7 @@ impl Sampler {
             names_at: 0,
             list_again: false,
             unproven: 0,
+            apart,
             python,
         })
     }
@@ -226,13 +215,23 @@ impl Sampler {
         &self.python
     }
 
+    /// Some thread ran in the last sample.
+    pub fn any_runs(&self) -> bool {
+        self.any_runs
+    }
+
     /// The threads as of the last sample.
-    pub fn threads(&self) -> &[Sampled] {
-        &self.shown
+    pub fn threads(&self) -> impl Iterator<Item = &Sampled> {
+        self.threads.iter().map(|t| &t.shown)
     }
 
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// If it reads from another CPU: whether the last sample was one of those from the seat all the same.
+    pub fn seated(&self) -> Option<bool> {
+        self.apart.as_ref().map(|apart| apart.seated)
     }
 
     /// Why a thread could not be stopped.
@@ -246,130 +245,9 @@ impl Sampler {
     }
 
     pub fn sample(&mut self, tree: &mut Tree, seat: &mut Seat) -> Outcome {
-        self.housekeeping();
-        let mut one_by_one = self.unproven > 128 && !self.stats.samples.is_multiple_of(16);
-        for attempt in 0..TRIES {
-            // Of a thread that stands alone and ran, the clock tells nothing new.
-            let mut now = None;
-            if !self.any_runs || self.threads.len() != 1 {
-                let Ok(time) = self.clock.now() else { return Outcome::Gone };
-                now = Some(time);
-            }
-            if self.last.is_some() && self.last == now && !self.list_again && !self.any_runs {
-                self.stats.samples += 1;
-                self.stats.unchanged += 1;
-                return Outcome::Sample;
-            }
-            self.pages.end_with(None);
-            let mut guard = None;
-            if !one_by_one && attempt == 0 {
-                guard = self.guard_by_place(seat);
-            }
-            if !one_by_one && guard.is_none() {
-                guard = self.guard(seat);
-            }
-            let paused = guard.as_ref().filter(|g| matches!(g.proof, Proof::Paused { .. })).map(|g| g.thread);
-            match self.read(now, paused) {
-                Ok(()) => match guard.and_then(|guard| self.covered(&guard)) {
-                    Some(true) => {
-                        self.unproven -= self.unproven / 16;
-                        self.commit(tree, now);
-                        return Outcome::Sample;
-                    }
-                    // It stood still, but others may have run.
-                    Some(false) => one_by_one = true,
-                    None => {}
-                },
-                Err(Trouble::Gone) => return Outcome::Gone,
-                Err(Trouble::Threads) => {
-                    self.relist();
-                    continue;
-                }
-                Err(Trouble::Moved) => {}
-            }
-            self.choose_runner();
-            if one_by_one {
-                break;
-            }
-            self.stats.retries += 1;
-        }
-        if self.list_again || (self.found.is_empty() && !one_by_one) {
-            // The list of threads changed every time.
-            self.stats.samples += 1;
-            self.stats.torn += 1;
-            return Outcome::Torn;
-        }
-        self.unproven += (256 - self.unproven) / 16;
-        self.one_by_one(tree, seat)
-    }
-
-    /// Before a read: sees to it that the thread that runs does not, as long as we do.
-    ///
-    /// It does not run now if it sleeps, or if its CPU is the one that we are on; and should it begin to,
-    /// its run count will have grown. (Two equal answers of the CPU clock alone prove nothing: while the
-    /// kernel makes up for interrupts or stolen time, that clock stands still; `update_rq_clock_task`,
-    /// kernel/sched/core.c.)
-    fn guard(&mut self, seat: &mut Seat) -> Option<Guard> {
-        let probe = self.threads.get(self.runner)?.probe.as_ref()?;
-        for _ in 0..2 {
-            let ran = probe.ran().ok()?;
-            let (state, cpu) = probe.with_stat(|stat| (stat.state, stat.cpu)).ok()?;
-            self.runs_on = Some(cpu);
-            if state == 'R' && self.options.pause {
-                let pause = pause(probe, &mut self.unpaused)?;
-                return Some(Guard { thread: self.runner, proof: Proof::Paused { _pause: pause } });
-            }
-            let still = state != 'R' || sched_getcpu().ok() == Some(cpu) && seat.is_on(cpu);
-            if still {
-                return Some(Guard { thread: self.runner, proof: Proof::Ran(ran.0, ran.1) });
-            }
-            if !seat.take(cpu) {
-                return None;
-            }
-        }
-        None
-    }
-
-    /// The same, if we have sat beside it since the last sample: whether it is here at all is told after the read.
-    fn guard_by_place(&mut self, seat: &Seat) -> Option<Guard> {
-        let thread = self.threads.get(self.runner).filter(|t| t.shown.state == State::Running)?;
-        let word = self.places?.of_thread(thread.shown.ident)?;
-        let cpu = seat.cpu().filter(|cpu| self.runs_on == Some(*cpu))?;
-        let switches = own_switches()?;
-        self.pages.end_with(Some(word));
-        Some(Guard { thread: self.runner, proof: Proof::Place { cpu, switches } })
-    }
-
-    /// After a read: `None` if the thread has run, else whether that proves all that was read: with the GIL
-    /// in its hands nobody else could change a frame.
-    fn covered(&mut self, guard: &Guard) -> Option<bool> {
-        let thread = &self.threads[guard.thread];
-        let stood = match guard.proof {
-            Proof::Paused { .. } => true,
-            Proof::Ran(time, runs) => thread.probe.as_ref()?.ran().ok()? == (time, runs),
-            Proof::Place { cpu, switches } => {
-                self.pages.last_word() == Some(cpu as u32) && own_switches() == Some(switches)
-            }
-        };
-        if !stood {
-            return None;
-        }
-        let holds = |gil: &Option<Gil>| gil.is_some_and(|g| g.locked && g.holder == thread.tstate);
-        let by_gil = self.gils.get(thread.interp).is_some_and(holds);
-        let covers = |found: &Found| {
-            found.thread == guard.thread
-                || found.frames.is_none()
-                || (by_gil && self.threads[found.thread].interp == thread.interp)
-        };
-        Some(self.found.iter().all(covers))
-    }
-
-    /// Whom to guard the next time.
-    fn choose_runner(&mut self) {
-        let runs = |f: &&Found| f.state == State::Running;
-        let runner = self.found.iter().find(|f| f.holds).or_else(|| self.found.iter().find(runs));
-        if let Some(found) = runner.or(self.found.first()) {
-            self.runner = found.thread;
+        match self.apart {
+            Some(_) => self.sample_apart(tree, seat),
+            None => self.sample_seated(tree, seat),
         }
     }
 
@@ -377,8 +255,12 @@ impl Sampler {
         let now = monotonic();
         if now >= self.compare_at {
             self.compare_at = now + COMPARE_EVERY;
-            if self.resolver.compare(&self.python) {
+            let changed = self.resolver.compare(&self.python);
+            if !changed.is_empty() {
                 self.threads.iter_mut().for_each(Thread::forget_stack);
+                if let Some(apart) = &mut self.apart {
+                    apart.forget(&changed);
+                }
             }
         }
         // A child that was just forked has the tid of its parent's thread for a moment.
@@ -518,9 +400,16 @@ impl Sampler {
             thread.shown.exact = true;
         }
         for found in std::mem::take(&mut self.found) {
-            self.keep(tree, found);
+            self.keep_proven(tree, found);
         }
         self.finish();
+    }
+
+    fn keep_proven(&mut self, tree: &mut Tree, found: Found) {
+        if let (Some(apart), Some((begin, end))) = (&mut self.apart, found.frames) {
+            apart.learn(&self.raw[begin..end]);
+        }
+        self.keep(tree, found);
     }
 
     fn keep(&mut self, tree: &mut Tree, found: Found) {
@@ -536,7 +425,7 @@ impl Sampler {
         let Some((begin, end)) = found.frames else { return };
         let raw = &self.raw[begin..end];
         self.stats.stacks += 1;
-        thread.shown.stack = intern(&mut self.resolver, &self.python, tree, thread, raw);
+        thread.shown.stack = thread.intern(&mut self.resolver, &self.python, tree, raw);
         if found.collecting {
             let gc = *self.gc.get_or_insert_with(|| tree.intern(Frame::label("<gc>")));
             thread.shown.stack = tree.push(thread.shown.stack, gc);
@@ -557,112 +446,12 @@ impl Sampler {
     fn finish(&mut self) {
         self.stats.samples += 1;
         self.any_runs = self.threads.iter().any(|t| t.shown.state == State::Running);
-        self.shown.clear();
-        self.shown.extend(self.threads.iter().map(|t| t.shown.clone()));
-    }
-
-    /// Several threads run at once, or somebody else does: each by its own run count.
-    fn one_by_one(&mut self, tree: &mut Tree, seat: &mut Seat) -> Outcome {
-        self.stats.one_by_one += 1;
-        self.last = None;
-        let mut proven = 0;
-        let found = std::mem::take(&mut self.found);
-        for thread in &mut self.threads {
-            thread.shown.holds_gil = false;
-            // Who has run and is not proven below is not of this sample.
-            thread.shown.exact = true;
-        }
-        for one in &found {
-            if one.frames.is_none() && one.state != State::Running {
-                self.raw.clear();
-                self.keep(tree, *one);
-                proven += 1;
-                continue;
-            }
-            match self.prove(*one, seat) {
-                Some(one) => {
-                    self.keep(tree, one);
-                    proven += 1;
-                }
-                None => {
-                    self.stats.torn += 1;
-                    self.threads[one.thread].shown.exact = false;
-                }
-            }
-        }
-        let torn = proven == 0 && !found.is_empty();
-        self.found = found;
-        self.finish();
-        if torn { Outcome::Torn } else { Outcome::Sample }
-    }
-
-    /// Reads one thread while it provably does not run.
-    fn prove(&mut self, found: Found, seat: &mut Seat) -> Option<Found> {
-        for _ in 0..TRIES_OF_A_THREAD {
-            let probe = self.threads[found.thread].probe.as_ref()?;
-            let cpu = probe.cpu().ok()?;
-            let ran = probe.ran().ok()?;
-            let asleep = matches!(probe.doing(), Doing::Asleep(_));
-            let mut stopped = None;
-            if !asleep && self.options.pause {
-                stopped = Some(pause(probe, &mut self.unpaused)?);
-            }
-            let held = asleep || stopped.is_some();
-            let sits = held || (seat.take(cpu) && probe.cpu().ok()? == cpu);
-            if !sits {
-                continue;
-            }
-            // What it ran up to our coming is accounted for now that it does not run any more.
-            let ran = if asleep { ran } else { probe.ran().ok()? };
-            self.pages.refresh().ok()?;
-            self.raw.clear();
-            self.roots.clear();
-            let thread = &self.threads[found.thread];
-            let (layout, runtime) = (&self.python.layout, self.python.runtime);
-            let interp = self.interps[thread.interp].addr;
-            let gil = reader::gil(&mut self.pages, layout, runtime, interp);
-            let holds = gil.is_some_and(|g| g.locked && g.holder == thread.tstate);
-            let state = if asleep { state(thread, gil, layout) } else { State::Running };
-            let collecting = holds && reader::collecting(&mut self.pages, layout, runtime, interp);
-            let walked = reader::walk(&mut self.pages, layout, thread.tstate, &mut self.raw).is_some();
-            let root = self.root(found.thread);
-            let probe = self.threads[found.thread].probe.as_ref()?;
-            let same = stopped.is_some() || probe.ran().ok()? == ran;
-            let here = || probe.cpu().ok() == Some(cpu) && sched_getcpu().ok() == Some(cpu);
-            if walked && same && (held || here()) {
-                let frames = Some((0, self.raw.len()));
-                return Some(Found { state, holds, collecting, ran: Some(ran), frames, root, ..found });
-            }
-            self.stats.retries += 1;
-        }
-        None
     }
 }
 
 impl Found {
     fn new(thread: usize, holds: bool, ran: Option<(u64, u64)>) -> Found {
         Found { thread, state: State::Idle, holds, collecting: false, ran, frames: None, root: None }
-    }
-}
-
-/// Stops a running thread. Asked once more whether it sleeps: its system call would return early.
-fn pause(probe: &ThreadProbe, unpaused: &mut Option<PauseError>) -> Option<Pause> {
-    if matches!(probe.doing(), Doing::Asleep(_)) {
-        return None;
-    }
-    match Pause::seize(probe.tid, PAUSE_DEADLINE) {
-        Ok(pause) => Some(pause),
-        Err(error) => {
-            *unpaused = Some(error);
-            None
-        }
-    }
-}
-
-impl Thread {
-    fn forget_stack(&mut self) {
-        self.raw.clear();
-        self.nodes.clear();
     }
 }
 
@@ -682,32 +471,4 @@ fn state(thread: &Thread, gil: Option<Gil>, layout: &crate::python::layout::Layo
         }
         _ => State::Idle,
     }
-}
-
-/// The node of a stack. What is as it was the last time, counted from the outermost frame, is not looked up.
-fn intern(
-    resolver: &mut Resolver,
-    python: &Python,
-    tree: &mut Tree,
-    thread: &mut Thread,
-    raw: &[RawFrame],
-) -> super::tree::StackId {
-    let outermost_first = || raw.iter().rev();
-    let same = outermost_first().zip(&thread.raw).take_while(|(a, b)| a == b).count();
-    thread.raw.truncate(same);
-    thread.nodes.truncate(same);
-    let new = &raw[..raw.len() - same];
-    if new.iter().any(|frame| resolver.get(frame).is_none()) {
-        resolver.learn(python, tree, new);
-    }
-    resolver.met(new);
-    let mut stack = thread.nodes.last().copied().unwrap_or(EMPTY);
-    for frame in new.iter().rev() {
-        if let Some(Some(id)) = resolver.get(frame) {
-            stack = tree.push(stack, id);
-        }
-        thread.raw.push(*frame);
-        thread.nodes.push(stack);
-    }
-    stack
 }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use super::reader::RawFrame;
-use super::tree::{EMPTY, StackId};
+use super::resolve::Resolver;
+use super::tree::{EMPTY, StackId, Tree};
 use crate::python::threads::{self, RawThread};
 use crate::python::{Python, names, tids};
 use crate::stdlib::asyncio;
@@ -54,8 +55,15 @@ pub struct Thread {
     pub quiet: u32,
     /// `shown.stack` is what it is now: it has not run since that was read.
     pub read: bool,
+    /// Number of the sample that it was last read for, from another CPU.
+    pub taken: u64,
+    /// A copy of its stack that cannot be told to be true, and how many copies in a row have been equal to it.
+    pub doubtful: Vec<RawFrame>,
+    pub agree: usize,
+    /// Number of the sample that this was for.
+    pub doubted: u64,
     pub shown: Sampled,
-    /// The last stack as raw words and as nodes, both innermost first: what has not changed of it need not be
+    /// The last stack as raw words and as nodes, both outermost first: what has not changed of it need not be
     /// looked up again.
     pub raw: Vec<RawFrame>,
     pub nodes: Vec<StackId>,
@@ -131,6 +139,10 @@ impl Thread {
             ran: None,
             quiet: 0,
             read: false,
+            taken: 0,
+            doubtful: Vec::new(),
+            agree: 0,
+            doubted: 0,
             shown: Sampled {
                 tid: tid.unwrap_or(0),
                 ident: thread.ident,
@@ -145,5 +157,42 @@ impl Thread {
             raw: Vec::new(),
             nodes: Vec::new(),
         }
+    }
+
+    pub fn forget_stack(&mut self) {
+        self.raw.clear();
+        self.nodes.clear();
+    }
+
+    /// How many of these frames, given innermost first, are as they were the last time, counted from the outermost.
+    pub fn unchanged(&self, raw: &[RawFrame]) -> usize {
+        raw.iter().rev().zip(&self.raw).take_while(|(a, b)| a == b).count()
+    }
+
+    /// The node of its stack. What is as it was the last time is not looked up.
+    pub fn intern(
+        &mut self,
+        resolver: &mut Resolver,
+        python: &Python,
+        tree: &mut Tree,
+        raw: &[RawFrame],
+    ) -> StackId {
+        let same = self.unchanged(raw);
+        self.raw.truncate(same);
+        self.nodes.truncate(same);
+        let new = &raw[..raw.len() - same];
+        if new.iter().any(|frame| resolver.get(frame).is_none()) {
+            resolver.learn(python, tree, new);
+        }
+        resolver.met(new);
+        let mut stack = self.nodes.last().copied().unwrap_or(EMPTY);
+        for frame in new.iter().rev() {
+            if let Some(Some(id)) = resolver.get(frame) {
+                stack = tree.push(stack, id);
+            }
+            self.raw.push(*frame);
+            self.nodes.push(stack);
+        }
+        stack
     }
 }

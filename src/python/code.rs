@@ -14,6 +14,8 @@ use crate::text::Text;
 
 /// A line table of this size belongs to a function of a million lines.
 const MAX_LINE_TABLE: usize = 8 << 20;
+/// As said above.
+const MAX_BYTECODE: i64 = 1 << 28;
 /// No function has more names than this that we would show.
 pub const MAX_NAMES: usize = 4096;
 
@@ -32,6 +34,8 @@ pub struct Code {
     copies: Addr,
     /// First instruction that counts as "the function has begun", bytes.
     first_traceable: i64,
+    /// Of the bytecode.
+    length: i64,
 }
 
 impl Code {
@@ -57,6 +61,11 @@ impl Code {
             return None;
         }
         heap.mem.u64(self.copies + 8 + 8 * index as u64).ok().filter(|p| *p != 0)
+    }
+
+    /// Whether an instruction may stand there, or right before the first one.
+    pub fn has(&self, offset: i64) -> bool {
+        (-2..self.length).contains(&offset)
     }
 
     pub fn line(&self, offset: i64) -> Option<u32> {
@@ -122,6 +131,10 @@ impl Codes {
             NONE => i64::MIN,
             offset => mem.i32(addr + offset).ok()? as i64 * 2,
         };
+        let (units, unit) = match heap.layout.frames {
+            Frames::Objects { .. } => (heap.ptr(addr + c.bytecode)?, 1),
+            Frames::Interpreter { .. } => (addr, 2),
+        };
         Some(Code {
             addr,
             name: text(c.name)?,
@@ -133,6 +146,7 @@ impl Codes {
             first_instruction: addr + c.bytecode,
             copies: if c.tlbc == NONE { 0 } else { mem.u64(addr + c.tlbc).unwrap_or(0) },
             first_traceable,
+            length: mem.i64(units + heap.layout.object.ob_size).ok()?.clamp(0, MAX_BYTECODE) * unit,
         })
     }
 }

@@ -8,13 +8,15 @@ use crate::profile::recording::Recording;
 /// Functions that are named.
 const TOP: usize = 5;
 
-pub fn text(recording: &Recording, rate: u32, target_ended: bool) -> String {
+pub fn text(recording: &Recording, rate: Option<u32>, target_ended: bool) -> String {
     let mut out = String::new();
     let c = &recording.counts;
     let seconds = recording.length as f64 / 1e9;
     let held = c.ticks as f64 / seconds.max(1e-9);
     let _ = write!(out, "{} samples in {seconds:.1} s, {held:.0} per second", c.samples);
-    if c.missed * 20 > c.ticks + c.missed {
+    if let Some(rate) = rate
+        && c.missed * 20 > c.ticks + c.missed
+    {
         let _ = write!(out, " of the {rate} asked for ({} missed)", c.missed);
     }
     if target_ended {
@@ -22,6 +24,20 @@ pub fn text(recording: &Recording, rate: u32, target_ended: bool) -> String {
     }
     out.push('\n');
     let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+    if c.apart > 0 {
+        let _ = writeln!(
+            out,
+            "at this rate read from another CPU while the target ran on: fast changes are seen less"
+        );
+        if let Some((off, exact, chance)) = recording.distortion() {
+            let _ = writeln!(
+                out,
+                "{:.0} % of the time is in other functions than {exact} exact samples taken in between say ({:.0} % by chance)",
+                100.0 * off,
+                100.0 * chance
+            );
+        }
+    }
     if c.torn > 0 {
         let whole = c.stacks + c.torn;
         let _ = writeln!(

@@ -64,6 +64,11 @@ impl Seat {
         true
     }
 
+    /// We may not go where we have to.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     /// Pinned to this CPU.
     pub fn is_on(&self, cpu: usize) -> bool {
         self.on == Some(cpu)

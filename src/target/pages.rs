@@ -33,7 +33,7 @@ struct Page {
 }
 
 /// Bytes of the last word.
-const WORD: usize = 4;
+const WORD: usize = 8;
 
 pub struct Pages {
     pid: Pid,
@@ -53,7 +53,7 @@ pub struct Pages {
     /// A word that is read after all pages.
     last_word: Option<Addr>,
     /// Its value, if nothing has been read since.
-    word: Option<u32>,
+    word: Option<u64>,
     calls: u64,
     read: u64,
 }
@@ -89,7 +89,7 @@ impl Pages {
     }
 
     /// That word, as it was when all else had been read.
-    pub fn last_word(&mut self) -> Option<u32> {
+    pub fn last_word(&mut self) -> Option<u64> {
         if self.word.is_some() {
             return self.word;
         }
@@ -98,7 +98,7 @@ impl Pages {
         let word = RemoteIoVec { base: self.last_word? as usize, len: WORD };
         self.calls += 1;
         let n = process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut bytes)], &[word]).ok()?;
-        (n == WORD).then(|| u32::from_le_bytes(bytes))
+        (n == WORD).then(|| u64::from_le_bytes(bytes))
     }
 
     /// Forgets all bytes and reads the foreseen pages again. `ESRCH` and the like mean that the process is gone.
@@ -159,8 +159,8 @@ impl Pages {
         }
         self.ranges.truncate(planned);
         if word.is_some() && at == wanted + WORD {
-            let bytes = self.bytes[wanted..at].try_into().expect("4 bytes");
-            self.word = Some(u32::from_le_bytes(bytes));
+            let bytes = self.bytes[wanted..at].try_into().expect("8 bytes");
+            self.word = Some(u64::from_le_bytes(bytes));
         }
         Ok(at)
     }

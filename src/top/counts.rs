@@ -96,7 +96,13 @@ impl Counts {
     }
 
     /// Adds the threads of one process.
-    pub fn add(&mut self, tree: &Tree, pid: i32, threads: &[Sampled], filter: Filter) {
+    pub fn add<'t>(
+        &mut self,
+        tree: &Tree,
+        pid: i32,
+        threads: impl IntoIterator<Item = &'t Sampled>,
+        filter: Filter,
+    ) {
         let (mut gil, mut gc) = (false, false);
         for thread in threads {
             let name = thread.name.as_deref().map_or_else(|| format!("thread {}", thread.tid), str::to_owned);

@@ -78,7 +78,7 @@ pub struct LoopNow {
 impl Poller {
     pub fn attach(pid: i32, stall: f64, now: f64) -> Result<Poller, AccessError> {
         let mut facts = proc::process(pid)?;
-        let python = crate::look::attach(pid, &mut facts, &CachedMemory::live(pid))?;
+        let (python, _) = crate::look::attach(pid, &mut facts, &CachedMemory::live(pid))?;
         let dir = ProcDir::process(pid).map_err(|_| access::missing(pid))?;
         let mut poller = Poller {
             pid,

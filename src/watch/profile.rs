@@ -59,7 +59,7 @@ fn sample(pid: i32, tid: i32, apps: Vec<String>, stop: &AtomicBool) -> Option<St
             Outcome::Gone => break,
             Outcome::Torn => {}
             Outcome::Sample => {
-                let thread = sampler.threads().iter().find(|t| t.tid == tid && t.stack != EMPTY);
+                let thread = sampler.threads().find(|t| t.tid == tid && t.stack != EMPTY);
                 if let Some(thread) = thread {
                     *counts.entry(thread.stack).or_default() += 1;
                 }
