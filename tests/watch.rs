@@ -210,6 +210,53 @@ fn a_request_in_a_worker_thread_is_caught_while_the_loop_serves_others() {
 }
 
 #[test]
+fn a_request_that_computes_or_sleeps_in_small_steps_is_caught_and_a_stream_is_not() {
+    let server =
+        Server::start(&python(), &["-m", "uvicorn", "watched:app", "--port", "{port}"], &[]).unwrap();
+    let watch = Watch::start(&["--port", &server.port.to_string(), "--stall", "500ms"]);
+    watch.line(&["watching pid"]).unwrap();
+    for (path, function) in [("/compute", "compute "), ("/steps", "steps ")] {
+        let mut client = server::Client::request(server.port, "GET", &format!("{path}?seconds=4")).unwrap();
+        let line = watch.line(&["request-stall", " · for ", path]).unwrap();
+        assert!(line.contains(function), "{line}");
+        client.until("seconds\":").or_else(|_| client.until("4.0")).unwrap();
+        watch.line(&["request-stall", "· over after"]).unwrap();
+    }
+    let mut stream = server::Client::request(server.port, "GET", "/stream?seconds=3").unwrap();
+    stream.rest().unwrap();
+    assert!(!watch.said().contains("/stream"), "{}", watch.said());
+}
+
+#[test]
+fn one_stall_of_1_2_s_at_a_random_moment_is_caught() {
+    let out = tempfile::tempdir().unwrap();
+    let server =
+        Server::start(&python(), &["-m", "uvicorn", "watched:app", "--port", "{port}"], &[]).unwrap();
+    let mut watch =
+        Watch::start(&["--port", &server.port.to_string(), "--out", out.path().to_str().unwrap()]);
+    watch.line(&["watching pid"]).unwrap();
+    // Health, for a time that nobody has chosen to suit the polls.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let healthy = std::time::Duration::from_millis(1000 + u64::from(now.subsec_nanos()) % 3000);
+    let until = Instant::now() + healthy;
+    while Instant::now() < until {
+        get(server.port, "/health").expect("it is healthy");
+    }
+    let began = Instant::now();
+    get(server.port, "/stall?seconds=1.2").unwrap();
+    let took = began.elapsed().as_secs_f64();
+    let line = watch.line(&[" · for "]).unwrap_or_else(|e| panic!("after {healthy:?}, {took} s: {e}"));
+    assert!(line.contains("loop-sleep"), "{line}");
+    watch.line(&["over after"]).unwrap();
+    let note = fs::read_to_string(report_of(&line)).unwrap();
+    assert!(note.contains("time.sleep(seconds)") && note.contains("GET /stall"), "{note}");
+    get(server.port, "/health").expect("it is healthy again");
+    assert_eq!(watch.end(Signal::SIGTERM).code(), Some(143));
+    // And nothing else: not its start, not the busy time before.
+    assert_eq!(watch.said().matches(" · for ").count(), 1, "{}", watch.said());
+}
+
+#[test]
 fn a_wait_for_a_lock_is_caught_with_its_holder() {
     let program = program(&python(), &["lock"]);
     let watch = Watch::start(&[&program.pid().to_string(), "--stall", "300ms"]);

@@ -1,13 +1,14 @@
 //! What the descriptors of the waits lead to, and until when each wait lasts: joins what was read in the
 //! window with what `/proc` said after it. Pure, so that a capture goes the same way.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::mask;
-use crate::snapshot::{Activity, Actor, Certainty, Process, Wait};
+use crate::snapshot::{Activity, Actor, Certainty, Process, Request, Socket, Wait};
 use crate::stdlib::Seen;
 use crate::stdlib::databases::statement;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
@@ -52,6 +53,11 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
     }
     for fd in seen.clients.values() {
         want(*fd, false, None);
+    }
+    if undated(seen).next().is_some() {
+        let of = by_peer(facts.connections.iter().flatten());
+        let undated = undated(seen).filter_map(|r| of.get(r.client.as_deref()?));
+        undated.take(MAX_POLLED).for_each(|fd| want(*fd, false, None));
     }
     facts.heartbeat = seen
         .part
@@ -150,14 +156,38 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
     }
 }
 
-/// A request of which the framework does not say when it came: when its client has last sent something.
+/// Since when the client of a request has been waiting: its last byte was the end of it. Where a framework keeps
+/// the time itself, that is better.
 pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
-    for (tstate, fd) in &seen.clients {
-        let Some(request) = seen.requests.get_mut(tstate).filter(|r| r.age.is_none()) else { continue };
-        let socket = facts.fds.iter().find(|f| f.fd == *fd).and_then(|f| f.socket.as_ref());
-        request.age =
-            socket.and_then(|s| s.tcp).filter(|tcp| tcp.received != Some(0)).map(|tcp| tcp.received_ago);
+    let tcp = |fd: i32| {
+        let socket = facts.fds.iter().find(|f| f.fd == fd).and_then(|f| f.socket.as_ref())?;
+        socket.tcp.filter(|tcp| tcp.received != Some(0))
+    };
+    let of_peer = by_peer(facts.fds.iter().filter_map(|f| f.socket.as_ref()));
+    let Seen { clients, requests, tasks, .. } = seen;
+    let of_threads = requests.iter_mut().map(|(tstate, request)| (clients.get(tstate).copied(), request));
+    let of_tasks = tasks.iter_mut().filter_map(|task| Some((None, task.request.as_mut()?)));
+    for (fd, request) in of_threads.chain(of_tasks) {
+        let fd = fd.or_else(|| of_peer.get(request.client.as_deref()?).copied());
+        let Some(tcp) = fd.and_then(tcp) else { continue };
+        request.age = request.age.or(Some(tcp.received_ago));
+        request.quiet_for = Some(tcp.received_ago.min(tcp.sent_ago));
     }
+}
+
+/// Requests of which only the client is known.
+fn undated(seen: &Seen) -> impl Iterator<Item = &Request> {
+    let of_tasks = seen.tasks.iter().filter_map(|task| task.request.as_ref());
+    seen.requests.values().chain(of_tasks).filter(|r| r.client.is_some())
+}
+
+/// Descriptors by the address of the other side, as `Request` has it.
+fn by_peer<'a>(sockets: impl Iterator<Item = &'a Socket>) -> FxHashMap<String, i32> {
+    let of = |socket: &Socket| {
+        let peer: SocketAddr = socket.peer.as_deref()?.parse().ok()?;
+        Some((SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string(), socket.fd))
+    };
+    sockets.filter_map(of).collect()
 }
 
 /// The signals that programs handle in order to stop, to reload, to wake up. SIGINT is not among them:
