@@ -72,7 +72,13 @@ fn socket(wait: &Wait) -> String {
         (_, Some(_)) => "the database",
         _ => "the peer",
     };
+    let host = word(wait, "host");
     match word(wait, "peer") {
+        _ if word(wait, "phase") == Some("resolve") => match host {
+            Some(host) => format!("the name server to find `{host}`"),
+            None => "the name server".into(),
+        },
+        Some(peer) if host.is_some() => format!("{what} {} ({peer})", host.unwrap_or_default()),
         Some(peer) => format!("{what} {peer}"),
         None if what == "the peer" => "a socket".into(),
         None => what.into(),
@@ -90,6 +96,9 @@ fn io(wait: &Wait, seen: &mut Vec<String>) {
     }
     if let Some(connection) = connection(database) {
         seen.push(format!("the connection: {connection}"));
+    }
+    if let Some(url) = word(wait, "url") {
+        seen.push(format!("asked for: {url}"));
     }
     let peer = &wait.detail["peer_process"];
     if let (Some(pid), Some(command)) = (peer["pid"].as_i64(), peer["command"].as_array()) {

@@ -158,7 +158,10 @@ pub static LOOPS: &[Rule] = &[
     Rule {
         id: "loop-dns",
         usual: Critical,
-        when: |c| c.call_ends(&["getaddrinfo", "gethostbyname", "gethostbyname_ex", "getnameinfo"]),
+        when: |c| {
+            c.phase() == "resolve"
+                || c.call_ends(&["getaddrinfo", "gethostbyname", "gethostbyname_ex", "getnameinfo"])
+        },
         advice: "use `await loop.getaddrinfo()`",
     },
     Rule {
@@ -166,7 +169,9 @@ pub static LOOPS: &[Rule] = &[
         usual: Critical,
         when: |c| {
             c.kind() == "socket"
-                && (c.call_ends(&["connect", "create_connection", "do_handshake"]) || c.tcp_state("SYN_SENT"))
+                && (c.call_ends(&["connect", "create_connection", "do_handshake"])
+                    || c.tcp_state("SYN_SENT")
+                    || c.phase() == "tls-handshake")
         },
         advice: "connect with asyncio.open_connection, with a timeout",
     },
@@ -415,6 +420,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "see what the database does for this connection; set a statement timeout",
     },
     Rule {
+        id: "dns-wait",
+        usual: Critical,
+        when: |c| c.phase() == "resolve",
+        advice: "the name server does not answer, and getaddrinfo knows no timeout: see /etc/resolv.conf (`options timeout: attempts:`), and keep what was resolved",
+    },
+    Rule {
         id: "peer-unreachable",
         usual: Warning,
         when: |c| c.kind() == "socket" && (c.tcp_state("SYN_SENT") || c.retransmits() > 0),
@@ -448,6 +459,12 @@ pub static OTHERS: &[Rule] = &[
         usual: Warning,
         when: |c| c.kind() == "pipe",
         advice: "see why the other end of the pipe does not move",
+    },
+    Rule {
+        id: "tls-wait",
+        usual: Critical,
+        when: |c| c.kind() == "socket" && c.phase() == "tls-handshake",
+        advice: "the peer has accepted the connection but does not answer the TLS handshake: is it the right port, is the peer stuck? Set a timeout on the socket before the handshake",
     },
     Rule {
         id: "socket-wait",

@@ -12,6 +12,7 @@ use crate::snapshot::{Activity, Actor, Certainty, Process, Request, Socket, Wait
 use crate::stdlib::Seen;
 use crate::stdlib::databases::statement;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
+use crate::stdlib::remote::Remote;
 use crate::stdlib::servers;
 use crate::target::facts::{End, FdFacts, FdKind, ProcessFacts, ThreadFacts};
 use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
@@ -106,7 +107,12 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             let waits_for_client = wait.detail["inbound"] == true && wait.detail["operation"] == "recv";
             os.for_work |= waits_for_client && !seen.requests.contains_key(tstate);
         }
-        if let Some(deadline) = seen.deadlines.get(tstate) {
+        join.name(wait, seen.remotes.get(tstate));
+        // The resolver asks again when a time of its own is over, of which it has several.
+        let asks_again = wait.detail["phase"] == "resolve";
+        if asks_again {
+            (wait.deadline, wait.ends_in) = (None, None);
+        } else if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
         if wait.detail["asks_again"] != true {
@@ -188,6 +194,16 @@ fn by_peer<'a>(sockets: impl Iterator<Item = &'a Socket>) -> FxHashMap<String, i
         Some((SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string(), socket.fd))
     };
     sockets.filter_map(of).collect()
+}
+
+/// A question to a name server, or to a service of the machine that asks it: no Python has opened that socket.
+fn asks_name_server(wait: &Wait) -> bool {
+    let detail = &wait.detail;
+    let peer = detail["peer"].as_str().unwrap_or_default();
+    let service = ["/nscd/socket", "io.systemd.Resolve"].iter().any(|name| peer.ends_with(name));
+    detail["timeout"].is_null()
+        && (service
+            || detail["family"].as_str().is_some_and(|f| f.starts_with("udp")) && peer.ends_with(":53"))
 }
 
 /// The signals that programs handle in order to stop, to reload, to wake up. SIGINT is not among them:
@@ -426,6 +442,24 @@ impl Join<'_> {
         {
             wait.deadline = Some("none".into());
         }
+    }
+
+    /// The other side by the name that the process has for it, and what the two are at.
+    fn name(&self, wait: &mut Wait, remote: Option<&Remote>) {
+        if !matches!(wait.kind.as_str(), "socket" | "poll") || wait.detail["inbound"] == true {
+            return;
+        }
+        let mut remote = remote.cloned().unwrap_or_default();
+        if asks_name_server(wait) {
+            remote.phase = Some("resolve");
+        }
+        if remote.is_empty() {
+            return;
+        }
+        let peer = wait.detail["peer"].as_str().and_then(|peer| peer.rsplit_once(':')).map(|(host, _)| host);
+        remote.host = remote.host.filter(|host| Some(host.trim_matches(['[', ']'])) != peer);
+        let shown = |text: &str| if self.show_secrets { text.to_owned() } else { mask::text(text) };
+        remote.tell(&mut wait.detail, shown);
     }
 
     /// Whether a client made this connection: it leads to an address that the process listens on.
