@@ -525,7 +525,8 @@ impl Case<'_, '_> {
     /// Waits for the answer of a server that it has asked, by a client's library.
     pub fn is_call(&self) -> bool {
         let is_request =
-            self.wait().is_some_and(|wait| wait.detail["database"].is_object()) || self.library(HTTP);
+            self.wait().is_some_and(|w| w.detail["database"].is_object() || w.detail["url"].is_string())
+                || self.library(HTTP);
         const CONSUMERS: &[&str] =
             &["BLPOP", "BRPOP", "SUBSCRIBE", "PSUBSCRIBE", "XREAD", "LISTEN", "XREADGROUP"];
         let statement =
