@@ -15,6 +15,7 @@ mod hangs;
 mod healthy;
 mod judge;
 mod news_stream;
+mod packed;
 mod postgres;
 mod process;
 mod redis;

@@ -51,6 +51,11 @@ pub fn servers(interpreter: &Interpreter) -> Outcome<Interpreter> {
     with(interpreter, &name, &["requirements.txt", "requirements-servers.txt"])
 }
 
+/// One that packs programs into one file.
+pub fn packer(interpreter: &Interpreter) -> Outcome<Interpreter> {
+    with(interpreter, &format!("packer-{}", interpreter.label), &["requirements-packed.txt"])
+}
+
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target").join("venvs")
 }
@@ -90,7 +95,7 @@ fn make(interpreter: &Interpreter, venv: &Path, lists: &[&str]) -> Outcome {
     fs::write(complete, wanted).map_err(|e| e.to_string())
 }
 
-fn run(command: &mut Command) -> Outcome {
+pub fn run(command: &mut Command) -> Outcome {
     let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     if output.status.success() {
         return Ok(());
