@@ -483,6 +483,10 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     if case.event_loop().is_some_and(|l| l.kind == "trio") {
         text = text.replace("asyncio.sleep", "trio.sleep").replace("asyncio.Lock", "trio.Lock");
     }
+    if rule.id == "loop-sleep" && case.event_loop().is_some_and(|l| l.kind == "gevent") {
+        text =
+            "use gevent.sleep(), or call gevent.monkey.patch_all() before anything else is imported".into();
+    }
     let root = case.culprit();
     if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none()) {
         let place = root.telling_frame().map(|f| format!(" at {}", place(f))).unwrap_or_default();

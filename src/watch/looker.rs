@@ -52,7 +52,13 @@ impl Looker {
     pub fn start() -> std::io::Result<Looker> {
         let (asks, queue) = channel();
         let (sender, answers) = channel();
-        let work = move || queue.into_iter().try_for_each(|ask| sender.send(answer(ask)));
+        let work = move || {
+            for ask in queue {
+                if sender.send(answer(ask)).is_err() {
+                    break;
+                }
+            }
+        };
         // Not waited for at the end: what is not written by then has come too late.
         std::thread::Builder::new().name("looker".into()).spawn(work)?;
         Ok(Looker { asks, answers })
