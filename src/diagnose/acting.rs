@@ -22,16 +22,10 @@ pub fn threads(
     let python = of_process.iter().any(|&at| is_python(&parties[at]));
     let able: Vec<usize> =
         of_process.iter().copied().filter(|&at| !python || is_python(&parties[at])).collect();
-    let fds = descriptors(wait, pid);
     if let [one] = able[..] {
         return (vec![one], None);
     }
-    let reaches = |at: &usize| {
-        let known = &parties[*at].process.kin.fds;
-        let tid = parties[*at].tid();
-        known.iter().any(|(t, its)| Some(*t) == tid && its.iter().any(|fd| fds.contains(fd)))
-    };
-    let reaching: Vec<usize> = able.iter().copied().filter(reaches).collect();
+    let reaching = reaching(parties, &able, pid, wait);
     if !reaching.is_empty() {
         return (reaching, Some(Certainty::Likely));
     }
@@ -46,6 +40,36 @@ pub fn threads(
     let mutual: Vec<usize> = able.iter().copied().filter(waits_for_us).collect();
     let likely = if mutual.is_empty() { main().into_iter().collect() } else { mutual };
     (likely, Some(Certainty::Likely))
+}
+
+/// Of a socket whose other end is in the waiter's own process: the other threads that can reach that. One that
+/// waits below its own server's loop for what only that loop would accept waits for itself.
+pub fn own_threads(parties: &[Party], of_process: &[usize], waiter: usize, wait: &Wait) -> Vec<usize> {
+    if wait.kind != "socket" {
+        return Vec::new();
+    }
+    let all = reaching(parties, of_process, parties[waiter].pid(), wait);
+    let is_alone = || of_process.iter().all(|&at| at == waiter || !is_python(&parties[at]));
+    if is_unaccepted(wait) && (all.contains(&waiter) || is_alone()) {
+        return vec![waiter];
+    }
+    all.into_iter().filter(|&at| at != waiter).collect()
+}
+
+/// A connection that its listener has not accepted yet.
+pub fn is_unaccepted(wait: &Wait) -> bool {
+    wait.detail["unaccepted"] == true
+}
+
+/// Those of these threads whose frames lead to the other end.
+fn reaching(parties: &[Party], threads: &[usize], pid: i32, wait: &Wait) -> Vec<usize> {
+    let fds = descriptors(wait, pid);
+    let reaches = |at: &usize| {
+        let known = &parties[*at].process.kin.fds;
+        let tid = parties[*at].tid();
+        known.iter().any(|(t, its)| Some(*t) == tid && its.iter().any(|fd| fds.contains(fd)))
+    };
+    threads.iter().copied().filter(reaches).collect()
 }
 
 fn is_main(party: &Party) -> bool {

@@ -363,6 +363,12 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         };
         return match (rule.id, case.wait()) {
             ("lock-self", Some(wait)) => format!("{one} waits for {}, which it holds itself", object(wait)),
+            ("self-request", Some(wait)) => {
+                let peer = word(wait, "peer").unwrap_or("");
+                format!(
+                    "{one} has asked its own server {peer}, and waits for an answer that only it could give"
+                )
+            }
             ("pool-self-wait", _) => format!("{one} waits for work that only its own pool could do"),
             ("loop-self-deadlock", _) => {
                 format!("{one} waits for a coroutine that only its own event loop could run")

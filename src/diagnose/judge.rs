@@ -3,7 +3,7 @@
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::rules::Rule;
-use super::waits::{Fate, asks_again, is_full, is_lost_wakeup, number};
+use super::waits::{Fate, asks_again, is_full, is_locked_file, is_lost_wakeup, number};
 use crate::snapshot::{Certainty, EventLoop, Wait};
 
 /// A loop's iteration that is older than this is critical, seconds.
@@ -29,7 +29,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     }
     // A holder that sleeps has had the lock for as long at least: it did not take it in its sleep.
     let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(asks_again));
-    let age = case.age().or_else(held_for).filter(|&age| age >= LONG)?;
+    // And a request cannot have asked for longer than it is old, but hardly for less: that is what it does.
+    let asked_for = || request(case)?.age.filter(|_| case.wait().is_some_and(asks_again));
+    let age = case.age().or_else(held_for).or_else(asked_for).filter(|&age| age >= LONG)?;
     if case.is_client_idle() {
         return Some(Info);
     }
@@ -87,7 +89,7 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
     let wants = match case.kind() {
         "lock" | "semaphore" | "gil" => true,
         "queue" => case.operation() == "put",
-        "file" => case.wait().is_some_and(|w| w.detail["lock"].is_string() || !w.on.is_empty()),
+        "file" => case.wait().is_some_and(is_locked_file),
         // A lock inside of a database.
         "socket" => {
             case.wait().is_some_and(|w| w.detail["blockers"].as_array().is_some_and(|b| !b.is_empty()))
@@ -137,7 +139,7 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         // The main thread may well be parked, while others work or until a signal comes. Where nothing
         // else moves either, the process is dead.
         Fate::Endless if is_main && !(case.process_works() || may_be_signalled(case)) => Some(Critical),
-        Fate::Endless if is_main && !wants => Some(Info),
+        Fate::Endless if is_main && !wants => Some(if case.is_call() { Warning } else { Info }),
         Fate::Endless if wants || suffers => Some(Warning),
         Fate::Endless => None,
         Fate::Deadlock => Some(Critical),

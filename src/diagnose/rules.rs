@@ -5,7 +5,9 @@
 
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
-use super::waits::{Fate, has_library, is_full, is_lost_wakeup, is_queued, nobody_can, number, word};
+use super::waits::{
+    Fate, has_library, is_full, is_locked_file, is_lost_wakeup, is_queued, nobody_can, number,
+};
 
 pub struct Rule {
     pub id: &'static str,
@@ -59,6 +61,12 @@ pub static CYCLES: &[Rule] = &[
         usual: Critical,
         when: |c| c.cycle_len() == 1 && c.is_pool(),
         advice: "{culprit} has the connections of {object} itself: use one connection for all of it, or give it back first",
+    },
+    Rule {
+        id: "self-request",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1 && c.kind() == "socket",
+        advice: "call the function itself instead of sending a request to the own server; or give the server more workers or threads, so that another one can answer",
     },
     Rule {
         id: "lock-self",
@@ -314,7 +322,10 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "lock-orphan",
         usual: Critical,
-        when: |c| c.kind() == "lock" && c.is_alone() && !c.is_referenced(),
+        // Of one that processes share, all would have to be searched: then it says so itself.
+        when: |c| {
+            c.kind() == "lock" && c.is_alone() && !c.is_referenced() && !c.call_starts("multiprocessing")
+        },
         advice: "take locks with `with`: whoever took {object} has left without releasing it",
     },
     Rule {
@@ -434,12 +445,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "file-lock",
         usual: Warning,
-        when: |c| {
-            c.kind() == "file"
-                && c.wait().is_some_and(|w| {
-                    word(w, "holder").is_some() || !w.on.is_empty() || word(w, "lock").is_some()
-                })
-        },
+        when: |c| c.wait().is_some_and(is_locked_file),
         advice: "see why {object} stays locked",
     },
     Rule {

@@ -289,9 +289,8 @@ impl Names {
 
     /// A process of which no thread is named.
     fn of_process(&self, actor: &Actor, here: i32) -> Option<(i32, &[usize])> {
-        let unnamed = actor.tid.is_none() && actor.thread.is_none() && actor.task.is_none();
         // That the other end is open in this very process says nothing of which thread would act.
-        let pid = actor.pid.filter(|&pid| unnamed && pid != here)?;
+        let pid = actor.pid.filter(|&pid| is_process(actor) && pid != here)?;
         Some((pid, self.of_process.get(&pid)?))
     }
 
@@ -306,6 +305,20 @@ impl Names {
                 let (able, certainty) = acting::threads(parties, threads, other, wait, pid);
                 found.extend(able);
                 links.certainty = links.certainty.into_iter().chain(certainty).min();
+            }
+            if let Some(threads) = self.of_process.get(&pid)
+                && actor.pid == Some(pid)
+                && is_process(actor)
+            {
+                found.extend(acting::own_threads(parties, threads, at, wait));
+                if !found.is_empty() {
+                    links.certainty = Some(Certainty::Likely);
+                }
+            }
+            // Any of those who share a listener may accept: with one of them unknown, nothing is known.
+            if found.is_empty() && acting::is_unaccepted(wait) {
+                links.to.clear();
+                break;
             }
             found.retain(|n| !links.to.contains(n));
             links.to.extend(found);
@@ -361,6 +374,11 @@ impl Names {
         let tid = self.gil.get(&(party.pid(), thread.interpreter.unwrap_or(0)))?;
         self.threads.get(&(party.pid(), *tid)).copied().filter(|_| thread.tid != Some(*tid))
     }
+}
+
+/// No thread or task of it is named.
+fn is_process(actor: &Actor) -> bool {
+    actor.tid.is_none() && actor.thread.is_none() && actor.task.is_none()
 }
 
 /// Whether every one of `on` must act, or any one will do.
@@ -554,6 +572,12 @@ fn by_itself(party: &Party) -> Fate {
 /// For a lock that has no queue, with sleeps in between.
 pub fn asks_again(wait: &Wait) -> bool {
     wait.detail["asks_again"] == true
+}
+
+/// A file that somebody has locked.
+pub fn is_locked_file(wait: &Wait) -> bool {
+    wait.kind == "file"
+        && (wait.detail["lock"].is_string() || !wait.on.is_empty() || wait.detail["own"] == true)
 }
 
 /// A getter sleeps although items are there.

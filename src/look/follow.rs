@@ -13,6 +13,7 @@ use crate::python::Python;
 use crate::snapshot::{Activity, Process, Wait};
 use crate::stdlib::multiprocessing::synchronize;
 use crate::target::cached::CachedMemory;
+use crate::target::clocks::Allowance;
 use crate::target::find::{self, Looks};
 use crate::target::maps::{self, Mapping};
 use crate::target::{shared, sources};
@@ -39,7 +40,7 @@ struct Asked {
 /// Adds the processes that the waits of these lead to, and joins all of them.
 pub fn follow(processes: &mut Vec<Process>, captured: &mut Vec<CapturedProcess>, options: &Options) {
     let began = Instant::now();
-    let until = began + BUDGET;
+    let allowed = Allowance::of(BUDGET);
     let options = Options { followed: true, ..options.clone() };
     let targets = processes.len();
     let mut tried: FxHashSet<i32> = processes.iter().map(|p| p.pid).collect();
@@ -47,12 +48,12 @@ pub fn follow(processes: &mut Vec<Process>, captured: &mut Vec<CapturedProcess>,
     tried.extend([1, std::process::id() as i32]);
     let mut asked: Vec<Asked> = Vec::new();
     for _ in 0..ROUNDS {
-        let sharers = semaphores(processes, &mut asked, until);
+        let sharers = semaphores(processes, &mut asked, allowed);
         let wanted = wanted(processes, &sharers);
         let new: Vec<i32> = wanted.into_iter().filter(|pid| tried.insert(*pid)).collect();
         let mut found = false;
         for pid in new {
-            if processes.len() - targets >= MAX_FOLLOWED || Instant::now() > until {
+            if processes.len() - targets >= MAX_FOLLOWED || allowed.is_spent() {
                 log::debug!("not followed any further after {:?}", began.elapsed());
                 break;
             }
@@ -66,7 +67,7 @@ pub fn follow(processes: &mut Vec<Process>, captured: &mut Vec<CapturedProcess>,
             break;
         }
     }
-    semlocks(processes, captured, &asked, until);
+    semlocks(processes, captured, &asked, allowed);
     across::settle(processes);
     log::debug!("followed {} in {:?}", processes.len() - targets, began.elapsed());
 }
@@ -98,7 +99,7 @@ fn is_inherited(process: &Process, wait: &Wait) -> bool {
 }
 
 /// Who shares the semaphores that somebody waits for. Each semaphore is asked for once.
-fn semaphores(processes: &[Process], asked: &mut Vec<Asked>, until: Instant) -> Vec<i32> {
+fn semaphores(processes: &[Process], asked: &mut Vec<Asked>, allowed: Allowance) -> Vec<i32> {
     let mut new: Vec<String> = Vec::new();
     for id in processes.iter().flat_map(across::semaphores_waited_for) {
         if !asked.iter().any(|a| a.id == id) && !new.contains(&id) && asked.len() + new.len() < MAX_SEMAPHORES
@@ -110,8 +111,7 @@ fn semaphores(processes: &[Process], asked: &mut Vec<Asked>, until: Instant) -> 
         return Vec::new();
     }
     let files: Vec<&str> = new.iter().filter_map(|id| Some(id.rsplit_once('+')?.0)).collect();
-    let until = until.min(Instant::now() + SHARERS);
-    let (pids, complete) = shared::sharers(&files, &relatives(processes), until);
+    let (pids, complete) = shared::sharers(&files, &relatives(processes), allowed.at_most(SHARERS));
     if !complete {
         log::debug!("who shares a semaphore could not be asked of everybody");
     }
@@ -132,14 +132,18 @@ fn relatives(processes: &[Process]) -> Vec<i32> {
 }
 
 /// Finds the SemLock objects of each process that shares one of these semaphores.
-fn semlocks(processes: &mut [Process], captured: &mut [CapturedProcess], asked: &[Asked], until: Instant) {
+fn semlocks(
+    processes: &mut [Process],
+    captured: &mut [CapturedProcess],
+    asked: &[Asked],
+    allowed: Allowance,
+) {
     for process in processes.iter_mut() {
         let mine: Vec<&Asked> = asked.iter().filter(|a| process.kin.maps(&a.id)).collect();
         if mine.is_empty() {
             continue;
         }
-        let until = until.min(Instant::now() + MEMORY);
-        process.kin.semlocks = objects(process, &mine, until).unwrap_or_default();
+        process.kin.semlocks = objects(process, &mine, allowed.at_most(MEMORY)).unwrap_or_default();
         if let Some(captured) = captured.iter_mut().find(|c| c.facts.pid == process.pid) {
             captured.facts.semlocks = process.kin.semlocks.clone();
         }
@@ -147,7 +151,7 @@ fn semlocks(processes: &mut [Process], captured: &mut [CapturedProcess], asked: 
 }
 
 /// What points to a semaphore and is a SemLock.
-fn objects(process: &Process, asked: &[&Asked], until: Instant) -> Option<Vec<SemLocks>> {
+fn objects(process: &Process, asked: &[&Asked], allowed: Allowance) -> Option<Vec<SemLocks>> {
     let pid = process.pid;
     let maps = maps::read(pid).ok()?;
     let memory = CachedMemory::live(pid);
@@ -159,7 +163,7 @@ fn objects(process: &Process, asked: &[&Asked], until: Instant) -> Option<Vec<Se
         |asked: &&'_ Asked| Some((asked.id.clone(), asked.sharers.clone(), process.kin.address(&asked.id)?));
     let places: Vec<_> = asked.iter().filter_map(place).collect();
     let handles: Vec<u64> = places.iter().map(|p| p.2).collect();
-    let (words, complete) = shared::words(pid, &maps, &handles, until);
+    let (words, complete) = shared::words(pid, &maps, &handles, allowed);
     let of = |handle: u64| {
         let objects = words.iter().filter(|w| w.1 == handle).filter_map(|(at, _)| {
             let object = at.checked_sub(heap.layout.object.size)?;

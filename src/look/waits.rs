@@ -2,7 +2,7 @@
 //! window with what `/proc` said after it. Pure, so that a capture goes the same way.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use crate::stdlib::databases::statement;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
 use crate::stdlib::remote::Remote;
 use crate::stdlib::servers;
+use crate::target::clocks::Allowance;
 use crate::target::facts::{End, FdFacts, FdKind, ProcessFacts, ThreadFacts};
 use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
 use crate::target::file_locks;
@@ -66,7 +67,7 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
         .and_then(|part| fds::heartbeat(facts.pid, part.heartbeat_fd?, servers::HEARTBEAT_FILE));
     wanted.sort_unstable_by_key(|w| w.fd);
     if !wanted.is_empty() {
-        facts.fds = fds::look(facts, &wanted, Instant::now() + SEARCH);
+        facts.fds = fds::look(facts, &wanted, Allowance::of(SEARCH));
     }
 }
 
@@ -358,6 +359,7 @@ impl Join<'_> {
                 wait.label = Some(one.path.clone());
                 wait.on = holder.map(|h| os::process(h.pid)).into_iter().collect();
                 wait.detail["path"] = json!(one.path);
+                wait.detail["own"] = json!(one.own);
                 wait.detail["holder"] =
                     json!(holder.map(|h| json!({ "pid": h.pid, "command": self.command(&h.command) })));
             }
@@ -408,6 +410,11 @@ impl Join<'_> {
                     self.blockers(wait, facts);
                 }
                 wait.detail["ends"] = self.described_ends(facts);
+                if facts.unaccepted {
+                    wait.detail["unaccepted"] = json!(true);
+                    // Its own process, too: that may be the one that should.
+                    wait.on = facts.ends.iter().flatten().map(|end| os::process(end.pid)).collect();
+                }
             }
             FdKind::Pipe | FdKind::Tty => {
                 let operation = if matches!(operation, "write" | "send") { "write" } else { "read" };

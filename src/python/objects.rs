@@ -73,6 +73,11 @@ impl TypeInfo {
     pub fn is_dict(&self) -> bool {
         self.flags & DICT != 0
     }
+    /// A function of C, perhaps bound: the second name is that of those that are told their class
+    /// (PyCFunction_Type and PyCMethod_Type, Objects/methodobject.c).
+    pub fn is_c_function(&self) -> bool {
+        matches!(self.name.as_str(), "builtin_function_or_method" | "builtin_method")
+    }
     pub fn is_exception(&self) -> bool {
         self.flags & EXCEPTION != 0
     }

@@ -22,7 +22,6 @@ use std::cell::OnceCell;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::exits;
-use super::futures::Work;
 use super::{FrameScene, Scene, Seen, ThreadScene, visible};
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
@@ -56,17 +55,12 @@ struct World<'a> {
     holders: FxHashMap<Addr, Vec<usize>>,
     /// Whom each awaits.
     awaits: Vec<Vec<usize>>,
-    work: OnceCell<Work>,
     anyio: OnceCell<FxHashMap<Addr, usize>>,
     /// Threads whose loop sleeps in its selector.
     asleep: FxHashSet<usize>,
 }
 
 impl World<'_> {
-    fn work(&self, scene: &Scene) -> &Work {
-        self.work.get_or_init(|| Work::of_scene(scene))
-    }
-
     fn anyio_workers(&self, scene: &Scene) -> &FxHashMap<Addr, usize> {
         self.anyio.get_or_init(|| anyio::workers(scene))
     }
@@ -128,7 +122,6 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
         by_addr: raw.iter().enumerate().map(|(i, t)| (t.0.future.addr, i)).collect(),
         holders: FxHashMap::default(),
         awaits: Vec::new(),
-        work: OnceCell::new(),
         anyio: OnceCell::new(),
         asleep,
     };

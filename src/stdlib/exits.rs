@@ -160,7 +160,7 @@ pub fn bound_exit(heap: &Heap, obj: Addr) -> Option<Addr> {
             let function = heap.ptr(obj + m.func)?;
             is_exit_function(heap, function).then(|| heap.ptr(obj + m.self_)).flatten()
         }
-        "builtin_function_or_method" => {
+        _ if ty.is_c_function() => {
             // `m_ml` and `m_self` stand where a method has its function and its self.
             is_exit_name(&c_name(heap, heap.ptr(obj + m.func)?)?).then(|| heap.ptr(obj + m.self_)).flatten()
         }
@@ -172,7 +172,7 @@ pub fn bound_exit(heap: &Heap, obj: Addr) -> Option<Addr> {
 pub fn called(heap: &Heap, callable: Addr, next: Addr) -> Option<(String, Addr)> {
     let ty = heap.type_of(callable)?;
     match ty.name.as_str() {
-        "builtin_function_or_method" => {
+        _ if ty.is_c_function() => {
             let m = &heap.layout.method;
             Some((c_name(heap, heap.ptr(callable + m.func)?)?, heap.ptr(callable + m.self_)?))
         }

@@ -45,8 +45,8 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
     if frame.is(THREAD, &["shutdown"]) || frame.is(PROCESS, &["shutdown"]) {
         return shutdown(scene, thread, index, frame);
     }
-    // Below a work item it is at work, whatever that sleeps in.
-    if frame.is(THREAD, &["_worker"]) && !thread.frames[..index].iter().any(|f| f.is(THREAD, &["run"])) {
+    // Anything but the queue above it is at work: an item, or the pool's initializer.
+    if frame.is(THREAD, &["_worker"]) && (index == 0 || thread.frames[index - 1].in_file("/queue.py")) {
         return Some(idle_worker(index));
     }
     if frame.is(THREAD, &["_python_exit"]) {
@@ -57,7 +57,7 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
 
 fn result(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
     let future = scene.receiver(frame)?;
-    let (on, detail, certainty) = of_future(scene, future);
+    let (on, detail, certainty) = scene.work().of(scene, future);
     let name = locks::named_object(scene, thread, future);
     Some(Found {
         kind: "future",
@@ -87,7 +87,7 @@ fn several(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Found> {
     let mut on: Vec<Actor> = Vec::new();
     let mut queued = 0;
     for future in &futures {
-        let (workers, detail, _) = of_future(scene, *future);
+        let (workers, detail, _) = scene.work().of(scene, *future);
         queued += i32::from(detail["queued_at"].is_number());
         on.extend(workers);
         on.dedup();
@@ -114,11 +114,6 @@ pub fn queued_work(scene: &Scene) -> Option<u64> {
     queues.dedup();
     let sizes = queues.iter().filter_map(|q| queue::simple_items(scene.heap, *q, MAX_QUEUED));
     (!queues.is_empty()).then(|| sizes.map(|items| items.len() as u64).sum())
-}
-
-/// Who runs a future, or at which place of its pool's queue it stands.
-pub fn of_future(scene: &Scene, future: Addr) -> (Vec<Actor>, serde_json::Value, Certainty) {
-    Work::of_scene(scene).of(scene, future)
 }
 
 /// What all thread pools work on, and what stands in their queues.
@@ -160,6 +155,7 @@ impl Work {
         work
     }
 
+    /// Who runs a future, or at which place of its pool's queue it stands.
     pub fn of(&self, scene: &Scene, future: Addr) -> (Vec<Actor>, serde_json::Value, Certainty) {
         let heap = scene.heap;
         let state = heap.attrs(future, ["_state"])[0].and_then(|s| heap.checked_str(s));

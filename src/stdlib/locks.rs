@@ -144,7 +144,7 @@ pub fn find_near<T>(
                 return Some((found, hit(obj, name.or_else(|| global_name(scene, frame, obj)))));
             }
             let Some(ty) = heap.type_of(obj) else { continue };
-            if matches!(ty.name.as_str(), "method" | "builtin_function_or_method") {
+            if ty.name == "method" || ty.is_c_function() {
                 let Some(receiver) = heap.ptr(obj + heap.layout.method.self_) else { continue };
                 if let Some(found) = wanted(receiver) {
                     return Some((found, hit(receiver, named_object(scene, thread, receiver))));
@@ -432,7 +432,7 @@ fn reaches(scene: &Scene, thread: &ThreadScene, object: Addr) -> bool {
             }
             let Some(ty) = heap.type_of(at) else { continue };
             match ty.name.as_str() {
-                "method" | "builtin_function_or_method" => {
+                name if name == "method" || ty.is_c_function() => {
                     next.extend(heap.ptr(at + heap.layout.method.self_));
                 }
                 "function" => {

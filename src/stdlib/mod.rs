@@ -43,6 +43,7 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 use acquired::Acquired;
+use futures::Work;
 use locks::Reach;
 use rustc_hash::FxHashMap;
 
@@ -68,6 +69,7 @@ pub struct Scene<'a> {
     /// The clocks at this moment.
     pub now: os::Now,
     reach: OnceCell<Reach>,
+    work: OnceCell<Work>,
     /// What code calls an object by a global name: threads stand at the same places, before the same locks.
     global_names: RefCell<FxHashMap<(Addr, Addr), Option<String>>>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
@@ -244,6 +246,7 @@ impl<'a> Scene<'a> {
             pid,
             now,
             reach: OnceCell::new(),
+            work: OnceCell::new(),
             global_names: RefCell::default(),
             names: RefCell::default(),
             variables: RefCell::default(),
@@ -296,6 +299,11 @@ impl<'a> Scene<'a> {
             Some(Rc::new(Known { names: variables.names.iter().map(name).collect(), variables }))
         });
         known.clone()
+    }
+
+    /// What all thread pools do.
+    fn work(&self) -> &Work {
+        self.work.get_or_init(|| Work::of_scene(self))
     }
 
     /// Who else can reach an object, by (thread, frame).

@@ -418,7 +418,7 @@ impl Room<'_, '_> {
                     let at = obj + heap.layout.object.size;
                     (heap.ptr(at).and_then(|t| heap.type_at(t)), heap.ptr(at + 24))
                 }
-                "builtin_function_or_method" => {
+                _ if ty.is_c_function() => {
                     let receiver = heap.ptr(obj + heap.layout.method.self_);
                     (receiver.and_then(|r| heap.type_of(r)), heap.ptr(obj + heap.layout.method.func))
                 }

@@ -1,6 +1,6 @@
 //! Clocks: absolute deadlines to sleep to, and the time that a process has had on CPUs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -16,6 +16,34 @@ pub fn monotonic() -> u64 {
 /// CPU time of the calling thread, nanoseconds.
 pub fn own_cpu() -> u64 {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, nanos)
+}
+
+/// What a search may cost: so much CPU time of the calling thread. On a machine that others keep busy it takes
+/// longer, and finds the same; but there is an end to that as well.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    cpu: u64,
+    wall: Instant,
+}
+
+impl Allowance {
+    /// How much longer than its CPU time it may take.
+    const PATIENCE: u32 = 8;
+
+    pub fn of(cpu: Duration) -> Self {
+        let nanos = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
+        Allowance { cpu: own_cpu().saturating_add(nanos), wall: Instant::now() + cpu * Self::PATIENCE }
+    }
+
+    pub fn is_spent(self) -> bool {
+        own_cpu() > self.cpu || Instant::now() > self.wall
+    }
+
+    /// A part of it.
+    pub fn at_most(self, cpu: Duration) -> Self {
+        let part = Allowance::of(cpu);
+        Allowance { cpu: self.cpu.min(part.cpu), wall: self.wall.min(part.wall) }
+    }
 }
 
 /// How often the calling thread has left its CPU.

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::clocks::Allowance;
 use super::files::{self, ProcDir, numbers, with_path};
 use super::probe::with_room;
 
@@ -63,12 +64,12 @@ pub fn shared<T>(ask: impl FnOnce(&Table) -> T) -> Option<T> {
 
 impl Table {
     fn new() -> Table {
-        let until = Instant::now() + BUDGET;
+        let allowed = Allowance::of(BUDGET);
         let mut holders: HashMap<String, Vec<Holder>> = HashMap::new();
         let mut complete = true;
         let own = std::process::id() as i32;
         for pid in files::pids().into_iter().filter(|pid| *pid != own) {
-            if Instant::now() > until {
+            if allowed.is_spent() {
                 complete = false;
                 break;
             }

@@ -98,6 +98,9 @@ pub struct FdFacts {
     /// Who has the other end; `None`: not searched for.
     #[serde(default)]
     pub ends: Option<Vec<End>>,
+    /// Nobody has accepted the connection yet: those ends have the listener.
+    #[serde(default)]
+    pub unaccepted: bool,
     /// That search ended before everybody was asked.
     #[serde(default)]
     pub cut_short: bool,
@@ -155,6 +158,9 @@ pub struct LockedDatabase {
     pub path: String,
     /// Who keeps the process out, where that can only be one.
     pub holder: Option<PeerProcess>,
+    /// Nobody else has locked it: it is another connection of the process itself.
+    #[serde(default)]
+    pub own: bool,
 }
 
 /// A child in both numberings.

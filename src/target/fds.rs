@@ -2,8 +2,8 @@
 //! other end, terminals, locked files, polled sets. Read after the frozen window; plain data, so that
 //! it stands in captures.
 
+use super::clocks::Allowance;
 use std::collections::HashMap;
-use std::time::Instant;
 
 use super::ends;
 use super::facts::{Child, End, FdFacts, FdKind, Heartbeat, ProcessFacts};
@@ -39,8 +39,8 @@ pub enum LockCall {
 }
 
 /// Looks at descriptors of a process, and at what polled sets watch. The search for other ends gives up
-/// at `until`; what it has found by then stands, and the facts say that it was cut short.
-pub fn look(facts: &ProcessFacts, wanted: &[Wanted], until: Instant) -> Vec<FdFacts> {
+/// with its allowance; what it has found by then stands, and the facts say that it was cut short.
+pub fn look(facts: &ProcessFacts, wanted: &[Wanted], allowed: Allowance) -> Vec<FdFacts> {
     let Ok(dir) = with_room(|| ProcDir::process(facts.pid)) else { return Vec::new() };
     let mut found: Vec<FdFacts> = Vec::new();
     let mut search: Vec<i32> = Vec::new();
@@ -62,7 +62,7 @@ pub fn look(facts: &ProcessFacts, wanted: &[Wanted], until: Instant) -> Vec<FdFa
             socket.tcp = net::tcp_info(&dir, socket);
         }
     }
-    find_ends(&dir, facts, &search, &mut found, until);
+    find_ends(&dir, facts, &search, &mut found, allowed);
     found
 }
 
@@ -189,7 +189,7 @@ enum Way {
     Terminal(u64),
 }
 
-fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFacts], until: Instant) {
+fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFacts], allowed: Allowance) {
     let mut searches: Vec<Search> = Vec::new();
     let mut sockets: Vec<(u64, crate::snapshot::Socket)> = Vec::new();
     for one in found.iter().filter(|f| fds.contains(&f.fd)) {
@@ -221,12 +221,15 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
         {
             socket.peer.get_or_insert(path);
         }
+        if let Some(one) = found.iter_mut().find(|f| f.fd == fd) {
+            one.unaccepted = end.unaccepted;
+        }
         searches.push(Search { fd, link: format!("socket:[{}]", end.inode), way: Way::Any });
     }
     if searches.is_empty() {
         return;
     }
-    let (mut ends, complete) = holders(facts, &searches, until);
+    let (mut ends, complete) = holders(facts, &searches, allowed);
     let mut commands: HashMap<i32, Vec<String>> = HashMap::new();
     for search in &searches {
         let mut ends = ends.remove(&search.fd).unwrap_or_default();
@@ -234,9 +237,15 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
             end.command = commands.entry(end.pid).or_insert_with(|| command(end.pid)).clone();
         }
         let Some(one) = found.iter_mut().find(|f| f.fd == search.fd) else { continue };
+        if one.unaccepted {
+            leave_out_supervisors(&mut ends);
+        }
         if let Some(socket) = &mut one.socket {
-            // Forked children may have it too: the oldest one that is not the target itself.
-            let peer = ends.iter().filter(|e| e.pid != facts.pid).min_by_key(|e| e.pid).or(ends.first());
+            // Forked children may have it too: the oldest one that is not the target itself, unless it is the
+            // one that should accept.
+            let own = ends.iter().find(|e| e.pid == facts.pid && one.unaccepted);
+            let oldest = || ends.iter().filter(|e| e.pid != facts.pid).min_by_key(|e| e.pid);
+            let peer = own.or_else(oldest).or(ends.first());
             socket.peer_process = peer.map(|e| PeerProcess { pid: e.pid, command: e.command.clone() });
         }
         one.ends = Some(ends);
@@ -245,6 +254,13 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
             one.sessions = super::sessions::idle_in_transaction(dir, peer);
         }
     }
+}
+
+/// Of those who have a listener, whoever has a child among them has it for that one.
+fn leave_out_supervisors(ends: &mut Vec<End>) {
+    let parents: Vec<i32> =
+        ends.iter().filter_map(|end| proc::with_stat(end.pid, |stat| stat.parent)).collect();
+    ends.retain(|end| !parents.contains(&end.pid));
 }
 
 /// The command line, or the name in brackets where there is none.
@@ -291,7 +307,7 @@ fn of_table(facts: &ProcessFacts, searches: &[Search], table: &ends::Table) -> H
 }
 
 /// Who has which of them open; relatives are asked first. False: not everybody could be asked in time.
-fn holders(facts: &ProcessFacts, searches: &[Search], until: Instant) -> (HashMap<i32, Vec<End>>, bool) {
+fn holders(facts: &ProcessFacts, searches: &[Search], allowed: Allowance) -> (HashMap<i32, Vec<End>>, bool) {
     if let Some(found) = ends::shared(|table| (of_table(facts, searches, table), table.complete)) {
         return found;
     }
@@ -307,7 +323,7 @@ fn holders(facts: &ProcessFacts, searches: &[Search], until: Instant) -> (HashMa
     let mut found: HashMap<i32, Vec<End>> = HashMap::new();
     let terminals = searches.iter().any(|s| matches!(s.way, Way::Terminal(_)));
     for (i, pid) in pids.into_iter().enumerate() {
-        if i >= relatives && Instant::now() > until {
+        if i >= relatives && allowed.is_spent() {
             log::debug!("the search for other ends was cut short after {i} processes");
             return (found, false);
         }
@@ -374,7 +390,7 @@ mod tests {
         let pid = std::process::id() as i32;
         let facts = ProcessFacts { pid, ns_pid: pid, ..ProcessFacts::default() };
         let wanted = Wanted { fd: reader.as_raw_fd(), other_end: true, lock: None };
-        let far = Instant::now() + std::time::Duration::from_secs(5);
+        let far = Allowance::of(std::time::Duration::from_secs(5));
         let found = look(&facts, &[wanted], far);
         assert_eq!(found[0].kind, FdKind::Pipe);
         let ends = found[0].ends.as_ref().unwrap();

@@ -83,7 +83,12 @@ pub fn databases(pid: i32) -> Vec<LockedDatabase> {
     });
     let open: BTreeMap<u64, String> = open.collect();
     let found = locked(&text, pid, &open).into_iter();
-    found.map(|(path, holder)| LockedDatabase { path, holder: holder.map(peer) }).collect()
+    let described = |(path, holder): (String, Option<i32>)| LockedDatabase {
+        path,
+        own: holder == Some(pid),
+        holder: holder.filter(|by| *by != pid).map(peer),
+    };
+    found.map(described).collect()
 }
 
 /// What a lock protects.
@@ -105,7 +110,7 @@ fn part(line: &Line) -> Option<Part> {
     }
 }
 
-/// Paths, and who keeps this process out, if that can only be one.
+/// Paths, and who keeps this process out, if that can only be one: perhaps it is itself, by another connection.
 fn locked(text: &[u8], pid: i32, open: &BTreeMap<u64, String>) -> Vec<(String, Option<i32>)> {
     #[derive(Default)]
     struct Users {
@@ -137,6 +142,7 @@ fn locked(text: &[u8], pid: i32, open: &BTreeMap<u64, String>) -> Vec<(String, O
             let holder = match (&users.writers[..], &readers[..]) {
                 ([], []) => return None,
                 ([one], _) if *one != pid => Some(*one),
+                ([one], []) => Some(*one),
                 ([], [one]) => Some(*one),
                 _ => None,
             };
@@ -175,6 +181,8 @@ mod tests {
             3: POSIX  ADVISORY  READ 70 fe:00:1 1073741826 1073742335\n";
         assert_eq!(one(writer, 80), [("/shop.db".into(), Some(70))]);
         assert_eq!(one(writer, 70), [("/shop.db".into(), None)], "it may wait for the reader, or for itself");
+        let alone = "1: POSIX  ADVISORY  WRITE 70 fe:00:1 1073741825 1073741825\n";
+        assert_eq!(one(alone, 70), [("/shop.db".into(), Some(70))], "another connection of its own");
         // A reader, whose end a writer waits for.
         let reader = "1: POSIX  ADVISORY  READ 70 fe:00:1 1073741826 1073742335\n";
         assert_eq!(one(reader, 80), [("/shop.db".into(), Some(70))]);

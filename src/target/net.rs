@@ -210,6 +210,8 @@ pub struct OtherEnd {
     pub inode: u64,
     /// Of a Unix socket that has one.
     pub path: Option<String>,
+    /// It is the listener's: nobody has accepted the connection yet.
+    pub unaccepted: bool,
 }
 
 /// The other ends of these sockets, by descriptor, as far as they are in the same network namespace. A
@@ -225,7 +227,9 @@ pub fn other_ends(dir: &ProcDir, sockets: &[(u64, Socket)]) -> Vec<(i32, OtherEn
         let mut left: Vec<&Socket> = Vec::new();
         for (_, socket) in sockets.iter().filter(|(_, s)| is(s, "tcp") && s.peer.is_some()) {
             match rows.iter().find(|r| r.local == socket.peer && r.peer == socket.local) {
-                Some(row) => found.push((socket.fd, OtherEnd { inode: row.inode, path: None })),
+                Some(row) => {
+                    found.push((socket.fd, OtherEnd { inode: row.inode, path: None, unaccepted: false }))
+                }
                 None => left.push(socket),
             }
         }
@@ -244,7 +248,9 @@ pub fn other_ends(dir: &ProcDir, sockets: &[(u64, Socket)]) -> Vec<(i32, OtherEn
                 })
             };
             let row = listeners.iter().find(listens);
-            found.extend(row.map(|row| (socket.fd, OtherEnd { inode: row.inode, path: None })));
+            found.extend(
+                row.map(|row| (socket.fd, OtherEnd { inode: row.inode, path: None, unaccepted: true })),
+            );
         }
     }
     let mut names: Option<Vec<Row>> = None;
@@ -252,7 +258,7 @@ pub fn other_ends(dir: &ProcDir, sockets: &[(u64, Socket)]) -> Vec<(i32, OtherEn
         let Ok(Some(peer)) = diag.unix_peer(*inode) else { continue };
         let names = names.get_or_insert_with(|| table(dir, Family::Unix));
         let path = names.iter().find(|row| row.inode == peer).and_then(|row| row.local.clone());
-        found.push((socket.fd, OtherEnd { inode: peer, path }));
+        found.push((socket.fd, OtherEnd { inode: peer, path, unaccepted: false }));
     }
     found
 }

@@ -1,9 +1,9 @@
 //! Memory that several processes map: the semaphores of `multiprocessing`, who has them, and where in a
 //! process's memory something points to them.
 
+use super::clocks::Allowance;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
 
 use super::files;
 use super::find::{self, Looks};
@@ -35,7 +35,7 @@ pub fn areas(maps: &[Mapping]) -> Vec<Area> {
 }
 
 /// Who maps one of these files: relatives are asked first. False: not everybody could be asked in time.
-pub fn sharers(files: &[&str], relatives: &[i32], until: Instant) -> (Vec<i32>, bool) {
+pub fn sharers(files: &[&str], relatives: &[i32], allowed: Allowance) -> (Vec<i32>, bool) {
     let mut pids: Vec<i32> = Vec::new();
     for &pid in relatives {
         if !pids.contains(&pid) {
@@ -47,7 +47,7 @@ pub fn sharers(files: &[&str], relatives: &[i32], until: Instant) -> (Vec<i32>, 
     let mut found = Vec::new();
     let mut complete = true;
     for (at, pid) in pids.into_iter().enumerate() {
-        if at >= first && Instant::now() > until {
+        if at >= first && allowed.is_spent() {
             return (found, false);
         }
         match maps::read(pid) {
@@ -62,7 +62,7 @@ pub fn sharers(files: &[&str], relatives: &[i32], until: Instant) -> (Vec<i32>, 
 
 /// Addresses of words in the private memory of a process that have one of these values. False: not all of
 /// it could be searched in time.
-pub fn words(pid: i32, maps: &[Mapping], values: &[u64], until: Instant) -> (Vec<(Addr, u64)>, bool) {
+pub fn words(pid: i32, maps: &[Mapping], values: &[u64], allowed: Allowance) -> (Vec<(Addr, u64)>, bool) {
     let memory = LiveMemory::new(pid);
     let Ok(pagemap) = File::open(format!("/proc/{pid}/pagemap")) else { return (Vec::new(), false) };
     let mut found = Vec::new();
@@ -77,7 +77,7 @@ pub fn words(pid: i32, maps: &[Mapping], values: &[u64], until: Instant) -> (Vec
         for (start, end) in runs {
             let mut at = start;
             while at < end {
-                if Instant::now() > until || searched > MAX_SEARCHED || found.len() > MAX_FOUND {
+                if allowed.is_spent() || searched > MAX_SEARCHED || found.len() > MAX_FOUND {
                     return (found, false);
                 }
                 let want = CHUNK.min((end - at) as usize);
@@ -139,8 +139,7 @@ mod tests {
         let secret = Box::new(0x5eed_0000_1234_abcd_u64 ^ std::process::id() as u64);
         let pid = std::process::id() as i32;
         let maps = maps::read(pid).unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
-        let (found, complete) = words(pid, &maps, &[*secret], until);
+        let (found, complete) = words(pid, &maps, &[*secret], Allowance::of(Duration::from_secs(20)));
         assert!(complete);
         assert!(found.contains(&(&raw const *secret as u64, *secret)), "{found:?}");
     }

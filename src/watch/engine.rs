@@ -20,7 +20,8 @@ use crate::look::{self, Options};
 use crate::render::report::Report;
 use crate::snapshot::{Look, Snapshot};
 use crate::target::access::AccessError;
-use crate::target::blocked::{monotonic, thread_cpu};
+use crate::target::blocked::monotonic;
+use crate::target::clocks::own_cpu;
 use crate::target::find::FindError;
 use crate::target::host;
 
@@ -494,8 +495,8 @@ pub(super) struct Seen {
 impl Seen {
     /// `follow`: into other processes, too, where a wait leads there. With the seconds of a CPU that it took.
     pub fn look(pid: i32, follow: bool, options: &Options) -> (Option<Seen>, f64) {
-        let (began, used) = (monotonic(), thread_cpu());
-        let cost = || (thread_cpu() - used).as_secs_f64();
+        let (began, used) = (monotonic(), own_cpu());
+        let cost = || (own_cpu() - used).as_secs_f64();
         let captured_at = host::now();
         let Ok(looked) = look::live(pid, options) else { return (None, cost()) };
         let mut processes = vec![looked.process];

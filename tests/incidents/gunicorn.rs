@@ -228,7 +228,10 @@ pub fn only_finding<'a>(report: &'a Value, rule: &str, wrong: &mut Vec<String>) 
     match all[..] {
         [one] if one["rule"] == rule => Some(one),
         _ => {
-            wrong.push(format!("not one {rule}: {:?}", all.iter().map(|f| brief(f)).collect::<Vec<_>>()));
+            let threads = list(report, "processes").iter().flat_map(|p| list(p, "threads"));
+            let waits: Vec<String> = threads.map(|t| t["waits_on"].to_string()).collect();
+            let all: Vec<String> = all.iter().map(|f| brief(f)).collect();
+            wrong.push(format!("not one {rule}: {all:?}; {waits:#?}"));
             None
         }
     }

@@ -26,11 +26,11 @@ impl Patience {
 
     /// Looks again, until nothing differs or too many looks have failed.
     fn is_over(&mut self, look: impl FnOnce() -> Vec<String>, wrong: &mut Vec<String>) -> bool {
-        if self.start.elapsed() > Duration::from_secs(12) {
+        if self.start.elapsed() > Duration::from_secs(30) {
             self.late_looks += 1;
         }
         *wrong = look();
-        wrong.is_empty() || self.late_looks >= 6
+        wrong.is_empty() || self.late_looks >= 10
     }
 }
 
@@ -220,7 +220,9 @@ fn finding_differences(truth: &Value, report: &Value) -> Vec<String> {
     let ours: Vec<&Value> = findings(report).into_iter().filter(|finding| about(finding)).collect();
     let Some(finding) = ours.iter().find(|finding| rules.contains(&finding["rule"])) else {
         let others: Vec<String> = findings(report).into_iter().map(brief).collect();
-        return vec![format!("no finding of {}; there are {others:?}", truth["rules"])];
+        let known = |victim| actor(report, victim).map(|it| it["waits_on"].to_string());
+        let waits: Vec<String> = victims.iter().filter_map(known).collect();
+        return vec![format!("no finding of {}; there are {others:?}; {waits:?}", truth["rules"])];
     };
     let mut wrong = Vec::new();
     if ours.len() > 1 {

@@ -56,6 +56,17 @@ fn django_under_gunicorn() {
 }
 
 #[test]
+fn a_worker_that_asks_itself() {
+    let args = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--timeout=60", "stuck_web:django_app"];
+    each_interpreter("gunicorn-itself", venv::has_servers, |interpreter| {
+        hangs(interpreter, &args, "/itself", "self-request", |_, finding| {
+            let right = finding["severity"] == "critical" && finding["certainty"] == "likely";
+            (!right).then(|| "how bad, and how sure".to_owned())
+        })
+    });
+}
+
+#[test]
 fn a_worker_that_computes_past_half_its_timeout() {
     let args = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--timeout=16", "stuck_web:django_app"];
     each_interpreter("gunicorn-stale", venv::has_servers, |interpreter| {

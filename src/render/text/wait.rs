@@ -110,6 +110,9 @@ fn on_what(wait: &Wait, arrow: &str) -> String {
         "socket" => socket(wait, arrow),
         "pipe" => format!("waits on pipe{name}"),
         "file" => match word(detail, "path") {
+            Some(path) if detail["own"] == true => {
+                format!("waits for the lock on {path} that another connection of this process has")
+            }
             Some(path) if wait.on.is_empty() => format!("waits for file {path}"),
             Some(path) => format!("waits for the lock on {path}"),
             None => format!("waits for file{name}"),

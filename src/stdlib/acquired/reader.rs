@@ -261,14 +261,9 @@ impl Reader<'_, '_, '_> {
         // A method that was kept: `get = lock.acquire`.
         let kept = || {
             let callable = callee.object?;
-            let ty = heap.type_of(callable)?;
-            let receiver = || heap.ptr(callable + m.self_);
-            match ty.name.as_str() {
-                "builtin_function_or_method" => {
-                    Some((resource(scene, receiver()?)?, exits::c_name(heap, heap.ptr(callable + m.func)?)?))
-                }
-                _ => None,
-            }
+            heap.type_of(callable).filter(|ty| ty.is_c_function())?;
+            let receiver = heap.ptr(callable + m.self_)?;
+            Some((resource(scene, receiver)?, exits::c_name(heap, heap.ptr(callable + m.func)?)?))
         };
         if let Some((object, name)) = kept() {
             return self.primitive(at, object, &name, callee.base, arguments, keywords);

@@ -189,7 +189,7 @@ impl<'s, 'a> Search<'s, 'a> {
                     self.scope(walk, dict);
                 }
             }
-            "builtin_function_or_method" => {
+            _ if ty.is_c_function() => {
                 let definition = heap.ptr(obj + heap.layout.method.func);
                 if let Some(name) = definition.and_then(|d| exits::c_name(heap, d)) {
                     let number = self.number(&name);
@@ -389,13 +389,9 @@ impl<'s, 'a> Search<'s, 'a> {
                 let code = heap.ptr(obj + heap.layout.function.code);
                 code.and_then(|c| self.spoken(c)).is_none_or(|s| s.stdlib)
             }
-            "builtin_function_or_method"
-            | "method_descriptor"
-            | "wrapper_descriptor"
-            | "member_descriptor"
-            | "getset_descriptor"
+            "method_descriptor" | "wrapper_descriptor" | "member_descriptor" | "getset_descriptor"
             | "code" => true,
-            _ => ty.is_int() || ty.is_str() || ty.is_bytes(),
+            _ => ty.is_int() || ty.is_str() || ty.is_bytes() || ty.is_c_function(),
         }
     }
 

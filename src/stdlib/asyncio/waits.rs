@@ -18,7 +18,7 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     let mut wait = anyio::limiter(scene, world, &task.frames)
         .or_else(|| by_frame(scene, world, &task.frames))
         .or_else(|| on_tasks(scene, world, index))
-        .or_else(|| on_executor(scene, world, future))
+        .or_else(|| on_executor(scene, future))
         .or_else(|| anyio::worker(scene, world, future))
         .unwrap_or_else(|| Wait {
             detail: json!({ "state": "pending" }),
@@ -182,7 +182,7 @@ fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
 }
 
 /// `run_in_executor` and `wrap_future`: a callback of the future knows the one of `concurrent.futures`.
-fn on_executor(scene: &Scene, world: &World, future: Addr) -> Option<Wait> {
+fn on_executor(scene: &Scene, future: Addr) -> Option<Wait> {
     let heap = scene.heap;
     let future = futures::future(heap, future)?;
     let callbacks = futures::callbacks(heap, &future);
@@ -190,7 +190,7 @@ fn on_executor(scene: &Scene, world: &World, future: Addr) -> Option<Wait> {
         .into_iter()
         .find(|c| futures::function_name(heap, *c).as_deref() == Some("_call_check_cancel"))?;
     let (_, source) = futures::closure(heap, chained).into_iter().find(|(name, _)| &**name == "source")?;
-    let work = world.work(scene);
+    let work = scene.work();
     let (on, mut detail, certainty) = work.of(scene, source);
     detail["executor"] = json!(true);
     Some(Wait {
