@@ -496,7 +496,7 @@ impl Seen {
     /// `follow`: into other processes, too, where a wait leads there. With the seconds of a CPU that it took.
     pub fn look(pid: i32, follow: bool, options: &Options) -> (Option<Seen>, f64) {
         let (began, used) = (monotonic(), own_cpu());
-        let cost = || (own_cpu() - used).as_secs_f64();
+        let cost = || (own_cpu() - used) as f64 / 1e9;
         let captured_at = host::now();
         let Ok(looked) = look::live(pid, options) else { return (None, cost()) };
         let mut processes = vec![looked.process];
