@@ -10,6 +10,7 @@ use crate::diagnose::diagnose;
 use crate::look::Options;
 use crate::render::report::Report;
 use crate::snapshot::Snapshot;
+use crate::target::blocked::monotonic;
 
 /// Whom to look at, and what for.
 pub(super) struct Ask {
@@ -35,6 +36,8 @@ pub(super) struct Answer {
     pub pid: i32,
     pub why: Why,
     pub quick: bool,
+    /// When the look ended, CLOCK_MONOTONIC.
+    pub at: f64,
     /// The process has ended, or cannot be read any more.
     pub seen: Option<(Seen, Report)>,
     /// The report's files, of a look that is written anyway.
@@ -77,6 +80,7 @@ impl Looker {
 fn answer(ask: Ask) -> Answer {
     let Ask { pid, why, follow, first, quick, options } = ask;
     let (seen, took) = Seen::look(pid, follow, &Options { quick, ..options });
+    let at = monotonic().as_secs_f64();
     let seen = seen.map(|mut seen| {
         let mut looks: Vec<Snapshot> = first.iter().map(|first| Snapshot::clone(first)).collect();
         looks.push(seen.snapshot.clone());
@@ -89,5 +93,5 @@ fn answer(ask: Ask) -> Answer {
     });
     let written = seen.as_ref().filter(|_| matches!(why, Why::Again(_)));
     let files = written.map(|(seen, report)| write::files(report, &seen.capture));
-    Answer { pid, why, quick, seen, files, took }
+    Answer { pid, why, quick, at, seen, files, took }
 }

@@ -22,7 +22,7 @@ const OVER_SHARE: f64 = 0.004;
 /// How long a busy server in which nothing takes long is left alone, seconds at most.
 const ACTIVE_MOST: f64 = 20.0;
 /// What is known of when a request came is that exact, seconds.
-const EXACT: f64 = 0.3;
+const EXACT: f64 = 1.0;
 
 impl Engine {
     /// One patrol at a time; between two of them where a request may take long, as far as the allowance goes.
@@ -101,7 +101,7 @@ impl Engine {
                 }
                 Cause::Request => requests
                     .iter()
-                    .any(|s| s.tid == stall.tid && s.age.is_some_and(|age| now - age < began + EXACT)),
+                    .any(|s| s.tid == stall.tid && s.age.is_some_and(|age| answer.at - age < began + EXACT)),
             };
             if goes_on {
                 i += 1;
@@ -136,7 +136,7 @@ impl Engine {
         // One report has them all.
         let mut seen = Some((seen, report));
         for stall in requests {
-            self.begin(stall, Cause::Request, seen.take(), now, tell);
+            self.begin(stall, Cause::Request, seen.take(), answer.at, tell);
         }
         for stall in found {
             self.begin(stall, Cause::Finding, seen.take(), now, tell);
