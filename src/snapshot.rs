@@ -248,12 +248,18 @@ pub struct EventLoop {
     pub overdue: Option<u64>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, JsonSchema)]
 pub struct Request {
     pub method: Option<String>,
     pub path: Option<String>,
     pub framework: Option<String>,
     pub age: Option<f64>,
+    /// Address and port of who sent it, as the server has noted them.
+    #[serde(skip)]
+    pub client: Option<String>,
+    /// Seconds for which its client has neither sent nor been sent anything: the response may have begun.
+    #[serde(skip)]
+    pub quiet_for: Option<f64>,
 }
 
 impl Request {

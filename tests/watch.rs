@@ -203,10 +203,74 @@ fn a_request_in_a_worker_thread_is_caught_while_the_loop_serves_others() {
     let watch = Watch::start(&["--port", &server.port.to_string(), "--stall", "300ms"]);
     watch.line(&["watching pid"]).unwrap();
     let _client = server::Client::request(server.port, "GET", "/slow?seconds=60").unwrap();
-    let line = watch.line(&[" · for "]).unwrap();
-    assert!(line.contains("request-stall · pid") && line.contains("GET /slow"), "{line}");
+    let line = watch.line(&["request-stall · pid", " · for "]).unwrap();
+    assert!(line.contains("GET /slow"), "{line}");
     assert!(line.contains("slow "), "{line}");
     assert!(get(server.port, "/health").is_ok());
+}
+
+#[test]
+fn a_request_that_computes_or_sleeps_in_small_steps_is_caught_and_a_stream_is_not() {
+    let server =
+        Server::start(&python(), &["-m", "uvicorn", "watched:app", "--port", "{port}"], &[]).unwrap();
+    let watch = Watch::start(&["--port", &server.port.to_string(), "--stall", "500ms"]);
+    watch.line(&["watching pid"]).unwrap();
+    for (path, function) in [("/compute", "compute "), ("/steps", "steps ")] {
+        let mut client = server::Client::request(server.port, "GET", &format!("{path}?seconds=4")).unwrap();
+        let line = watch.line(&["request-stall", " · for ", path]).unwrap();
+        assert!(line.contains(function), "{line}");
+        watch.line(&["request-stall", "· over after"]).unwrap();
+        client.until("}").unwrap();
+    }
+    let mut stream = server::Client::request(server.port, "GET", "/stream?seconds=3").unwrap();
+    let chunks = stream.rest().unwrap();
+    assert!(chunks.contains("chunk"), "{chunks}");
+    assert!(!watch.said().contains("/stream"), "{}", watch.said());
+}
+
+#[test]
+fn one_stall_of_1_2_s_at_a_random_moment_is_caught() {
+    let out = tempfile::tempdir().unwrap();
+    let server =
+        Server::start(&python(), &["-m", "uvicorn", "watched:app", "--port", "{port}"], &[]).unwrap();
+    let mut watch = Watch::start(&[
+        "--port",
+        &server.port.to_string(),
+        "--cool-down",
+        "0",
+        "--out",
+        out.path().to_str().unwrap(),
+    ]);
+    watch.line(&["watching pid"]).unwrap();
+    // Health, for a time that nobody has chosen to suit the polls.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let healthy = std::time::Duration::from_millis(1000 + u64::from(now.subsec_nanos()) % 3000);
+    let until = Instant::now() + healthy;
+    while Instant::now() < until {
+        get(server.port, "/health").expect("it is healthy");
+    }
+    // 1.2 s; longer only where the machine was too busy to look in time.
+    let (mut told, mut caught) = (0, false);
+    for seconds in [1.2, 2.4, 4.8] {
+        let mut client =
+            server::Client::request(server.port, "GET", &format!("/stall?seconds={seconds}")).unwrap();
+        let line = watch.line(&[" · for "]).unwrap_or_else(|e| panic!("after {healthy:?}: {e}"));
+        told += 1;
+        watch.line(&["over after"]).unwrap();
+        client.until("slept").unwrap();
+        let note = fs::read_to_string(report_of(&line)).unwrap();
+        caught = line.contains(" loop-sleep ")
+            && note.contains("time.sleep(seconds)")
+            && note.contains("GET /stall");
+        if caught {
+            break;
+        }
+    }
+    assert!(caught, "{}", watch.said());
+    get(server.port, "/health").expect("it is healthy again");
+    assert_eq!(watch.end(Signal::SIGTERM).code(), Some(143));
+    // And nothing else: not its start, not the busy time before.
+    assert_eq!(watch.said().matches(" · for ").count(), told, "{}", watch.said());
 }
 
 #[test]

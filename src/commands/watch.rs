@@ -84,7 +84,7 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
         look: args.look_options(),
         metrics: metrics.map(|(_, metrics)| metrics),
     };
-    let mut engine = Engine::new(settings, Follower::new(selector), reports, runner);
+    let mut engine = Engine::new(settings, Follower::new(selector), reports, runner)?;
     if let Some(endpoint) = &endpoint {
         note(&format!("metrics are served on http://{}/metrics", endpoint.address));
     }

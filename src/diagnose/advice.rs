@@ -72,7 +72,13 @@ fn socket(wait: &Wait) -> String {
         (_, Some(_)) => "the database",
         _ => "the peer",
     };
+    let host = word(wait, "host");
     match word(wait, "peer") {
+        _ if word(wait, "phase") == Some("resolve") => match host {
+            Some(host) => format!("the name server to find `{host}`"),
+            None => "the name server".into(),
+        },
+        Some(peer) if host.is_some() => format!("{what} {} ({peer})", host.unwrap_or_default()),
         Some(peer) => format!("{what} {peer}"),
         None if what == "the peer" => "a socket".into(),
         None => what.into(),
@@ -90,6 +96,9 @@ fn io(wait: &Wait, seen: &mut Vec<String>) {
     }
     if let Some(connection) = connection(database) {
         seen.push(format!("the connection: {connection}"));
+    }
+    if let Some(url) = word(wait, "url") {
+        seen.push(format!("asked for: {url}"));
     }
     let peer = &wait.detail["peer_process"];
     if let (Some(pid), Some(command)) = (peer["pid"].as_i64(), peer["command"].as_array()) {
@@ -479,6 +488,10 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
     if case.event_loop().is_some_and(|l| l.kind == "trio") {
         text = text.replace("asyncio.sleep", "trio.sleep").replace("asyncio.Lock", "trio.Lock");
+    }
+    if rule.id == "loop-sleep" && case.event_loop().is_some_and(|l| l.kind == "gevent") {
+        text =
+            "use gevent.sleep(), or call gevent.monkey.patch_all() before anything else is imported".into();
     }
     let root = case.culprit();
     if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none()) {

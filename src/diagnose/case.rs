@@ -140,6 +140,11 @@ impl<'g, 'a> Case<'g, 'a> {
         now.eq_ignore_ascii_case(state)
     }
 
+    /// What two sides are at before anything is sent: `resolve`, `tls-handshake`.
+    pub fn phase(&self) -> &str {
+        self.wait().and_then(|wait| word(wait, "phase")).unwrap_or("")
+    }
+
     pub fn is_io(&self) -> bool {
         matches!(self.kind(), "socket" | "unknown" | "poll" | "")
     }

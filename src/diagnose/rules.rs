@@ -166,7 +166,10 @@ pub static LOOPS: &[Rule] = &[
     Rule {
         id: "loop-dns",
         usual: Critical,
-        when: |c| c.call_ends(&["getaddrinfo", "gethostbyname", "gethostbyname_ex", "getnameinfo"]),
+        when: |c| {
+            c.phase() == "resolve"
+                || c.call_ends(&["getaddrinfo", "gethostbyname", "gethostbyname_ex", "getnameinfo"])
+        },
         advice: "use `await loop.getaddrinfo()`",
     },
     Rule {
@@ -174,7 +177,9 @@ pub static LOOPS: &[Rule] = &[
         usual: Critical,
         when: |c| {
             c.kind() == "socket"
-                && (c.call_ends(&["connect", "create_connection", "do_handshake"]) || c.tcp_state("SYN_SENT"))
+                && (c.call_ends(&["connect", "create_connection", "do_handshake"])
+                    || c.tcp_state("SYN_SENT")
+                    || c.phase() == "tls-handshake")
         },
         advice: "connect with asyncio.open_connection, with a timeout",
     },
@@ -426,6 +431,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "see what the database does for this connection; set a statement timeout",
     },
     Rule {
+        id: "dns-wait",
+        usual: Critical,
+        when: |c| c.phase() == "resolve",
+        advice: "the name server does not answer, and getaddrinfo knows no timeout: see /etc/resolv.conf (`options timeout: attempts:`), and keep what was resolved",
+    },
+    Rule {
         id: "peer-unreachable",
         usual: Warning,
         when: |c| c.kind() == "socket" && (c.tcp_state("SYN_SENT") || c.retransmits() > 0),
@@ -454,6 +465,12 @@ pub static OTHERS: &[Rule] = &[
         usual: Warning,
         when: |c| c.kind() == "pipe",
         advice: "see why the other end of the pipe does not move",
+    },
+    Rule {
+        id: "tls-wait",
+        usual: Critical,
+        when: |c| c.kind() == "socket" && c.phase() == "tls-handshake",
+        advice: "the peer has accepted the connection but does not answer the TLS handshake: is it the right port, is the peer stuck? Set a timeout on the socket before the handshake",
     },
     Rule {
         id: "socket-wait",
@@ -514,7 +531,8 @@ impl Case<'_, '_> {
     /// Waits for the answer of a server that it has asked, by a client's library.
     pub fn is_call(&self) -> bool {
         let is_request =
-            self.wait().is_some_and(|wait| wait.detail["database"].is_object()) || self.library(HTTP);
+            self.wait().is_some_and(|w| w.detail["database"].is_object() || w.detail["url"].is_string())
+                || self.library(HTTP);
         const CONSUMERS: &[&str] =
             &["BLPOP", "BRPOP", "SUBSCRIBE", "PSUBSCRIBE", "XREAD", "LISTEN", "XREADGROUP"];
         let statement =

@@ -57,6 +57,11 @@ pub fn consequences(
             vec![format!("{by} does not restart it: a thread of its own answers that this worker lives")],
             vec!["uvicorn-blind"],
         ),
+        // It waits for its workers to end, and asks nothing.
+        Some("none") if matches!(server.kind.as_str(), "hypercorn" | "uvicorn") && server.supervisor.is_some() => (
+            vec![format!("{by} does not notice that this hangs: it only watches whether its workers live")],
+            vec![],
+        ),
         Some("none") if server.kind == "celery" && main => (
             vec!["until this task ends its worker takes no other; only a time limit (task_time_limit) would end it".into()],
             vec!["celery-stuck"],

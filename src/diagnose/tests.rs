@@ -108,6 +108,7 @@ impl With for Thread {
             path: Some("/x".into()),
             framework: Some("flask".into()),
             age: Some(60.0),
+            ..Request::default()
         });
         self
     }

@@ -45,6 +45,8 @@ pub struct Options {
     pub save: bool,
     /// No target: read because a wait led here.
     pub followed: bool,
+    /// Without the search of all memory for who could end the waits of tasks.
+    pub quick: bool,
 }
 
 impl Options {
@@ -110,6 +112,7 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         locals: options.limits(),
         pause: options.pause,
         waits: !options.no_findings,
+        quick: options.quick,
     }
     .read();
     let now = if stacks.now.monotonic.is_some() { stacks.now } else { window::now() };

@@ -1,16 +1,18 @@
 //! What the descriptors of the waits lead to, and until when each wait lasts: joins what was read in the
 //! window with what `/proc` said after it. Pure, so that a capture goes the same way.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::mask;
-use crate::snapshot::{Activity, Actor, Certainty, Process, Wait};
+use crate::snapshot::{Activity, Actor, Certainty, Process, Request, Socket, Wait};
 use crate::stdlib::Seen;
 use crate::stdlib::databases::statement;
 use crate::stdlib::os::{self, Deadline, On, OsWait};
+use crate::stdlib::remote::Remote;
 use crate::stdlib::servers;
 use crate::target::clocks::Allowance;
 use crate::target::facts::{End, FdFacts, FdKind, ProcessFacts, ThreadFacts};
@@ -53,6 +55,11 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
     }
     for fd in seen.clients.values() {
         want(*fd, false, None);
+    }
+    if undated(seen).next().is_some() {
+        let of = by_peer(facts.connections.iter().flatten());
+        let undated = undated(seen).filter_map(|r| of.get(r.client.as_deref()?));
+        undated.take(MAX_POLLED).for_each(|fd| want(*fd, false, None));
     }
     facts.heartbeat = seen
         .part
@@ -101,7 +108,12 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             let waits_for_client = wait.detail["inbound"] == true && wait.detail["operation"] == "recv";
             os.for_work |= waits_for_client && !seen.requests.contains_key(tstate);
         }
-        if let Some(deadline) = seen.deadlines.get(tstate) {
+        join.name(wait, seen.remotes.get(tstate));
+        // The resolver asks again when a time of its own is over, of which it has several.
+        let asks_again = wait.detail["phase"] == "resolve";
+        if asks_again {
+            (wait.deadline, wait.ends_in) = (None, None);
+        } else if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
         if wait.detail["asks_again"] != true {
@@ -151,14 +163,48 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
     }
 }
 
-/// A request of which the framework does not say when it came: when its client has last sent something.
+/// Since when the client of a request has been waiting: its last byte was the end of it. Where a framework keeps
+/// the time itself, that is better.
 pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
-    for (tstate, fd) in &seen.clients {
-        let Some(request) = seen.requests.get_mut(tstate).filter(|r| r.age.is_none()) else { continue };
-        let socket = facts.fds.iter().find(|f| f.fd == *fd).and_then(|f| f.socket.as_ref());
-        request.age =
-            socket.and_then(|s| s.tcp).filter(|tcp| tcp.received != Some(0)).map(|tcp| tcp.received_ago);
+    let tcp = |fd: i32| {
+        let socket = facts.fds.iter().find(|f| f.fd == fd).and_then(|f| f.socket.as_ref())?;
+        socket.tcp.filter(|tcp| tcp.received != Some(0))
+    };
+    let of_peer = by_peer(facts.fds.iter().filter_map(|f| f.socket.as_ref()));
+    let Seen { clients, requests, tasks, .. } = seen;
+    let of_threads = requests.iter_mut().map(|(tstate, request)| (clients.get(tstate).copied(), request));
+    let of_tasks = tasks.iter_mut().filter_map(|task| Some((None, task.request.as_mut()?)));
+    for (fd, request) in of_threads.chain(of_tasks) {
+        let fd = fd.or_else(|| of_peer.get(request.client.as_deref()?).copied());
+        let Some(tcp) = fd.and_then(tcp) else { continue };
+        request.age = request.age.or(Some(tcp.received_ago));
+        request.quiet_for = Some(tcp.received_ago.min(tcp.sent_ago));
     }
+}
+
+/// Requests of which only the client is known.
+fn undated(seen: &Seen) -> impl Iterator<Item = &Request> {
+    let of_tasks = seen.tasks.iter().filter_map(|task| task.request.as_ref());
+    seen.requests.values().chain(of_tasks).filter(|r| r.client.is_some())
+}
+
+/// Descriptors by the address of the other side, as `Request` has it.
+fn by_peer<'a>(sockets: impl Iterator<Item = &'a Socket>) -> FxHashMap<String, i32> {
+    let of = |socket: &Socket| {
+        let peer: SocketAddr = socket.peer.as_deref()?.parse().ok()?;
+        Some((SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string(), socket.fd))
+    };
+    sockets.filter_map(of).collect()
+}
+
+/// A question to a name server, or to a service of the machine that asks it: no Python has opened that socket.
+fn asks_name_server(wait: &Wait) -> bool {
+    let detail = &wait.detail;
+    let peer = detail["peer"].as_str().unwrap_or_default();
+    let service = ["/nscd/socket", "io.systemd.Resolve"].iter().any(|name| peer.ends_with(name));
+    detail["timeout"].is_null()
+        && (service
+            || detail["family"].as_str().is_some_and(|f| f.starts_with("udp")) && peer.ends_with(":53"))
 }
 
 /// The signals that programs handle in order to stop, to reload, to wake up. SIGINT is not among them:
@@ -403,6 +449,24 @@ impl Join<'_> {
         {
             wait.deadline = Some("none".into());
         }
+    }
+
+    /// The other side by the name that the process has for it, and what the two are at.
+    fn name(&self, wait: &mut Wait, remote: Option<&Remote>) {
+        if !matches!(wait.kind.as_str(), "socket" | "poll") || wait.detail["inbound"] == true {
+            return;
+        }
+        let mut remote = remote.cloned().unwrap_or_default();
+        if asks_name_server(wait) {
+            remote.phase = Some("resolve");
+        }
+        if remote.is_empty() {
+            return;
+        }
+        let peer = wait.detail["peer"].as_str().and_then(|peer| peer.rsplit_once(':')).map(|(host, _)| host);
+        remote.host = remote.host.filter(|host| Some(host.trim_matches(['[', ']'])) != peer);
+        let shown = |text: &str| if self.show_secrets { text.to_owned() } else { mask::text(text) };
+        remote.tell(&mut wait.detail, shown);
     }
 
     /// Whether a client made this connection: it leads to an address that the process listens on.

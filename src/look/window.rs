@@ -84,6 +84,8 @@ pub struct Window<'a> {
     pub pause: bool,
     /// Also read what threads wait on and hold.
     pub waits: bool,
+    /// Without what takes a search of all memory.
+    pub quick: bool,
 }
 
 /// Who must stand still for an attempt to count.
@@ -146,7 +148,7 @@ impl Window<'_> {
         if self.waits && stacks.attempts > ATTEMPTS_WITH_TASKS {
             self.read_left_out(&mut stacks);
         }
-        if self.waits {
+        if self.waits && !self.quick {
             self.read_slowly(&mut stacks);
         }
         stacks

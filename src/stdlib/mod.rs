@@ -30,6 +30,8 @@ pub mod multiprocessing;
 pub mod os;
 /// `queue`.
 pub mod queue;
+/// The other side of a connection by name.
+pub mod remote;
 /// Servers and workers: what part this process plays.
 pub mod servers;
 /// `threading`: conditions, events, semaphores, barriers, joins.
@@ -126,6 +128,8 @@ pub struct Seen {
     pub part: Option<servers::Part>,
     /// The client's connection of a request, by thread.
     pub clients: FxHashMap<Addr, i32>,
+    /// What the process knows of the other side of a connection that a thread waits for.
+    pub remotes: FxHashMap<Addr, remote::Remote>,
     /// Descriptors that a thread can reach, by tid; where another process may wait for it.
     pub fds: Vec<(i32, Vec<i32>)>,
     /// The jobs that threads of pool workers are at, by tid.
@@ -169,6 +173,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     os::read(scene, &mut seen);
     databases::read(scene, &mut seen);
     databases::pools::read(scene, &mut seen, tasks);
+    remote::read(scene, &mut seen);
     if seen.waits.values().any(leads_outside) {
         seen.fds = descriptors::of_threads(scene);
     }

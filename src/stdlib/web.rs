@@ -273,10 +273,11 @@ impl Room<'_, '_> {
     /// An ASGI scope or a WSGI environ.
     fn of_dict(&self, dict: Addr) -> Option<Request> {
         let heap = self.scene.heap;
-        let asgi = ["type", "path", "method", "query_string", "app"];
-        let wsgi = ["REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SCRIPT_NAME"];
-        let [kind, path, method, query, app] = heap.dict_get(dict, asgi);
-        let [wsgi_method, info, wsgi_query, script] = heap.dict_get(dict, wsgi);
+        let asgi = ["type", "path", "method", "query_string", "app", "client"];
+        let wsgi =
+            ["REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "SCRIPT_NAME", "REMOTE_ADDR", "REMOTE_PORT"];
+        let [kind, path, method, query, app, client] = heap.dict_get(dict, asgi);
+        let [wsgi_method, info, wsgi_query, script, remote, port] = heap.dict_get(dict, wsgi);
         let text = |obj: Option<Addr>| obj.and_then(|o| self.text(o));
         let with_query = |path: String, query: Option<String>| match query.filter(|q| !q.is_empty()) {
             Some(query) => format!("{path}?{query}"),
@@ -285,7 +286,9 @@ impl Room<'_, '_> {
         if let Some(method) = text(wsgi_method) {
             let info = text(info)?;
             let path = text(script).unwrap_or_default() + &info;
-            return is_method(&method).then(|| request(method, with_query(path, text(wsgi_query))));
+            let client = remote.and_then(|host| self.client_address(host, port?));
+            let found = Request { client, ..request(method, with_query(path, text(wsgi_query))) };
+            return is_method(found.method.as_deref()?).then_some(found);
         }
         let (kind, path) = (text(kind)?, text(path)?);
         let method = match kind.as_str() {
@@ -297,7 +300,22 @@ impl Room<'_, '_> {
         let app = app.and_then(|app| heap.type_of(app)).map(|ty| heap.type_name(&ty));
         let framework = app.and_then(|name| FRAMEWORKS.iter().find(|f| name.split('.').next() == Some(**f)));
         let framework = framework.map(|f| (*f).to_owned());
-        Some(Request { framework, ..request(method, with_query(path, text(query))) })
+        let client = client.and_then(|client| {
+            let pair = heap.tuple(client, 2)?;
+            self.client_address(*pair.first()?, *pair.get(1)?)
+        });
+        Some(Request { framework, client, ..request(method, with_query(path, text(query))) })
+    }
+
+    /// Host and port, the latter a number or its digits, as the address of a socket.
+    fn client_address(&self, host: Addr, port: Addr) -> Option<String> {
+        let heap = self.scene.heap;
+        let host: std::net::IpAddr = self.text(host)?.parse().ok()?;
+        let port = match self.text(port) {
+            Some(digits) => digits.parse().ok()?,
+            None => u16::try_from(heap.int(port)?).ok()?,
+        };
+        (port != 0).then(|| std::net::SocketAddr::new(host.to_canonical(), port).to_string())
     }
 
     /// A `str`, or ASCII `bytes`.
@@ -416,7 +434,7 @@ impl Room<'_, '_> {
 }
 
 fn request(method: String, path: String) -> Request {
-    Request { method: Some(method), path: Some(path), framework: None, age: None }
+    Request { method: Some(method), path: Some(path), ..Request::default() }
 }
 
 /// A token of capitals, as all methods are that anybody uses.

@@ -4,6 +4,7 @@
 //! of that CPU: `rq_clock_task`, from which interrupts and stolen time are taken off, so that the clocks of two
 //! CPUs drift apart (0.5 s was seen). To read such a clock the reader goes to that CPU and looks at its own stamp.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
@@ -24,6 +25,25 @@ pub struct CpuClocks {
     lags: Vec<(usize, i64)>,
     /// `/proc/thread-self/sched` belongs to the thread that opened it.
     _of_this_thread: PhantomData<*const ()>,
+}
+
+/// Clocks that are older than this have drifted too far.
+const FRESH: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static CLOCKS: RefCell<Option<(Duration, CpuClocks)>> = const { RefCell::new(None) };
+}
+
+/// With the clocks as they were learnt a moment ago, if they were: of a crowd of processes each would go to a CPU
+/// that may be busy.
+pub fn with_clocks<T>(then: impl FnOnce(&mut CpuClocks) -> T) -> T {
+    CLOCKS.with_borrow_mut(|kept| {
+        let now = monotonic();
+        if kept.as_ref().is_none_or(|(made, _)| now - *made > FRESH) {
+            *kept = None;
+        }
+        then(&mut kept.get_or_insert_with(|| (now, CpuClocks::new())).1)
+    })
 }
 
 impl Default for CpuClocks {

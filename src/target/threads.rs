@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::time::Duration;
 
-use super::blocked::{CpuClocks, monotonic};
+use super::blocked::{monotonic, with_clocks};
 use super::facts::ThreadFacts;
 use super::files::{ProcDir, numbers};
 use super::parse;
@@ -67,7 +67,6 @@ fn describe<P: Borrow<ThreadProbe>>(
     earlier: Option<&Earlier>,
 ) -> Vec<ThreadFacts> {
     let namespaced = is_in_other_pid_namespace(dir);
-    let mut clocks = CpuClocks::new();
     let mut stamps = Vec::new();
     let mut found = Vec::new();
     for (probe, standing) in threads {
@@ -76,17 +75,19 @@ fn describe<P: Borrow<ThreadProbe>>(
             stamps.push((stamp, monotonic(), standing));
         }
     }
-    clocks.learn(&cpus_by_demand(&found, &stamps), CLOCK_BUDGET);
-    for (facts, (stamp, now, standing)) in found.iter_mut().zip(stamps) {
-        let exact = stamp.zip(facts.cpu).and_then(|(stamp, cpu)| clocks.since(cpu, stamp, now));
-        let before = earlier.filter(|_| is_asleep(facts.os.state));
-        let at_least = || before.and_then(|before| before.unmoved_for(facts.tid, &standing, now));
-        if let Some(seconds) = exact {
-            (facts.os.blocked_for, facts.os.blocked_for_is) = (Some(seconds), Some(Precision::Exact));
-        } else if let Some(seconds) = at_least() {
-            (facts.os.blocked_for, facts.os.blocked_for_is) = (Some(seconds), Some(Precision::AtLeast));
+    with_clocks(|clocks| {
+        clocks.learn(&cpus_by_demand(&found, &stamps), CLOCK_BUDGET);
+        for (facts, (stamp, now, standing)) in found.iter_mut().zip(stamps) {
+            let exact = stamp.zip(facts.cpu).and_then(|(stamp, cpu)| clocks.since(cpu, stamp, now));
+            let before = earlier.filter(|_| is_asleep(facts.os.state));
+            let at_least = || before.and_then(|before| before.unmoved_for(facts.tid, &standing, now));
+            if let Some(seconds) = exact {
+                (facts.os.blocked_for, facts.os.blocked_for_is) = (Some(seconds), Some(Precision::Exact));
+            } else if let Some(seconds) = at_least() {
+                (facts.os.blocked_for, facts.os.blocked_for_is) = (Some(seconds), Some(Precision::AtLeast));
+            }
         }
-    }
+    });
     log::trace!("{} threads of {pid}", found.len());
     found
 }

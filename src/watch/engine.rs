@@ -1,9 +1,12 @@
 //! Polls all targets, looks closely at what lasts too long, and tells what it saw.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::exec::{Call, Runner};
 use super::follow::Follower;
+use super::looker::{Answer, Ask, Looker, Why};
 use super::metrics::{Metrics, OfProcess, OfReason, OfRule};
 use super::poll::Poller;
 use super::profile::Profiling;
@@ -18,6 +21,7 @@ use crate::render::report::Report;
 use crate::snapshot::{Look, Snapshot};
 use crate::target::access::AccessError;
 use crate::target::blocked::monotonic;
+use crate::target::clocks::own_cpu;
 use crate::target::find::FindError;
 use crate::target::host;
 
@@ -63,6 +67,8 @@ pub struct Engine {
     /// Until when not to try again.
     unreadable: FxHashMap<i32, f64>,
     pub(super) episodes: Vec<Episode>,
+    looker: Looker,
+    next_episode: u64,
     /// Seconds of close looks that may be spent now.
     pub(super) allowance: f64,
     last_poll: f64,
@@ -72,12 +78,14 @@ pub struct Engine {
 
 /// A stall that goes on.
 pub(super) struct Episode {
+    number: u64,
     pub stall: Stall,
     pub what: Cause,
     pub began: f64,
     series: Option<Series>,
-    first: Option<Snapshot>,
+    first: Option<Arc<Snapshot>>,
     looks: usize,
+    /// Infinite while one is under way.
     next_look: f64,
     profiling: Option<Profiling>,
 }
@@ -87,6 +95,8 @@ pub(super) enum Cause {
     Suspect(Suspect),
     /// Only the next patrol tells whether it is over.
     Finding,
+    /// The same, of a request that takes long.
+    Request,
 }
 
 impl Engine {
@@ -95,8 +105,8 @@ impl Engine {
         follower: Follower,
         reports: Option<Reports>,
         runner: Option<Runner>,
-    ) -> Self {
-        Engine {
+    ) -> std::io::Result<Self> {
+        Ok(Engine {
             settings,
             follower,
             reports,
@@ -104,11 +114,13 @@ impl Engine {
             targets: Vec::new(),
             unreadable: FxHashMap::default(),
             episodes: Vec::new(),
+            looker: Looker::start()?,
+            next_episode: 0,
             allowance: LOOKS_AT_ONCE,
             last_poll: f64::NAN,
             last_second: f64::NEG_INFINITY,
             said_not_found: false,
-        }
+        })
     }
 
     pub fn is_watching(&self) -> bool {
@@ -154,13 +166,20 @@ impl Engine {
         for (i, suspect) in suspects {
             self.look_into(i, suspect, now, tell);
         }
+        while let Some(answer) = self.looker.answer() {
+            self.spend(answer.took);
+            match answer.why {
+                Why::Again(number) => self.looked_again(number, answer, now, tell),
+                Why::Patrol => self.patrolled(answer, now, tell),
+            }
+        }
         self.follow_up(now, &gone, tell);
         if !gone.is_empty() {
             self.targets.retain(|t| !gone.contains(&t.poller.pid));
             gone.into_iter().for_each(|pid| tell(Event::Gone { pid }));
             self.follower.hurry(now);
         }
-        self.patrol(now, tell);
+        self.patrol(now);
         if second {
             self.last_second = now;
             self.publish();
@@ -220,6 +239,10 @@ impl Engine {
         if suspect.what == What::Loop && !target.poller.confirm(suspect.tid) {
             return;
         }
+        let told = |e: &Episode| e.stall.pid == suspect.pid && e.stall.tid == Some(suspect.tid);
+        if suspect.what == What::Thread && self.episodes.iter().any(told) {
+            return;
+        }
         let stands_at = target.poller.stands_at(suspect.tid);
         let judged = stands_at.and_then(|at| target.judged.get(&at));
         if let Some((_, known)) = judged.filter(|(at, _)| now - at < JUDGED_FOR) {
@@ -253,7 +276,9 @@ impl Engine {
         // asked by the next look only.
         let is_loop = suspect.what == What::Loop && self.reports.is_some();
         let profiling = if is_loop { self.profile(pid, Some(suspect.tid)) } else { None };
-        let Some(mut seen) = self.look(pid, false) else { return };
+        let (seen, took) = Seen::look(pid, false, &Options { quick: true, ..self.look_options() });
+        self.spend(took);
+        let Some(mut seen) = seen else { return };
         seen.profiling = profiling;
         let report = Report::new(seen.snapshot.clone()).with(diagnose(std::slice::from_ref(&seen.snapshot)));
         let explained = stall::explain(&report, &suspect, monotonic().as_secs_f64() - suspect.since);
@@ -284,7 +309,7 @@ impl Engine {
         let at = host::now();
         let began = match &what {
             Cause::Suspect(suspect) => suspect.since,
-            Cause::Finding => now - stall.age.unwrap_or(0.0),
+            Cause::Finding | Cause::Request => now - stall.age.unwrap_or(0.0),
         };
         let (mut file, mut refused, mut series, mut first, mut profiling) = (None, None, None, None, None);
         match (&mut self.reports, seen) {
@@ -292,7 +317,8 @@ impl Engine {
                 profiling = seen.profiling.take();
                 match reports.begin(&stall.rule, &stall.place, stall.pid, &at, now) {
                     Ok(begun) => {
-                        match write::look(reports, &begun, 1, &report, &seen.capture) {
+                        let files = write::files(&report, &seen.capture).map_err(WriteError::from);
+                        match files.and_then(|files| write::look(reports, &begun, 1, &files)) {
                             Ok(()) => {
                                 let text = begun.file(1, "txt");
                                 file = Some(text.clone());
@@ -309,7 +335,7 @@ impl Engine {
                                 tell(Event::Trouble(format!("the report cannot be written: {error}")))
                             }
                         }
-                        first = Some(seen.snapshot);
+                        first = Some(Arc::new(seen.snapshot));
                     }
                     Err(why) => refused = Some(why),
                 }
@@ -325,7 +351,20 @@ impl Engine {
         if series.is_some() && profiling.is_none() {
             profiling = self.profile(stall.pid, stall.tid);
         }
-        self.episodes.push(Episode { stall, what, began, series, first, looks: 1, next_look, profiling });
+        let number = self.next_episode;
+        self.next_episode += 1;
+        let looks = 1;
+        self.episodes.push(Episode {
+            number,
+            stall,
+            what,
+            began,
+            series,
+            first,
+            looks,
+            next_look,
+            profiling,
+        });
     }
 
     /// The stalls that go on: another look, or the word that they are over.
@@ -337,7 +376,7 @@ impl Engine {
             let target = self.targets.iter().find(|t| t.poller.pid == pid).filter(|_| !gone.contains(&pid));
             let goes_on = target.is_some_and(|target| match &episode.what {
                 Cause::Suspect(suspect) => target.poller.goes_on(suspect),
-                Cause::Finding => true,
+                Cause::Finding | Cause::Request => true,
             });
             if !goes_on {
                 self.over(i, now, tell);
@@ -348,7 +387,10 @@ impl Engine {
             }
             let episode = &self.episodes[i];
             if episode.series.is_some() && episode.looks <= SERIES.len() && now >= episode.next_look {
-                self.look_again(i, now, tell);
+                let (pid, why) = (episode.stall.pid, Why::Again(episode.number));
+                if self.ask(pid, why, true, episode.first.clone(), false) {
+                    self.episodes[i].next_look = f64::INFINITY;
+                }
             }
             i += 1;
         }
@@ -384,55 +426,47 @@ impl Engine {
         tell(Event::Over { pid: over.stall.pid, rule: over.stall.rule, lasted });
     }
 
-    fn look_again(&mut self, episode: usize, now: f64, tell: &mut dyn FnMut(Event)) {
-        let seen = self.look(self.episodes[episode].stall.pid, true);
-        let episode = &mut self.episodes[episode];
+    fn looked_again(&mut self, number: u64, answer: Answer, now: f64, tell: &mut dyn FnMut(Event)) {
+        // It may be over by now.
+        let Some(episode) = self.episodes.iter_mut().find(|e| e.number == number) else { return };
         episode.looks += 1;
         let wait = SERIES.get(episode.looks - 1).copied().unwrap_or(f64::INFINITY);
         episode.next_look = now + APART.max(wait * self.settings.stall);
-        let (Some(mut seen), Some(first), Some(series), Some(reports)) =
-            (seen, &episode.first, &episode.series, &mut self.reports)
+        if episode.looks > SERIES.len() {
+            episode.first = None;
+        }
+        let (Some(files), Some(series), Some(reports)) = (answer.files, &episode.series, &mut self.reports)
         else {
             return;
         };
-        let findings = diagnose(&[first.clone(), seen.snapshot.clone()]);
-        seen.snapshot.looks.splice(0..0, first.looks.iter().cloned());
-        let report = Report::new(seen.snapshot).with(findings);
-        match write::look(reports, series, episode.looks, &report, &seen.capture) {
+        let files = files.map_err(WriteError::from);
+        match files.and_then(|files| write::look(reports, series, episode.looks, &files)) {
             // The first report stands; the others are a luxury.
             Ok(()) | Err(WriteError::Full) => {}
             Err(error) => tell(Event::Trouble(format!("the report cannot be written: {error}"))),
-        }
-        if episode.looks > SERIES.len() {
-            episode.first = None;
         }
     }
 
     // ------------------------------------------------------------ looks and numbers
 
-    /// `follow`: into other processes, too, where a wait leads there.
-    pub(super) fn look(&mut self, pid: i32, follow: bool) -> Option<Seen> {
-        let began = monotonic();
-        let captured_at = host::now();
-        let options = Options { save: self.reports.is_some(), ..self.settings.look.clone() };
-        let looked = look::live(pid, &options).ok()?;
-        let mut processes = vec![looked.process];
-        let mut captured: Vec<_> = looked.captured.into_iter().collect();
-        if follow {
-            look::follow::follow(&mut processes, &mut captured, &options);
-        }
-        let took = (monotonic() - began).as_secs_f64();
+    fn look_options(&self) -> Options {
+        Options { save: self.reports.is_some(), ..self.settings.look.clone() }
+    }
+
+    /// Begins a look that the polls do not wait for.
+    pub(super) fn ask(
+        &self,
+        pid: i32,
+        why: Why,
+        follow: bool,
+        first: Option<Arc<Snapshot>>,
+        quick: bool,
+    ) -> bool {
+        self.looker.ask(Ask { pid, why, follow, first, quick, options: self.look_options() })
+    }
+
+    fn spend(&mut self, took: f64) {
         self.allowance = (self.allowance - took).max(-LOOKS_AT_ONCE);
-        let snapshot = Snapshot {
-            captured_at,
-            host: host::name(),
-            looks: vec![Look { at: 0.0, took }],
-            processes,
-            skipped: Vec::new(),
-        };
-        let mut capture = Capture { processes: captured, ..Capture::default() };
-        capture.of_snapshot(&snapshot);
-        Some(Seen { snapshot, capture, profiling: None })
     }
 
     fn publish(&mut self) {
@@ -456,4 +490,30 @@ pub(super) struct Seen {
     pub capture: Capture,
     /// Samples of the thread, begun before the look.
     profiling: Option<Profiling>,
+}
+
+impl Seen {
+    /// `follow`: into other processes, too, where a wait leads there. With the seconds of a CPU that it took.
+    pub fn look(pid: i32, follow: bool, options: &Options) -> (Option<Seen>, f64) {
+        let (began, used) = (monotonic(), own_cpu());
+        let cost = || (own_cpu() - used) as f64 / 1e9;
+        let captured_at = host::now();
+        let Ok(looked) = look::live(pid, options) else { return (None, cost()) };
+        let mut processes = vec![looked.process];
+        let mut captured: Vec<_> = looked.captured.into_iter().collect();
+        if follow {
+            look::follow::follow(&mut processes, &mut captured, options);
+        }
+        let took = (monotonic() - began).as_secs_f64();
+        let snapshot = Snapshot {
+            captured_at,
+            host: host::name(),
+            looks: vec![Look { at: 0.0, took }],
+            processes,
+            skipped: Vec::new(),
+        };
+        let mut capture = Capture { processes: captured, ..Capture::default() };
+        capture.of_snapshot(&snapshot);
+        (Some(Seen { snapshot, capture, profiling: None }), cost())
+    }
 }

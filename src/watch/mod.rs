@@ -6,6 +6,8 @@ pub mod engine;
 pub mod exec;
 /// Which processes there are to watch, over restarts.
 pub mod follow;
+/// Looks that can wait a moment.
+mod looker;
 /// What Prometheus asks for.
 pub mod metrics;
 /// Whole looks for what no poll can see.

@@ -62,6 +62,9 @@ pub struct Watched {
     /// The first poll that saw it asleep as it is.
     pub asleep_since: Option<f64>,
     pub event_loop: Option<LoopNow>,
+    /// The first poll that saw that it runs again and again.
+    active_since: Option<f64>,
+    last_ran: f64,
     ask_at: f64,
     ask_every: f64,
 }
@@ -114,11 +117,12 @@ impl Poller {
         if others {
             self.others_polled = now;
         }
+        let pause = self.others_every * PER_STALL;
         let heap = self.python.heap(&self.memory);
         let mut gone = false;
         for thread in &mut self.threads {
             if others || thread.event_loop.is_some() {
-                gone |= thread.poll(&heap, &mut self.codes, now).is_none() && thread.tid == self.pid;
+                gone |= thread.poll(&heap, &mut self.codes, now, pause).is_none() && thread.tid == self.pid;
             }
         }
         // The main thread may end before the others do.
@@ -161,6 +165,17 @@ impl Poller {
             (frame.code, frame.instruction).hash(&mut hasher);
         }
         (thread.complete && !thread.frames.is_empty()).then(|| hasher.finish())
+    }
+
+    /// Whether a thread without a loop has been at something for so long, with shorter pauses.
+    pub fn is_active(&self, now: f64, stall: f64) -> bool {
+        let active = |t: &Watched| t.tstate.is_some() && t.event_loop.is_none() && t.is_active(now, stall);
+        self.threads.iter().any(active)
+    }
+
+    /// Whether this thread has not run for so long, or has ended.
+    pub fn rests(&self, tid: i32, now: f64, pause: f64) -> bool {
+        self.thread(tid).is_none_or(|t| t.asleep_since.is_some() && now - t.last_ran >= pause)
     }
 
     /// Whether what was suspected goes on.
@@ -231,22 +246,32 @@ impl Watched {
             call: None,
             asleep_since: None,
             event_loop: None,
+            active_since: None,
+            last_ran: f64::NEG_INFINITY,
             ask_at: now,
             ask_every: ASK_AGAIN,
         }
     }
 
     /// `None`: the thread has ended.
-    fn poll(&mut self, heap: &Heap, codes: &mut Codes, now: f64) -> Option<()> {
+    fn poll(&mut self, heap: &Heap, codes: &mut Codes, now: f64, pause: f64) -> Option<()> {
         let ran = self.probe.ran().ok()?;
         // It slept after it had run so often, and has not run since.
         if ran == self.ran && self.asleep_since.is_some() {
             if let Some(event_loop) = &mut self.event_loop {
                 event_loop.polls = event_loop.polls.saturating_add(1);
             }
+            if now - self.last_ran >= pause {
+                self.active_since = None;
+            }
             return Some(());
         }
+        let is_first = self.ran == (0, 0);
         self.ran = ran;
+        if !is_first {
+            self.active_since.get_or_insert(now);
+            self.last_ran = now;
+        }
         let doing = self.probe.doing();
         self.call = doing.syscall();
         self.asleep_since = self.call.map(|_| now);
@@ -261,6 +286,11 @@ impl Watched {
             }
         }
         Some(())
+    }
+
+    /// It has been at something for as long as this, and has not slept for as long.
+    fn is_active(&self, now: f64, stall: f64) -> bool {
+        self.active_since.is_some_and(|since| now - since >= stall) && now - self.last_ran < stall
     }
 
     /// What may last too long, and since when: the iteration of its loop, or else its sleep.

@@ -2,7 +2,7 @@
 
 use crate::diagnose::{Finding, Severity};
 use crate::render::report::{Report, ReportProcess};
-use crate::snapshot::{Activity, Frame, Thread};
+use crate::snapshot::{Activity, Frame, Process, Thread};
 
 /// What a poll saw that lasts longer than the limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,6 +104,31 @@ pub fn of_findings(process: &ReportProcess, global: &[Finding], stall: f64) -> V
     };
     let own = global.iter().filter(|f| f.pid == Some(process.process.pid));
     process.findings.iter().chain(own).filter(lasting).filter_map(stall_of).collect()
+}
+
+/// The requests that have lasted longer than the limit, whatever their threads do: their clients have waited so
+/// long, and have been sent nothing so long.
+pub fn of_requests(process: &Process, stall: f64) -> Vec<Stall> {
+    let of_thread = |thread: &Thread| {
+        let request = thread.request.as_ref().filter(|_| thread.event_loop.is_none())?;
+        let age = request.quiet_for.filter(|age| *age >= stall)?;
+        // Between two messages nobody waits.
+        if request.method.as_deref() == Some("WEBSOCKET") {
+            return None;
+        }
+        let place = place(thread).unwrap_or_else(|| "?".to_owned());
+        let does = if thread.activity == Activity::Running { "computes" } else { "is" };
+        Some(Stall {
+            pid: process.pid,
+            tid: Some(thread.tid?),
+            rule: "request-stall".into(),
+            summary: format!("{} {does} in {place}", request.words()),
+            place,
+            age: Some(age),
+            severity: Severity::Warning,
+        })
+    };
+    process.threads.iter().filter_map(of_thread).collect()
 }
 
 /// The innermost line of the application's own code, or else the innermost line.

@@ -1,5 +1,7 @@
 //! One process while it is watched: its poller, and what was asked and judged of its threads.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::metrics::{Metrics, OfProcess};
@@ -17,9 +19,19 @@ pub(super) struct Target {
     pub asked: FxHashMap<i32, f64>,
     /// When, and what was found of a stack: who stands there stalls, or waits for work.
     pub judged: FxHashMap<u64, (f64, Option<(String, String)>)>,
+    /// Infinite while one is under way: then `patrol_next` keeps when the next was due, and whether it was.
     pub patrol_at: f64,
+    pub patrol_next: f64,
+    pub patrol_is_due: bool,
+    /// When the last one ended, and what it cost, seconds of a CPU.
+    pub patrolled: f64,
+    pub cost: f64,
+    /// When the last look that searched all memory ended, and what it cost.
+    pub whole: (f64, f64),
+    /// Time between looks at threads that are busy all the time, seconds.
+    pub active_wait: f64,
     /// The first look of a patrol that saw something.
-    pub patrol_first: Option<Snapshot>,
+    pub patrol_first: Option<Arc<Snapshot>>,
     pub gil: Gil,
 }
 
@@ -37,9 +49,20 @@ impl Target {
             asked: FxHashMap::default(),
             judged: FxHashMap::default(),
             patrol_at: now + 1.0,
+            patrol_next: now + 1.0,
+            patrol_is_due: false,
+            patrolled: now,
+            cost: 0.0,
+            whole: (f64::NEG_INFINITY, 0.0),
+            active_wait: 0.0,
             patrol_first: None,
             gil: Gil::default(),
         }
+    }
+
+    /// From when on another search of all memory keeps to this share of a core.
+    pub fn whole_at(&self, share: f64) -> f64 {
+        self.whole.0 + self.whole.1 / share
     }
 
     /// Threads that have passed the limit since they were asked last.

@@ -1,5 +1,7 @@
 //! The files of one look: text for people, JSON for programs, a capture for another machine.
 
+use std::io;
+
 use super::reports::{Reports, Series, WriteError};
 use super::stall::Stall;
 use crate::look::capture::Capture;
@@ -7,28 +9,32 @@ use crate::render::report::Report;
 use crate::render::text::TextOptions;
 use crate::render::{json, text};
 
-pub fn look(
-    reports: &mut Reports,
-    series: &Series,
-    look: usize,
-    report: &Report,
-    capture: &Capture,
-) -> Result<(), WriteError> {
+/// The files of one look, as bytes.
+pub struct Files {
+    text: Vec<u8>,
+    json: Vec<u8>,
+    capture: Vec<u8>,
+}
+
+pub fn files(report: &Report, capture: &Capture) -> io::Result<Files> {
     let mut styled = Vec::new();
     text::write(&mut styled, report, &TextOptions { full_filenames: true, ..TextOptions::default() })?;
-    let plain = anstream::adapter::strip_bytes(&styled).into_vec();
     let mut data = Vec::new();
     json::write(&mut data, report)?;
-    // The text last: whoever waits for it finds the others there.
-    reports.write(&series.file(look, "json"), &data)?;
     let mut bytes = Vec::new();
     capture.write(&mut bytes)?;
-    match reports.write(&series.file(look, "capture"), &bytes) {
+    Ok(Files { text: anstream::adapter::strip_bytes(&styled).into_vec(), json: data, capture: bytes })
+}
+
+pub fn look(reports: &mut Reports, series: &Series, look: usize, files: &Files) -> Result<(), WriteError> {
+    // The text last: whoever waits for it finds the others there.
+    reports.write(&series.file(look, "json"), &files.json)?;
+    match reports.write(&series.file(look, "capture"), &files.capture) {
         // What is biggest goes first where there is little room.
         Ok(()) | Err(WriteError::Full) => {}
         Err(error) => return Err(error),
     }
-    reports.write(&series.file(look, "txt"), &plain)
+    reports.write(&series.file(look, "txt"), &files.text)
 }
 
 /// Once it is over: what it was, and how long it lasted.

@@ -45,6 +45,17 @@ fn processes_that_wait_for_each_other() {
 }
 
 #[test]
+fn servers_that_are_known_by_name() {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: name servers that do not answer need root");
+    }
+    each_interpreter("remote", typical, |interpreter| {
+        judge_all(interpreter, "incidents/remote.py", |name| root || !name.starts_with("name_server"), &[])
+    });
+}
+
+#[test]
 fn clients_of_pypi_on_an_event_loop() {
     each_interpreter("loop_clients", venv::typical, |interpreter| {
         judge_all(&venv::of(interpreter)?, "incidents/loop_clients.py", |_| true, &[])

@@ -13,6 +13,7 @@ mod full_queue;
 mod gunicorn;
 mod hangs;
 mod healthy;
+mod installed;
 mod judge;
 mod news_stream;
 mod packed;

@@ -119,6 +119,25 @@ fn uvicorn_does_not_notice() {
     });
 }
 
+/// Its workers are spawned: their parent is no Python server by its own command line.
+#[test]
+fn hypercorn_does_not_notice() {
+    let args = ["-m", "hypercorn", "--bind=127.0.0.1:{port}", "--workers=2", "stuck_web:make_fastapi()"];
+    each_interpreter("hypercorn", venv::has_servers, |interpreter| {
+        hangs(interpreter, &args, "/sleep", "loop-sleep", |report, finding| {
+            let mut roles: Vec<String> = list(report, "processes")
+                .iter()
+                .map(|p| format!("{} {}", text(&p["server"], "kind"), text(&p["server"], "role")))
+                .collect();
+            roles.sort();
+            let right = roles == ["hypercorn supervisor", "hypercorn worker", "hypercorn worker"]
+                && text_of(&finding["evidence"]).contains("only watches whether its workers live")
+                && finding["request"]["age"].as_f64().is_some_and(|age| age > 0.0);
+            (!right).then(|| format!("{roles:?}"))
+        })
+    });
+}
+
 #[test]
 fn connections_that_nobody_accepts() {
     let args = [

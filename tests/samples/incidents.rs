@@ -46,6 +46,7 @@ pub fn news_stream() -> Report {
         path: Some("/news/stream".into()),
         framework: Some("starlette".into()),
         age: Some(51.2),
+        ..Request::default()
     };
     let generator = own(
         "event_generator",
@@ -201,6 +202,7 @@ pub fn workers() -> Report {
         path: Some("/news/list".into()),
         framework: Some("fastapi".into()),
         age: Some(0.02),
+        ..Request::default()
     });
     let more = more.into_iter().map(|process| ReportProcess { process, findings: vec![] });
     report.processes.extend(more);

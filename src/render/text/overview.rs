@@ -1,7 +1,11 @@
 //! A tree of processes at a glance: one line each, with what is to be said of it.
 
+use std::cmp::Reverse;
+
+use rustc_hash::FxHashMap;
+
 use super::{TextOptions, count, crowd, process};
-use crate::diagnose::{Finding, Severity};
+use crate::diagnose::{Finding, Severity, ranges};
 use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::report::{Report, ReportProcess};
@@ -10,13 +14,19 @@ use crate::snapshot::{Activity, Process};
 
 /// More lines than this are no glance.
 const MOST: usize = 40;
+/// Places, where there are many processes.
+const PLACES: usize = 12;
 /// Columns for a role or a command.
 const NAME: usize = 32;
 
 pub(super) fn write(page: &mut Page, report: &Report, options: &TextOptions) {
     let asked = report.processes.iter().filter(|p| !p.process.followed).count();
     let rows = crowd::crowds(&report.processes, options.group);
-    if asked < 2 || rows.len() > MOST {
+    if asked < 2 {
+        return;
+    }
+    if rows.len() > MOST {
+        by_place(page, report);
         return;
     }
     let names: Vec<String> = rows.iter().map(|(p, _)| page.shorten(&name(&p.process), NAME)).collect();
@@ -28,11 +38,7 @@ pub(super) fn write(page: &mut Page, report: &Report, options: &TextOptions) {
     for ((reported, others), name) in rows.iter().zip(&names) {
         let target = &reported.process;
         let worst = worst(report, reported);
-        let (mark, ink) = match worst.map(|finding| finding.severity) {
-            Some(Severity::Critical) => (page.marks.critical, Ink::Critical),
-            Some(Severity::Warning) => (page.marks.warning, Ink::Warning),
-            _ => (" ", Ink::Plain),
-        };
+        let (mark, ink) = mark(page, worst.map(|finding| finding.severity));
         page.pad_to(2);
         page.put(ink, mark);
         let name_at = 5 + wide_pid;
@@ -51,6 +57,59 @@ pub(super) fn write(page: &mut Page, report: &Report, options: &TextOptions) {
     page.gap();
 }
 
+/// So many processes that each has a line is no glance: a line for each place where some of them stand, the place
+/// of most of them first.
+fn by_place(page: &mut Page, report: &Report) {
+    let mut groups: Vec<(Option<Severity>, String, Vec<i32>)> = Vec::new();
+    let mut known: FxHashMap<(String, String), usize> = FxHashMap::default();
+    for reported in report.processes.iter().filter(|p| !p.process.followed) {
+        let target = &reported.process;
+        let worst = worst(report, reported);
+        let what = worst.map_or_else(|| state(target).to_owned(), |finding| finding.rule.clone());
+        let text = format!("{what}{}", place(target));
+        let at = *known.entry((name(target), text.clone())).or_insert(groups.len());
+        if at == groups.len() {
+            groups.push((worst.map(|f| f.severity), text, Vec::new()));
+        }
+        groups[at].2.push(target.pid);
+        groups[at].0 = groups[at].0.max(worst.map(|f| f.severity));
+    }
+    groups.sort_by_key(|(severity, _, pids)| Reverse((*severity, pids.len())));
+    page.put(Ink::Strong, &count(report.processes.len(), "process", "processes"));
+    page.end_line();
+    let left: usize = groups.iter().skip(PLACES).map(|(.., pids)| pids.len()).sum();
+    for (severity, text, pids) in groups.iter().take(PLACES) {
+        let (mark, ink) = mark(page, *severity);
+        page.pad_to(2);
+        page.put(ink, mark);
+        page.pad_to(4);
+        page.put(Ink::Strong, &format!("{:>4}", pids.len()));
+        page.pad_to(9);
+        let whose = page.shorten(&format!("pid {}", ranges(pids)), NAME);
+        page.prose(ink, 11, &format!("{text} ({whose})"));
+    }
+    if left > 0 {
+        page.pad_to(4);
+        page.prose(Ink::Plain, 11, &format!("{left:>4} elsewhere"));
+    }
+    page.gap();
+}
+
+fn mark(page: &Page, severity: Option<Severity>) -> (&'static str, Ink) {
+    match severity {
+        Some(Severity::Critical) => (page.marks.critical, Ink::Critical),
+        Some(Severity::Warning) => (page.marks.warning, Ink::Warning),
+        _ => (" ", Ink::Plain),
+    }
+}
+
+/// ` in fetch (job.py:4)`: where the main thread stands.
+fn place(target: &Process) -> String {
+    let main = target.threads.iter().find(|t| t.main);
+    let frame = main.and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first()));
+    frame.map(|f| format!(" in {} ({})", f.function, crate::diagnose::advice::place(f))).unwrap_or_default()
+}
+
 /// What is worst of all that was found about a process, here or between several.
 fn worst<'a>(report: &'a Report, reported: &'a ReportProcess) -> Option<&'a Finding> {
     let pid = reported.process.pid;
@@ -66,7 +125,14 @@ fn name(target: &Process) -> String {
             Some(worker) => format!("{} {worker} {}", server.kind, server.role),
             None => format!("{} {}", server.kind, server.role),
         },
-        None => process::command_line(&target.command),
+        // Which interpreter it is says less than its program.
+        None => match target.command.split_first() {
+            Some((program, rest)) if program.starts_with('/') && !rest.is_empty() => {
+                let program = program.rsplit('/').next().unwrap_or(program);
+                process::command_line(&[&[program.to_owned()], rest].concat())
+            }
+            _ => process::command_line(&target.command),
+        },
     }
 }
 
@@ -77,7 +143,7 @@ fn verdict(target: &Process, worst: Option<&Finding>) -> String {
         return format!("{}{since}{}", finding.rule, serving.unwrap_or_default());
     }
     if target.python.is_none() {
-        return "no Python, or not read".to_owned();
+        return state(target).to_owned();
     }
     let of_tasks = target.tasks.iter().filter_map(|task| task.request.as_ref());
     let mut requests = target.threads.iter().filter_map(|t| t.request.as_ref()).chain(of_tasks);
@@ -90,11 +156,22 @@ fn verdict(target: &Process, worst: Option<&Finding>) -> String {
     let main = target.threads.iter().find(|t| t.main);
     let since = main.and_then(|t| t.os.as_ref()?.blocked_for);
     let since = since.map(|s| format!(" {}", Duration(s))).unwrap_or_default();
-    if target.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty()) {
-        return "running".to_owned();
+    match state(target) {
+        "running" => format!("running{}", place(target)),
+        "waits" => format!("waits{since}{}", place(target)),
+        other => format!("{other}{since}"),
     }
-    match main.map(|t| t.activity) {
-        Some(Activity::Waiting) => format!("waits{since}"),
-        _ => format!("idle{since}"),
+}
+
+fn state(target: &Process) -> &'static str {
+    if target.python.is_none() {
+        return "no Python, or not read";
+    }
+    if target.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty()) {
+        return "running";
+    }
+    match target.threads.iter().find(|t| t.main).map(|t| t.activity) {
+        Some(Activity::Waiting) => "waits",
+        _ => "idle",
     }
 }

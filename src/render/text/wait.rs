@@ -171,12 +171,23 @@ fn socket(wait: &Wait, arrow: &str) -> String {
     let detail = &wait.detail;
     let of_call = || wait.call.as_deref().and_then(|call| call.rsplit('.').next());
     let call = word(detail, "operation").or_else(of_call).unwrap_or("waits");
-    let mut text = call.to_owned();
+    let host = word(detail, "host");
+    let mut text = match (word(detail, "phase"), host) {
+        (Some("resolve"), Some(host)) => format!("asks for the address of {host}"),
+        (Some("resolve"), None) => "asks for the address of a host".to_owned(),
+        (Some("tls-handshake"), _) => format!("TLS handshake, {call}"),
+        _ => call.to_owned(),
+    };
+    let host = host.filter(|_| word(detail, "phase") != Some("resolve"));
     if let Some(fd) = number(detail, "fd") {
         text += &format!(" on fd {fd}");
     }
     match (word(detail, "peer"), word(detail, "local")) {
-        (Some(peer), _) => text += &format!(" {arrow} {peer}"),
+        (Some(peer), _) => {
+            text += &format!(" {arrow} ");
+            text += &host.map(|host| format!("{host}, ")).unwrap_or_default();
+            text += peer;
+        }
         (None, Some(local)) => text += &format!(" at {local}"),
         (None, None) => {
             text += &wait.label.as_ref().map(|label| format!(" {arrow} {label}")).unwrap_or_default()

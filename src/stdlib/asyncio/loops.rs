@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use super::{futures, iteration};
 use crate::python::layout::NONE;
 use crate::python::objects::Heap;
-use crate::python::threads;
+use crate::python::{sysinfo, threads};
 use crate::snapshot::EventLoop;
 use crate::stdlib::{FrameScene, Scene, Seen, ThreadScene};
 use crate::target::memory::Addr;
@@ -104,11 +104,25 @@ fn by_frames(scene: &Scene, thread: &ThreadScene) -> Option<EventLoop> {
         ("trio", innermost.is_some_and(|f| f.in_file(TRIO) || f.code.file.as_deref().is_some_and(is_trio_io)))
     } else if thread.frames.iter().any(gevent) {
         ("gevent", thread.frames.first().is_some_and(gevent))
+    } else if is_greenlet(scene, thread) && has_gevent(scene, thread) {
+        // The hub that started it has frames of its own, on another stack.
+        ("gevent", false)
     } else {
         return None;
     };
     let state = state(scene, thread, polls && in_poll(thread)).to_owned();
     Some(EventLoop { kind: kind.to_owned(), state, iteration_age: None, ready: None, overdue: None })
+}
+
+/// The stack of the main thread begins in a function: a main program begins in a module.
+fn is_greenlet(scene: &Scene, thread: &ThreadScene) -> bool {
+    let is_main = thread.known.as_ref().map_or(thread.tid == Some(scene.pid), |known| known.main);
+    let outermost = thread.frames.last().filter(|_| thread.raw.complete && is_main);
+    outermost.is_some_and(|f| !f.code.name.starts_with('<') && !f.in_file("<frozen runpy>"))
+}
+
+fn has_gevent(scene: &Scene, thread: &ThreadScene) -> bool {
+    sysinfo::modules(scene.heap, thread.interp, ["gevent.hub"])[0].is_some()
 }
 
 fn is_trio_io(file: &str) -> bool {
