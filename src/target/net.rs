@@ -247,10 +247,10 @@ pub fn other_ends(dir: &ProcDir, sockets: &[(u64, Socket)]) -> Vec<(i32, OtherEn
                     l.port() == peer.port() && (l.ip() == peer.ip() || l.ip().is_unspecified())
                 })
             };
-            let row = listeners.iter().find(listens);
-            found.extend(
-                row.map(|row| (socket.fd, OtherEnd { inode: row.inode, path: None, unaccepted: true })),
-            );
+            // Before that it is the handshake that is waited for.
+            let unaccepted = socket.tcp_state.as_deref() == Some("ESTABLISHED");
+            let end = |row: &Row| OtherEnd { inode: row.inode, path: None, unaccepted };
+            found.extend(listeners.iter().find(listens).map(|row| (socket.fd, end(row))));
         }
     }
     let mut names: Option<Vec<Row>> = None;
