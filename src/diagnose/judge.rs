@@ -169,7 +169,9 @@ fn of_task(case: &Case) -> Option<Severity> {
             Some(if old || case.loop_is_lifeless() { Critical } else { Warning })
         }
         // A main task that waits for ever lets others work: threads, servers, signals.
-        Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() => Some(Warning),
+        Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() && !is_parked(case) => {
+            Some(Warning)
+        }
         Fate::Stuck => Some(Info),
         Fate::Endless if serves && old => Some(Critical),
         Fate::Endless if wants && old => Some(Warning),
@@ -181,6 +183,14 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
         _ => None,
     }
+}
+
+/// `await asyncio.Future()`: the main task waits for a future that nobody has ever had, as those do that are to
+/// run until they are killed.
+fn is_parked(case: &Case) -> bool {
+    case.chain.len() == 1
+        && case.party().task().is_some_and(|task| task.main)
+        && case.wait().is_some_and(|wait| wait.kind == "future" && wait.label.is_none())
 }
 
 /// Waits for an item, and whoever could put one in stands still: of a queue of threads, all of them are

@@ -187,7 +187,7 @@ fn is_healthy(threads: Vec<Thread>) {
     assert!(found.iter().all(|f| f.severity == Severity::Info), "{found:#?}");
 }
 
-use Severity::{Critical, Warning};
+use Severity::{Critical, Info, Warning};
 
 fn event(address: u64) -> Wait {
     wait("event", "threading.Event.wait", address, &[], Value::Null)
@@ -459,23 +459,46 @@ fn across_processes() {
     );
 }
 
-#[test]
-fn tasks_in_a_circle() {
-    let task = |id: u64, to: u64| Task {
+fn task(id: u64) -> Task {
+    Task {
         id: Address(id),
         name: Some(format!("t{id}")),
         event_loop: None,
         tid: Some(PID),
         coroutine: None,
         state: Some("waiting".into()),
-        awaits: vec![Address(to)],
+        awaits: vec![],
         awaited_by: vec![],
         holds: vec![],
         frames: vec![frame("app", "wait", true)],
         waits_on: None,
         request: None,
         main: false,
+    }
+}
+
+#[test]
+fn a_task_that_waits_for_a_future_for_ever() {
+    let future = |label: Option<&str>| Wait {
+        label: label.map(str::to_owned),
+        detail: json!({ "nobody": true, "quiet": true }),
+        ..Wait::new("future", Some(0xf))
     };
+    let found = |main, wait| {
+        let mut process = process(PID, vec![main_thread().being(Activity::Idle).on_loop(10.0)]);
+        process.tasks = vec![Task { main, waits_on: Some(wait), ..task(1) }];
+        let found = found_in(vec![process]);
+        assert_eq!((found.len(), found[0].rule.as_str()), (1, "lost-future"), "{found:#?}");
+        found[0].severity
+    };
+    assert_eq!(found(true, future(Some("future answer"))), Warning);
+    assert_eq!(found(false, future(None)), Warning);
+    assert_eq!(found(true, future(None)), Info, "`await asyncio.Future()`");
+}
+
+#[test]
+fn tasks_in_a_circle() {
+    let task = |id: u64, to: u64| Task { awaits: vec![Address(to)], ..task(id) };
     let mut process = process(PID, vec![main_thread().being(Activity::Idle).on_loop(1.0)]);
     process.tasks = vec![task(1, 2), task(2, 1)];
     let found = found_in(vec![process.clone()]);

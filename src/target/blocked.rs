@@ -14,6 +14,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
+use super::clocks::Allowance;
 use super::parse;
 
 /// How far each CPU's clock lies behind the monotonic one, as far as that is known. It drifts by the CPU's
@@ -68,7 +69,7 @@ impl CpuClocks {
     }
 
     /// Learns the clocks of these CPUs, the present one for free, the others by going there one after the other,
-    /// most wanted first, until `budget` is used up: a CPU that is busy or asleep lets us wait.
+    /// most wanted first, until `budget` of CPU time is used up: a CPU that is busy or asleep lets us wait.
     /// The affinity of this thread is restored.
     pub fn learn(&mut self, cpus: &[usize], budget: Duration) {
         if !self.is_supported() {
@@ -83,12 +84,12 @@ impl CpuClocks {
         // Fails where there are more CPUs than nix's set holds (1,024): then nothing is exact.
         let Ok(before) = sched_getaffinity(Pid::from_raw(0)) else { return };
         let guard = Restore(before);
-        let until = monotonic() + budget;
+        let allowed = Allowance::of(budget);
         for &cpu in cpus {
             if self.lag(cpu).is_some() {
                 continue;
             }
-            if monotonic() > until {
+            if allowed.is_spent() {
                 break;
             }
             let mut only = CpuSet::new();
