@@ -38,8 +38,13 @@ pub fn threads(
         on.into_iter().any(|actor| actor.pid == Some(waiter))
     };
     let mutual: Vec<usize> = able.iter().copied().filter(waits_for_us).collect();
-    let likely = if mutual.is_empty() { main().into_iter().collect() } else { mutual };
-    (likely, Some(Certainty::Likely))
+    if mutual.is_empty() {
+        return (main().into_iter().collect(), Some(Certainty::Likely));
+    }
+    // asyncio joins its children in threads of their own; it is its loop that reads and writes.
+    let runs_loop = |at: &usize| parties[*at].thread().is_some_and(|t| t.event_loop.is_some());
+    let loops = able.iter().copied().filter(|at| runs_loop(at) && !mutual.contains(at));
+    (mutual.iter().copied().chain(loops).collect(), Some(Certainty::Likely))
 }
 
 /// Of a socket whose other end is in the waiter's own process: the other threads that can reach that. One that

@@ -132,9 +132,12 @@ impl Codes {
             offset => mem.i32(addr + offset).ok()? as i64 * 2,
         };
         let (units, unit) = match heap.layout.frames {
-            Frames::Objects { .. } => (heap.ptr(addr + c.bytecode)?, 1),
-            Frames::Interpreter { .. } => (addr, 2),
+            Frames::Objects { .. } => (heap.ptr(addr + c.bytecode), 1),
+            Frames::Interpreter { .. } => (Some(addr), 2),
         };
+        // Captures of old do not have it.
+        let count = units.and_then(|units| mem.i64(units + heap.layout.object.ob_size).ok());
+        let count = count.unwrap_or(MAX_BYTECODE);
         Some(Code {
             addr,
             name: text(c.name)?,
@@ -146,7 +149,7 @@ impl Codes {
             first_instruction: addr + c.bytecode,
             copies: if c.tlbc == NONE { 0 } else { mem.u64(addr + c.tlbc).unwrap_or(0) },
             first_traceable,
-            length: mem.i64(units + heap.layout.object.ob_size).ok()?.clamp(0, MAX_BYTECODE) * unit,
+            length: count.clamp(0, MAX_BYTECODE) * unit,
         })
     }
 }

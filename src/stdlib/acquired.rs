@@ -27,9 +27,10 @@ use reader::{class_attribute, is_function};
 
 /// Functions that are followed into each other.
 const MAX_DEPTH: u32 = 3;
-/// Instructions that are read or stepped over in one look: where much code stands before many locks, some of
-/// it stays unread.
-const BUDGET: usize = 500_000;
+/// Steps over instructions in one look: where much code stands before many locks, some of it stays unread.
+const BUDGET: usize = 20_000_000;
+/// To read what an instruction does takes as long as so many steps.
+const READING: usize = 16;
 /// What is known of a lock at one place: a set of the ways in which it may have come there.
 type State = u64;
 const FREE: State = 1;
@@ -133,9 +134,9 @@ pub struct Acquired {
 
 impl Acquired {
     /// `false`: it was too much already.
-    fn spend(&self, instructions: usize) -> bool {
+    fn spend(&self, steps: usize) -> bool {
         let spent = self.spent.get();
-        self.spent.set(spent + instructions);
+        self.spent.set(spent + steps);
         spent < BUDGET
     }
 }
@@ -313,7 +314,7 @@ impl Analysis {
             scene.acquired.shapes.borrow_mut().insert(body.code, read.clone());
             read
         })?;
-        if !scene.acquired.spend(shape.instructions.len()) {
+        if !scene.acquired.spend(READING * shape.instructions.len()) {
             return None;
         }
         let events = reader::read(scene, &body, &shape.instructions, &shape.handlers);
