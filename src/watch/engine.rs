@@ -176,7 +176,11 @@ impl Engine {
         self.follow_up(now, &gone, tell);
         if !gone.is_empty() {
             self.targets.retain(|t| !gone.contains(&t.poller.pid));
-            gone.into_iter().for_each(|pid| tell(Event::Gone { pid }));
+            for pid in gone {
+                tell(Event::Gone { pid });
+                // Until its parent has waited for it, it is found and cannot be read: that is no news.
+                self.unreadable.insert(pid, now);
+            }
             self.follower.hurry(now);
         }
         self.patrol(now);
