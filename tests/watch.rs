@@ -216,7 +216,7 @@ fn a_request_that_computes_or_sleeps_in_small_steps_is_caught_and_a_stream_is_no
     let watch = Watch::start(&["--port", &server.port.to_string(), "--stall", "500ms"]);
     watch.line(&["watching pid"]).unwrap();
     for (path, function) in [("/compute", "compute "), ("/steps", "steps ")] {
-        let mut client = server::Client::request(server.port, "GET", &format!("{path}?seconds=4")).unwrap();
+        let mut client = server::Client::request(server.port, "GET", &format!("{path}?seconds=12")).unwrap();
         let line = watch.line(&["request-stall", " · for ", path]).unwrap();
         assert!(line.contains(function), "{line}");
         watch.line(&["request-stall", "· over after"]).unwrap();
