@@ -1,9 +1,11 @@
 //! An application that PyInstaller has packed into one file: its code and that of the standard library have no
 //! files and no directories.
 
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::common::{Interpreter, Outcome, Program, dump_json, each_interpreter, list, process, text};
+use crate::supervised::Group;
 use crate::venv;
 
 #[test]
@@ -14,7 +16,10 @@ fn by_pyinstaller() {
         let python = venv::packer(interpreter)?;
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let packed = pack(&python, dir.path())?;
-        let program = Program::spawn(Command::new(packed), format!("{} packed", interpreter.label), None)?;
+        let mut command = Command::new(packed);
+        command.process_group(0);
+        let program = Program::spawn(command, format!("{} packed", interpreter.label), None)?;
+        let _group = Group(program.pid());
         program.line("READY ")?;
         // What PyInstaller starts unpacks the program and waits for it in a process of its own.
         let mut last = "it has no child".to_owned();

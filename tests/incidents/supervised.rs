@@ -218,7 +218,7 @@ fn a_task_of_celery() {
 }
 
 /// Ends a whole group of processes.
-struct Group(i32);
+pub struct Group(pub i32);
 
 impl Drop for Group {
     fn drop(&mut self) {
