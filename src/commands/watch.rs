@@ -88,15 +88,13 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
     if let Some(endpoint) = &endpoint {
         note(&format!("metrics are served on http://{}/metrics", endpoint.address));
     }
-    let mut teller = Teller { unread: false, stalls: 0, closed: None };
-    let mut began = false;
+    let mut teller = Teller { began: false, unread: false, stalls: 0, closed: None };
     let mut next = monotonic();
     let code = loop {
         engine.step(monotonic().as_secs_f64(), &mut |event| teller.tell(&event, args));
         if let Some(error) = teller.closed.take() {
             return Err(error.into());
         }
-        began |= engine.is_watching();
         if let Some(code) = child.as_mut().and_then(Started::ended) {
             break code;
         }
@@ -114,9 +112,9 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
         }
         if child.is_none() && engine.is_at_end() {
             // Those that were there have ended; those that never were are what was asked for in vain.
-            break if began && !teller.unread { 0 } else { UNREAD };
+            break if teller.began && !teller.unread { 0 } else { UNREAD };
         }
-        if child.is_none() && !began && !args.wait {
+        if child.is_none() && !teller.began && !args.wait {
             break UNREAD;
         }
         next = sleep(next, args.interval, &signal);
@@ -176,6 +174,8 @@ impl Started {
 
 /// Says on stdout what stalls, and on stderr everything else.
 struct Teller {
+    /// Something has been watched, be it that it has ended since.
+    began: bool,
     unread: bool,
     stalls: u64,
     /// Nobody reads our output any more.
@@ -186,6 +186,7 @@ impl Teller {
     fn tell(&mut self, event: &Event, args: &Watch) {
         match event {
             Event::Watching { pid, command } => {
+                self.began = true;
                 note(&format!("watching pid {pid} · {}", one_line(&command.join(" "))));
             }
             Event::Gone { pid } => note(&format!("pid {pid} has ended")),

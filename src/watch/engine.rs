@@ -123,10 +123,6 @@ impl Engine {
         })
     }
 
-    pub fn is_watching(&self) -> bool {
-        !self.targets.is_empty()
-    }
-
     /// Nothing is watched, and nothing can appear.
     pub fn is_at_end(&self) -> bool {
         self.targets.is_empty() && !self.follower.may_find_more()
