@@ -151,6 +151,17 @@ pub struct Gil {
     pub waiters: Vec<i32>,
 }
 
+impl Process {
+    pub fn main_thread(&self) -> Option<&Thread> {
+        self.threads.iter().find(|t| t.main)
+    }
+
+    /// Where its main thread stands.
+    pub fn main_frame(&self) -> Option<&Frame> {
+        Frame::telling(&self.main_thread()?.frames)
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
 pub struct Thread {
     /// Thread id as this machine's `/proc` shows it; `null` if only the interpreter knows the thread.
@@ -289,6 +300,14 @@ pub struct Frame {
     /// The application's own code: neither standard library nor an installed package.
     pub user: bool,
     pub locals: Option<Vec<Local>>,
+}
+
+impl Frame {
+    /// The frame that tells most where a stack stands, of frames from the innermost on: the innermost one of the
+    /// application's own code, or else the innermost.
+    pub fn telling(frames: &[Frame]) -> Option<&Frame> {
+        frames.iter().find(|f| f.user).or(frames.first())
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq, JsonSchema)]

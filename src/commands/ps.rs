@@ -68,7 +68,7 @@ fn look(pid: i32) -> Seen {
 
 /// What one look tells: whether somebody suffers, else what the main thread is about.
 fn state(process: Process) -> String {
-    let main = process.threads.iter().find(|t| t.main);
+    let main = process.main_thread();
     let busy = process.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty());
     let since = main.and_then(|t| t.os.as_ref()?.blocked_for);
     let word = match main.map(|t| t.activity) {

@@ -93,9 +93,8 @@ fn odd(heads: &[i32], now: &Snapshot) -> Option<String> {
         return None;
     }
     let stands = |p: &&Process| {
-        let main = p.threads.iter().find(|t| t.main);
-        let frame = main.and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first()));
-        let at = frame.map(|f| format!(" stands in `{}` at {}", f.function, super::advice::place(f)));
+        let at =
+            p.main_frame().map(|f| format!(" stands in `{}` at {}", f.function, super::advice::place(f)));
         format!("pid {}{}", p.pid, at.unwrap_or_default())
     };
     Some(format!("elsewhere: {}", others.iter().map(stands).collect::<Vec<_>>().join("; ")))

@@ -29,7 +29,7 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     }
     // A holder that sleeps has had the lock for as long at least: it did not take it in its sleep.
     let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(asks_again));
-    // And a request cannot have asked for longer than it is old, but hardly for less: that is what it does.
+    // Since when who asks again does so, nobody knows; the request that he serves has suffered for its age.
     let asked_for = || request(case)?.age.filter(|_| case.wait().is_some_and(asks_again));
     let age = case.age().or_else(held_for).or_else(asked_for).filter(|&age| age >= LONG)?;
     if case.is_client_idle() {

@@ -102,7 +102,7 @@ const FEW_LEFT: f64 = 0.95;
 /// What no single thread tells. `known`: there is a finding that explains why it stands.
 pub fn of_process(process: &Process, known: bool) -> Vec<Finding> {
     let mut found = Vec::new();
-    let main = process.threads.iter().find(|t| t.main).or(process.threads.first());
+    let main = process.main_thread().or(process.threads.first());
     let state = main.and_then(|t| t.os.as_ref()?.state);
     if matches!(state, Some('T' | 't')) {
         let how = if state == Some('t') { "a debugger has stopped it" } else { "it was stopped by a signal" };
@@ -116,8 +116,8 @@ pub fn of_process(process: &Process, known: bool) -> Vec<Finding> {
         ));
     }
     if let Some(server) = process.server.as_ref().filter(|s| is_stale(s) && !known && state != Some('T')) {
-        let frame = main.and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first()));
-        let at = frame.map(|f| format!(" in `{}` at {}", f.function, place(f))).unwrap_or_default();
+        let at =
+            process.main_frame().map(|f| format!(" in `{}` at {}", f.function, place(f))).unwrap_or_default();
         let does = match main.map(|t| t.activity) {
             Some(Activity::Running) => "computes",
             _ => "stands",

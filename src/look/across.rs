@@ -229,7 +229,7 @@ impl All<'_> {
             return;
         }
         let child = own.children.iter().flatten().find(|c| c.pid == pid);
-        let state = |p: &Process| p.threads.iter().find(|t| t.main)?.os.as_ref()?.state.map(String::from);
+        let state = |p: &Process| p.main_thread()?.os.as_ref()?.state.map(String::from);
         let (command, state) = match (child, self.process(pid)) {
             (Some(child), _) => (child.command.join(" "), child.state.clone()),
             (None, Some(p)) => (p.command.join(" "), state(p)),

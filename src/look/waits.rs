@@ -1,7 +1,6 @@
 //! What the descriptors of the waits lead to, and until when each wait lasts: joins what was read in the
 //! window with what `/proc` said after it. Pure, so that a capture goes the same way.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -109,9 +108,8 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             os.for_work |= waits_for_client && !seen.requests.contains_key(tstate);
         }
         join.name(wait, seen.remotes.get(tstate));
-        // The resolver asks again when a time of its own is over, of which it has several.
-        let asks_again = wait.detail["phase"] == "resolve";
-        if asks_again {
+        // The resolver has several times of its own, one after the other.
+        if wait.detail["phase"] == "resolve" {
             (wait.deadline, wait.ends_in) = (None, None);
         } else if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
@@ -190,11 +188,7 @@ fn undated(seen: &Seen) -> impl Iterator<Item = &Request> {
 
 /// Descriptors by the address of the other side, as `Request` has it.
 fn by_peer<'a>(sockets: impl Iterator<Item = &'a Socket>) -> FxHashMap<String, i32> {
-    let of = |socket: &Socket| {
-        let peer: SocketAddr = socket.peer.as_deref()?.parse().ok()?;
-        Some((SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string(), socket.fd))
-    };
-    sockets.filter_map(of).collect()
+    sockets.filter_map(|socket| Some((socket.peer.clone()?, socket.fd))).collect()
 }
 
 /// A question to a name server, or to a service of the machine that asks it: no Python has opened that socket.

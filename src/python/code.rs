@@ -14,7 +14,7 @@ use crate::text::Text;
 
 /// A line table of this size belongs to a function of a million lines.
 const MAX_LINE_TABLE: usize = 8 << 20;
-/// As said above.
+/// And this is what it compiles to, at most.
 const MAX_BYTECODE: i64 = 1 << 28;
 /// No function has more names than this that we would show.
 pub const MAX_NAMES: usize = 4096;

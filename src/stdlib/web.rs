@@ -1,6 +1,8 @@
 //! The requests being served: by the frames of frameworks that hold one in a known variable, and by any
 //! variable `scope` or `environ` that is one by its own keys.
 
+use std::net::{IpAddr, SocketAddr};
+
 use rustc_hash::FxHashMap;
 
 use super::{FrameScene, Scene, Seen};
@@ -8,6 +10,7 @@ use crate::python::code::Codes;
 use crate::python::objects::TypeInfo;
 use crate::snapshot::{Actor, Address, Request, Task};
 use crate::target::memory::Addr;
+use crate::target::net::plain;
 
 /// Longest path that is kept.
 const MAX_PATH: usize = 2048;
@@ -310,12 +313,12 @@ impl Room<'_, '_> {
     /// Host and port, the latter a number or its digits, as the address of a socket.
     fn client_address(&self, host: Addr, port: Addr) -> Option<String> {
         let heap = self.scene.heap;
-        let host: std::net::IpAddr = self.text(host)?.parse().ok()?;
+        let host: IpAddr = self.text(host)?.parse().ok()?;
         let port = match self.text(port) {
             Some(digits) => digits.parse().ok()?,
             None => u16::try_from(heap.int(port)?).ok()?,
         };
-        (port != 0).then(|| std::net::SocketAddr::new(host.to_canonical(), port).to_string())
+        (port != 0).then(|| plain(SocketAddr::new(host, port)))
     }
 
     /// A `str`, or ASCII `bytes`.

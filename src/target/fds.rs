@@ -216,13 +216,11 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
         }
     }
     for (fd, end) in net::other_ends(dir, &sockets) {
-        if let Some(one) = found.iter_mut().find(|f| f.fd == fd)
-            && let (Some(socket), Some(path)) = (&mut one.socket, end.path)
-        {
-            socket.peer.get_or_insert(path);
-        }
         if let Some(one) = found.iter_mut().find(|f| f.fd == fd) {
             one.unaccepted = end.unaccepted;
+            if let (Some(socket), Some(path)) = (&mut one.socket, end.path) {
+                socket.peer.get_or_insert(path);
+            }
         }
         searches.push(Search { fd, link: format!("socket:[{}]", end.inode), way: Way::Any });
     }

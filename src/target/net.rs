@@ -46,7 +46,7 @@ impl Row {
 }
 
 /// An IPv4 address stays one on an IPv6 socket.
-fn plain(address: SocketAddr) -> String {
+pub fn plain(address: SocketAddr) -> String {
     SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }
 

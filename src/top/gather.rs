@@ -425,7 +425,7 @@ fn loop_row(
         tasks: known.map_or(0, |(process, _)| process.tasks.iter().filter(|t| t.tid == Some(tid)).count()),
         place: thread
             .filter(|_| iteration.is_some())
-            .and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first()))
+            .and_then(|t| Frame::telling(&t.frames))
             .map(of_snapshot),
     }
 }

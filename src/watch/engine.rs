@@ -211,8 +211,8 @@ impl Engine {
                 Ok(poller) => {
                     self.unreadable.remove(&pid);
                     let command = crate::target::proc::command_of(pid);
-                    let masked = self.settings.look.show_secrets;
-                    let command = if masked { command } else { crate::mask::command(&command) };
+                    let show_secrets = self.settings.look.show_secrets;
+                    let command = if show_secrets { command } else { crate::mask::command(&command) };
                     tell(Event::Watching { pid, command });
                     self.targets.push(Target::new(poller, now));
                 }
@@ -317,8 +317,9 @@ impl Engine {
                 profiling = seen.profiling.take();
                 match reports.begin(&stall.rule, &stall.place, stall.pid, &at, now) {
                     Ok(begun) => {
-                        let files = write::files(&report, &seen.capture).map_err(WriteError::from);
-                        match files.and_then(|files| write::look(reports, &begun, 1, &files)) {
+                        match write::files(&report, &seen.capture)
+                            .and_then(|files| write::look(reports, &begun, 1, &files))
+                        {
                             Ok(()) => {
                                 let text = begun.file(1, "txt");
                                 file = Some(text.clone());
@@ -400,10 +401,7 @@ impl Engine {
         let episode = &mut self.episodes[episode];
         let Some(text) = episode.profiling.take().and_then(Profiling::finish) else { return };
         let (Some(series), Some(reports)) = (&episode.series, &mut self.reports) else { return };
-        match reports.write(&series.whole("folded"), text.as_bytes()) {
-            Ok(()) | Err(WriteError::Full) => {}
-            Err(error) => tell(Event::Trouble(format!("the profile cannot be written: {error}"))),
-        }
+        kept(reports.write(&series.whole("folded"), text.as_bytes()), "the profile", tell);
     }
 
     /// Begins to sample a thread; without it the report is good all the same.
@@ -418,10 +416,7 @@ impl Engine {
         let over = self.episodes.swap_remove(episode);
         let lasted = now - over.began;
         if let (Some(series), Some(reports)) = (&over.series, &mut self.reports) {
-            match write::end(reports, series, &over.stall, over.looks, lasted) {
-                Ok(()) | Err(WriteError::Full) => {}
-                Err(error) => tell(Event::Trouble(format!("the report cannot be written: {error}"))),
-            }
+            kept(write::end(reports, series, &over.stall, over.looks, lasted), "the report", tell);
         }
         tell(Event::Over { pid: over.stall.pid, rule: over.stall.rule, lasted });
     }
@@ -439,12 +434,8 @@ impl Engine {
         else {
             return;
         };
-        let files = files.map_err(WriteError::from);
-        match files.and_then(|files| write::look(reports, series, episode.looks, &files)) {
-            // The first report stands; the others are a luxury.
-            Ok(()) | Err(WriteError::Full) => {}
-            Err(error) => tell(Event::Trouble(format!("the report cannot be written: {error}"))),
-        }
+        // The first report stands; the others are a luxury.
+        kept(files.and_then(|files| write::look(reports, series, episode.looks, &files)), "the report", tell);
     }
 
     // ------------------------------------------------------------ looks and numbers
@@ -481,6 +472,14 @@ impl Engine {
                 metrics.gil_held.get_or_create(&OfProcess { pid }).set(share);
             }
         }
+    }
+}
+
+/// That the directory may not grow further is no trouble: there is a limit for that.
+fn kept(written: Result<(), WriteError>, what: &str, tell: &mut dyn FnMut(Event)) {
+    match written {
+        Ok(()) | Err(WriteError::Full) => {}
+        Err(error) => tell(Event::Trouble(format!("{what} cannot be written: {error}"))),
     }
 }
 

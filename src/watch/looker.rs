@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::engine::Seen;
+use super::reports::WriteError;
 use super::write::{self, Files};
 use crate::diagnose::diagnose;
 use crate::look::Options;
@@ -41,7 +42,7 @@ pub(super) struct Answer {
     /// The process has ended, or cannot be read any more.
     pub seen: Option<(Seen, Report)>,
     /// The report's files, of a look that is written anyway.
-    pub files: Option<std::io::Result<Files>>,
+    pub files: Option<Result<Files, WriteError>>,
     /// Seconds of a CPU.
     pub took: f64,
 }

@@ -127,9 +127,7 @@ impl Engine {
                 target.patrol_at = soon;
                 target.whole.0 = f64::NEG_INFINITY;
             }
-        }
-        // A server that is busy with short ones, or with one that is known, is asked less and less often.
-        if let Some(target) = self.targets.iter_mut().find(|t| t.poller.pid == pid) {
+            // A server that is busy with short ones, or with one that is known, is asked less and less often.
             let busy = requests.is_empty() && target.poller.is_active(now, stall);
             target.active_wait = if busy { (target.active_wait * 2.0).min(ACTIVE_MOST) } else { stall };
         }

@@ -91,7 +91,7 @@ pub fn of_findings(process: &ReportProcess, global: &[Finding], stall: f64) -> V
         let pid = f.pid?;
         let thread = process.process.threads.iter().find(|t| t.tid.is_some() && t.tid == f.tid);
         let task = process.process.tasks.iter().find(|t| Some(t.id) == f.task);
-        let of_task = task.and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first())).map(at);
+        let of_task = task.and_then(|t| Frame::telling(&t.frames)).map(at);
         Some(Stall {
             pid,
             tid: f.tid,
@@ -131,9 +131,8 @@ pub fn of_requests(process: &Process, stall: f64) -> Vec<Stall> {
     process.threads.iter().filter_map(of_thread).collect()
 }
 
-/// The innermost line of the application's own code, or else the innermost line.
 fn place(thread: &Thread) -> Option<String> {
-    thread.frames.iter().find(|f| f.user).or(thread.frames.first()).map(at)
+    Frame::telling(&thread.frames).map(at)
 }
 
 fn at(frame: &Frame) -> String {

@@ -1,7 +1,5 @@
 //! The files of one look: text for people, JSON for programs, a capture for another machine.
 
-use std::io;
-
 use super::reports::{Reports, Series, WriteError};
 use super::stall::Stall;
 use crate::look::capture::Capture;
@@ -16,7 +14,7 @@ pub struct Files {
     capture: Vec<u8>,
 }
 
-pub fn files(report: &Report, capture: &Capture) -> io::Result<Files> {
+pub fn files(report: &Report, capture: &Capture) -> Result<Files, WriteError> {
     let mut styled = Vec::new();
     text::write(&mut styled, report, &TextOptions { full_filenames: true, ..TextOptions::default() })?;
     let mut data = Vec::new();

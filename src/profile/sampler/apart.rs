@@ -3,8 +3,9 @@
 //! One call copies all that is needed, which takes a microsecond or a few; a thread may have called and returned
 //! meanwhile, and then what came is of several moments. It is found out by who calls whom (links.rs): samples from
 //! the seat, which are exact, are taken now and then, and teach it. A copy in which some frame does not follow from
-//! its caller, and which does not show either that this caller was the innermost frame when it was copied, is dropped and taken again; if that does not help, the sample is torn. Where no seat can be had, only a
-//! stack that several copies in a row agree on counts.
+//! its caller, and which does not show either that this caller was the innermost frame when it was copied, is
+//! dropped and taken again; if that does not help, the sample is torn. Where no seat can be had, only a stack that
+//! several copies in a row agree on counts.
 
 use nix::errno::Errno;
 use rustc_hash::FxHashSet;

@@ -61,7 +61,7 @@ pub(super) fn more(page: &mut Page, others: &[&ReportProcess]) {
     }
     let pids: Vec<i32> = others.iter().map(|p| p.process.pid).collect();
     let mut text = format!("and {} more like it: pid {}", others.len(), ranges(&pids));
-    let main = |p: &&ReportProcess| p.process.threads.iter().find(|t| t.main)?.os.as_ref()?.blocked_for;
+    let main = |p: &&ReportProcess| p.process.main_thread()?.os.as_ref()?.blocked_for;
     let ages = others.iter().filter_map(main);
     let (least, most) = ages.fold((f64::INFINITY, 0.0_f64), |(l, m), age| (l.min(age), m.max(age)));
     if least.is_finite() {

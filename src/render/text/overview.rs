@@ -105,9 +105,10 @@ fn mark(page: &Page, severity: Option<Severity>) -> (&'static str, Ink) {
 
 /// ` in fetch (job.py:4)`: where the main thread stands.
 fn place(target: &Process) -> String {
-    let main = target.threads.iter().find(|t| t.main);
-    let frame = main.and_then(|t| t.frames.iter().find(|f| f.user).or(t.frames.first()));
-    frame.map(|f| format!(" in {} ({})", f.function, crate::diagnose::advice::place(f))).unwrap_or_default()
+    target
+        .main_frame()
+        .map(|f| format!(" in {} ({})", f.function, crate::diagnose::advice::place(f)))
+        .unwrap_or_default()
 }
 
 /// What is worst of all that was found about a process, here or between several.
@@ -153,8 +154,7 @@ fn verdict(target: &Process, worst: Option<&Finding>) -> String {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         return format!("serves {}{age}{more}", first.words());
     }
-    let main = target.threads.iter().find(|t| t.main);
-    let since = main.and_then(|t| t.os.as_ref()?.blocked_for);
+    let since = target.main_thread().and_then(|t| t.os.as_ref()?.blocked_for);
     let since = since.map(|s| format!(" {}", Duration(s))).unwrap_or_default();
     match state(target) {
         "running" => format!("running{}", place(target)),
@@ -170,7 +170,7 @@ fn state(target: &Process) -> &'static str {
     if target.threads.iter().any(|t| t.activity == Activity::Running && !t.frames.is_empty()) {
         return "running";
     }
-    match target.threads.iter().find(|t| t.main).map(|t| t.activity) {
+    match target.main_thread().map(|t| t.activity) {
         Some(Activity::Waiting) => "waits",
         _ => "idle",
     }
