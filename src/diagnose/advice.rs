@@ -227,13 +227,12 @@ fn stands(party: &Party) -> String {
     let at = party.telling_frame().map(|frame| format!(" at {}", place(frame))).unwrap_or_default();
     match party.wait() {
         Some(wait) => {
-            let call = short_call(wait)
-                .map_or_else(|| format!("for {}", object(wait)), |call| format!("in `{call}`"));
+            let Some(call) = short_call(wait) else { return format!("waits for {}{at}", object(wait)) };
             let peer = match wait.kind.as_str() {
                 "socket" => word(wait, "peer").map(|peer| format!(" for {peer}")).unwrap_or_default(),
                 _ => String::new(),
             };
-            format!("waits {call}{at}{peer}")
+            format!("waits in `{call}`{at}{peer}")
         }
         None if party.thread().is_some_and(|t| t.activity == crate::snapshot::Activity::Running) => {
             format!("runs{at}")
@@ -319,7 +318,7 @@ pub fn evidence(case: &Case) -> Vec<String> {
             }
             _ => seen.extend(state),
         }
-        if at == 0 {
+        if case.chain[at] == case.awaited() {
             io(wait, &mut seen);
             blockers(wait, &mut seen);
             pool(wait, &mut seen);
@@ -494,7 +493,9 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
             "use gevent.sleep(), or call gevent.monkey.patch_all() before anything else is imported".into();
     }
     let root = case.culprit();
-    if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none()) {
+    // Who waits for work is not to blame for how it does.
+    let idle = case.graph.fates[case.root()] == Fate::Idle;
+    if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none() && !idle) {
         let place = root.telling_frame().map(|f| format!(" at {}", place(f))).unwrap_or_default();
         match wait.kind.as_str() {
             "socket" if wait.deadline.as_deref() == Some("none") => {

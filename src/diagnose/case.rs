@@ -76,7 +76,10 @@ impl<'g, 'a> Case<'g, 'a> {
     /// How long it has lasted: the loop's iteration, or the wait.
     pub fn age(&self) -> Option<f64> {
         let iteration = self.event_loop().filter(|l| l.state != "polling").and_then(|l| l.iteration_age);
-        iteration.or_else(|| self.party().blocked_for())
+        // Of a task it is known since its loop fell asleep, or by its connection.
+        let awaited = || self.party().task().and_then(|_| self.graph.parties[self.awaited()].blocked_for());
+        let longest = |of: Option<f64>| of.into_iter().chain(awaited()).reduce(f64::max);
+        iteration.or_else(|| longest(self.party().blocked_for()))
     }
 
     /// Whether any other thread of the process moves, waits for work, or for somebody outside. One that
@@ -227,6 +230,20 @@ impl<'g, 'a> Case<'g, 'a> {
     /// The case of the one at the end of the chain.
     pub fn of_root(&self) -> Self {
         Case { chain: vec![self.root()], crowd: Vec::new(), cycle: None, ..*self }
+    }
+
+    /// Tasks await tasks: the first of them that waits for something else. Who is no task, itself.
+    pub fn awaited(&self) -> usize {
+        let awaits = |at: &&usize| self.graph.parties[**at].wait().is_some_and(|w| w.kind == "task");
+        let is_task = |at: &usize| self.graph.parties[*at].task().is_some();
+        let at = self.chain.iter().take_while(awaits).count();
+        self.chain.get(at).copied().filter(is_task).unwrap_or(self.head())
+    }
+
+    /// The case of that task.
+    pub fn of_awaited(&self) -> Self {
+        let from = self.chain.iter().position(|at| *at == self.awaited()).unwrap_or(0);
+        Case { chain: self.chain[from..].to_vec(), crowd: Vec::new(), cycle: None, ..*self }
     }
 
     // ------------------------------------------------------------ cycles

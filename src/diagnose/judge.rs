@@ -157,9 +157,19 @@ fn of_task(case: &Case) -> Option<Severity> {
         _ => false,
     };
     let says_nobody = |wait: &Wait| wait.detail.get("nobody").and_then(|v| v.as_bool()) == Some(true);
+    let is_main = case.party().task().is_some_and(|task| task.main);
+    let unanswered = || of_unanswered(case, &case.of_awaited());
+    if case.of_awaited().is_unread() {
+        // Its loop may be awake; the child is not.
+        let sleeps = |at: &usize| case.graph.parties[*at].blocked_for().is_some_and(|age| age >= LONG);
+        let severity = if serves || is_main { Critical } else { Warning };
+        return case.chain.iter().any(sleeps).then_some(severity);
+    }
     // `wait_for` up to 3.11 waits for a task that knows nothing of the deadline.
-    if case.is_awaited_with_deadline() {
-        return None;
+    if case.fate == Fate::Ends || case.is_awaited_with_deadline() {
+        return unanswered()
+            .filter(|_| old)
+            .map(|severity| severity.min(if serves { Warning } else { Info }));
     }
     match case.fate {
         Fate::Stuck if serves => Some(Critical),
@@ -175,12 +185,40 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Stuck => Some(Info),
         Fate::Endless if serves && old => Some(Critical),
         Fate::Endless if wants && old => Some(Warning),
-        Fate::Endless if old => Some(Info),
+        Fate::Endless if old => Some(unanswered().map_or(Info, |severity| severity.max(Info))),
         Fate::Idle if is_forgotten(case) => Some(Warning),
         Fate::Idle if wants && old => Some(Warning),
         Fate::Idle if says_nobody(wait) => Some(Info),
         Fate::Outside if wants && old => Some(Warning),
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
+        Fate::Outside | Fate::Idle if old => unanswered(),
+        _ => None,
+    }
+}
+
+/// A server was asked for something and has sent nothing since, or not all of it. Who listens to what others
+/// publish has been answered.
+fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
+    let wait = awaited.wait().filter(|w| w.kind == "socket")?;
+    let tcp = &wait.detail["tcp"];
+    let asked = || {
+        let ago = tcp["sent_ago"].as_f64().zip(tcp["received_ago"].as_f64());
+        // An answer may come within the same tick.
+        let nothing_came = tcp["received"] == 0;
+        let spoke_last = ago.is_some_and(|(sent, received)| sent < received || nothing_came);
+        spoke_last && !awaited.is_consumer() && !super::waits::has_library(awaited.party().frames(), BROKERS)
+    };
+    let is_main = case.party().task().is_some_and(|task| task.main);
+    let serves = request(case).is_some();
+    let is_call = awaited.is_call() && (wait.detail["url"].is_string() || awaited.statement().is_some());
+    match awaited.operation() {
+        // A client that takes its answer slowly, or asks for nothing.
+        "send" if awaited.says("inbound") => serves.then_some(Warning),
+        _ if awaited.says("inbound") => None,
+        "recv" if !is_call && !asked() => None,
+        "recv" | "send" | "connect" if serves => Some(Critical),
+        "recv" | "send" | "connect" if is_main => Some(Warning),
+        "recv" if is_call => Some(Info),
         _ => None,
     }
 }
@@ -229,21 +267,26 @@ pub fn request<'a>(case: &Case<'_, 'a>) -> Option<&'a crate::snapshot::Request> 
     thread.request.as_ref().or_else(of_task)
 }
 
+/// Libraries that wait for work.
+const BROKERS: &[&str] = &[
+    "pika",
+    "aio_pika",
+    "aiormq",
+    "amqp",
+    "kombu",
+    "kafka",
+    "aiokafka",
+    "confluent_kafka",
+    "celery",
+    "redis.client",
+    "gunicorn",
+    "socketserver",
+    "http.server",
+    "xmlrpc",
+];
+
 /// Waits for a client, a broker, its children: for work.
 fn is_server_of_work(case: &Case) -> bool {
-    const BROKERS: &[&str] = &[
-        "pika",
-        "amqp",
-        "kombu",
-        "kafka",
-        "confluent_kafka",
-        "celery",
-        "redis.client",
-        "gunicorn",
-        "socketserver",
-        "http.server",
-        "xmlrpc",
-    ];
     let culprit = case.culprit();
     let wait = culprit.wait();
     let kind = wait.map_or("", |w| &w.kind);

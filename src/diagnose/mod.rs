@@ -294,11 +294,7 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
         task: party.task().map(|task| task.id).or_else(|| party.thread()?.task),
         frame: party.blocking_frame(),
         user_frame: party.user_frame(),
-        blocked_for: if party.task().is_some() {
-            party.wait().and_then(|w| w.blocked_for)
-        } else {
-            case.age()
-        },
+        blocked_for: case.age(),
         certainty: case.graph.certainty(&case.chain, case.cycle.is_some()),
         request: judge::request(case).cloned(),
         cause: causes(case),

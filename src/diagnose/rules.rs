@@ -393,6 +393,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "nobody is known who could complete {object}: set its result or exception on every path",
     },
     Rule {
+        id: "pipe-deadlock",
+        usual: Critical,
+        when: |c| c.kind() == "process" && c.is_unread(),
+        advice: "read what the child writes: communicate() instead of wait(), or a task that empties the pipe",
+    },
+    Rule {
         id: "join-endless",
         usual: Critical,
         when: |c| matches!(c.kind(), "thread" | "process" | "future" | "task"),
@@ -488,7 +494,10 @@ pub fn find(case: &Case) -> Option<&'static Rule> {
         (None, false) => OTHERS,
     };
     let first = |case: &Case| rules.iter().find(|rule| (rule.when)(case));
-    if is_named_by_root(case) { first(&case.of_root()).or_else(|| first(case)) } else { first(case) }
+    match is_named_by_root(case) {
+        true => first(&case.of_root()).or_else(|| first(case)),
+        false => first(&case.of_awaited()),
+    }
 }
 
 /// Tasks wait for tasks wait for tasks: what is wrong is what the last of them waits for.
@@ -533,12 +542,37 @@ impl Case<'_, '_> {
         let is_request =
             self.wait().is_some_and(|w| w.detail["database"].is_object() || w.detail["url"].is_string())
                 || self.library(HTTP);
-        const CONSUMERS: &[&str] =
-            &["BLPOP", "BRPOP", "SUBSCRIBE", "PSUBSCRIBE", "XREAD", "LISTEN", "XREADGROUP"];
-        let statement =
-            self.wait().and_then(|wait| wait.detail["database"]["statement"].as_str()).unwrap_or("");
-        let first = statement.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
-        self.kind() == "socket" && is_request && !CONSUMERS.contains(&first.as_str())
+        self.kind() == "socket" && is_request && !self.is_consumer()
+    }
+
+    /// Waits for a child whose output it does not read.
+    pub fn is_unread(&self) -> bool {
+        self.wait().is_some_and(|w| w.detail["unread"].as_array().is_some_and(|u| !u.is_empty()))
+    }
+
+    /// What a database was asked.
+    pub fn statement(&self) -> Option<&str> {
+        self.wait()?.detail["database"]["statement"].as_str()
+    }
+
+    /// Has asked a database for whatever may come some day.
+    pub fn is_consumer(&self) -> bool {
+        const CONSUMERS: &[&str] = &[
+            "BLPOP",
+            "BRPOP",
+            "BLMOVE",
+            "BRPOPLPUSH",
+            "BZPOPMIN",
+            "BZPOPMAX",
+            "SUBSCRIBE",
+            "PSUBSCRIBE",
+            "XREAD",
+            "LISTEN",
+            "XREADGROUP",
+        ];
+        let first =
+            self.statement().and_then(|s| s.split_whitespace().next()).unwrap_or("").to_ascii_uppercase();
+        CONSUMERS.contains(&first.as_str())
     }
 
     /// Waits for a pool of connections.

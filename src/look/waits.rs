@@ -1,6 +1,7 @@
 //! What the descriptors of the waits lead to, and until when each wait lasts: joins what was read in the
 //! window with what `/proc` said after it. Pure, so that a capture goes the same way.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -20,6 +21,8 @@ use crate::target::file_locks;
 use crate::target::memory::Addr;
 use crate::target::net;
 
+/// Descriptors that tasks wait on; of the rest only their number is known.
+const MAX_OF_TASKS: usize = 64;
 /// How long the descriptors of other processes may be searched for the other ends.
 const SEARCH: Duration = Duration::from_millis(100);
 
@@ -54,6 +57,10 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
     }
     for fd in seen.clients.values() {
         want(*fd, false, None);
+    }
+    let of_tasks = seen.tasks.iter().filter_map(|task| descriptor(task.waits_on.as_ref()?));
+    for fd in of_tasks.collect::<BTreeSet<_>>().into_iter().take(MAX_OF_TASKS) {
+        want(fd, true, None);
     }
     if undated(seen).next().is_some() {
         let of = by_peer(facts.connections.iter().flatten());
@@ -151,13 +158,21 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         .filter_map(|(tstate, _)| polling(tids, tstate))
         .collect();
     for task in &mut seen.tasks {
-        if let Some(database) = task.waits_on.as_mut().and_then(|w| w.detail.get_mut("database")) {
-            *database = join.shown(database.take());
+        let Some(wait) = &mut task.waits_on else { continue };
+        let database = wait.detail.get_mut("database").map(Value::take);
+        if let Some(fd) = descriptor(wait) {
+            let operation = wait.detail["operation"].as_str().unwrap_or("recv").to_owned();
+            if let Some(facts) = join.fd(fd) {
+                join.one(wait, facts, &operation);
+            }
+            join.name(wait, seen.task_remotes.get(&task.id.0));
+            wait.blocked_for = wait.blocked_for.or_else(|| quiet(wait));
+        }
+        if let Some(database) = database {
+            wait.detail["database"] = join.shown(database);
         }
         let since = task.tid.and_then(|tid| asleep.get(&tid)).copied();
-        if let Some(wait) = task.waits_on.as_mut().filter(|w| w.blocked_for.is_none()) {
-            wait.blocked_for = since;
-        }
+        wait.blocked_for = wait.blocked_for.or(since);
     }
 }
 
@@ -212,16 +227,34 @@ fn handled(caught: u64) -> Vec<&'static str> {
 /// Who polls a connection again and again, each time for a short while, waits for as long as nothing has
 /// come and nothing was sent; and the end of one poll is not the end of its wait.
 fn since_last_byte(wait: &mut Wait) {
-    let tcp = &wait.detail["tcp"];
-    let is_answer =
-        wait.kind == "socket" && wait.detail["operation"] == "recv" && wait.detail["inbound"] != true;
-    let quiet = tcp["received_ago"].as_f64().zip(tcp["sent_ago"].as_f64()).map(|(r, s)| r.min(s));
-    let (Some(quiet), Some(blocked), Some(left)) = (quiet, wait.blocked_for, wait.ends_in) else { return };
+    let is_answer = wait.detail["operation"] == "recv";
+    let (Some(quiet), Some(blocked), Some(left)) = (quiet(wait), wait.blocked_for, wait.ends_in) else {
+        return;
+    };
     // Longer than this poll can last in all: it is not the first.
     if is_answer && quiet > blocked + left + 1.0 {
         wait.blocked_for = Some(quiet);
         (wait.deadline, wait.ends_in) = (None, None);
     }
+}
+
+/// How long nothing has come from a peer whose answer is waited for, and nothing was sent to it; or how long what
+/// is to be sent has not been.
+fn quiet(wait: &Wait) -> Option<f64> {
+    let (tcp, operation) = (&wait.detail["tcp"], wait.detail["operation"].as_str()?);
+    let [received, sent] = ["received_ago", "sent_ago"].map(|key| tcp[key].as_f64());
+    match operation {
+        _ if wait.kind != "socket" => None,
+        "recv" if wait.detail["inbound"] != true => received.zip(sent).map(|(r, s)| r.min(s)),
+        "send" => sent,
+        _ => None,
+    }
+}
+
+/// The descriptor that a task waits on.
+fn descriptor(wait: &Wait) -> Option<i32> {
+    let fd = wait.detail["fd"].as_i64().filter(|_| matches!(wait.kind.as_str(), "socket" | "pipe"))?;
+    i32::try_from(fd).ok()
 }
 
 /// Rooms that know better have said so.

@@ -5,6 +5,7 @@
 //! tasks and futures, which is how `gather`, `shield`, `wait_for` and `TaskGroup` work; no version is asked for.
 
 mod anyio;
+pub mod connections;
 pub mod coroutines;
 mod edges;
 pub mod futures;
@@ -241,17 +242,8 @@ fn lock_of(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
 
 /// The lock that a suspended generator is inside of.
 fn of_generator(scene: &Scene, generator: Addr, manager: Option<Addr>) -> Option<(Addr, &'static str)> {
-    let heap = scene.heap;
-    let chain = coroutines::chain(heap, generator);
-    chain.frames.iter().find_map(|raw| {
-        let start = raw.code.checked_add(heap.layout.code.bytecode)?;
-        let offset = match heap.frames_are_objects() {
-            true => raw.instruction,
-            false => raw.instruction.wrapping_sub(start as i64),
-        };
-        let exits = exits::of_raw(heap, raw.addr, raw.code, offset);
-        exits.into_iter().filter(|e| Some(e.manager) != manager).find_map(|e| plain_lock(scene, e.manager))
-    })
+    let exits = exits::of_generator(scene.heap, generator);
+    exits.into_iter().filter(|e| Some(e.manager) != manager).find_map(|e| plain_lock(scene, e.manager))
 }
 
 /// A generator whose frame is among those that the task awaits: its own exits tell.

@@ -5,7 +5,8 @@
 //! A scan of all slots would find false ones: stale words above the live depth, and the exit function
 //! of a manager that is only being entered (it is pushed before `__enter__` is called).
 
-use super::FrameScene;
+use super::asyncio::coroutines;
+use super::{FrameScene, RawFrame};
 use crate::python::layout::{Frames, NONE};
 use crate::python::objects::Heap;
 use crate::target::memory::Addr;
@@ -30,7 +31,20 @@ pub fn of_frame(heap: &Heap, frame: &FrameScene) -> Vec<Exit> {
     of_raw(heap, frame.raw.addr, frame.raw.code, frame.offset)
 }
 
-/// The same for a frame that is on no thread: of a suspended generator or coroutine.
+/// Those of a suspended generator, and of what it awaits.
+pub fn of_generator(heap: &Heap, generator: Addr) -> Vec<Exit> {
+    let of = |raw: &RawFrame| {
+        let start = raw.code.checked_add(heap.layout.code.bytecode)?;
+        let offset = match heap.frames_are_objects() {
+            true => raw.instruction,
+            false => raw.instruction.wrapping_sub(start as i64),
+        };
+        Some(of_raw(heap, raw.addr, raw.code, offset))
+    };
+    coroutines::chain(heap, generator).frames.iter().filter_map(of).flatten().collect()
+}
+
+/// The same for a frame that is on no thread.
 pub fn of_raw(heap: &Heap, frame: Addr, code: Addr, offset: i64) -> Vec<Exit> {
     let found = match heap.layout.frames {
         Frames::Objects { lasti_unit } => by_block_stack(heap, frame, lasti_unit),

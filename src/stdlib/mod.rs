@@ -130,6 +130,8 @@ pub struct Seen {
     pub clients: FxHashMap<Addr, i32>,
     /// What the process knows of the other side of a connection that a thread waits for.
     pub remotes: FxHashMap<Addr, remote::Remote>,
+    /// The same by task.
+    pub task_remotes: FxHashMap<Addr, remote::Remote>,
     /// Descriptors that a thread can reach, by tid; where another process may wait for it.
     pub fds: Vec<(i32, Vec<i32>)>,
     /// The jobs that threads of pool workers are at, by tid.
@@ -185,6 +187,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
 /// What need not be of one moment with the stacks, and may take long: who could end the waits of tasks.
 pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     asyncio::threadsafe::find(scene, seen);
+    asyncio::connections::find(scene, codes, seen);
     asyncio::wakers::find(scene, codes, seen);
 }
 

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::os::On;
-use super::{FrameScene, Scene, Seen, ThreadScene};
+use super::{FrameScene, Scene, Seen};
 use crate::target::memory::Addr;
 
 /// Frames above the application's own that are searched.
@@ -16,7 +16,7 @@ const MAX_URL: usize = 400;
 
 /// Variables and attributes that hold a host or a URL.
 const HOSTS: [&str; 5] = ["server_hostname", "host", "hostname", "_host", "_dns_host"];
-const URLS: [&str; 4] = ["url", "full_url", "fullurl", "uri"];
+const URLS: [&str; 5] = ["url", "str_or_url", "full_url", "fullurl", "uri"];
 /// Objects whose attributes are looked at as well.
 const OBJECTS: [&str; 6] = ["self", "conn", "request", "req", "connection", "pool"];
 
@@ -54,7 +54,7 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
             .is_some_and(|os| !os.for_work && matches!(os.on, On::Fd { .. } | On::Poll { .. }));
         let database = seen.waits.get(&tstate).is_some_and(|wait| wait.detail["database"].is_object());
         if on_socket && !database {
-            let remote = of_thread(scene, thread);
+            let remote = of_frames(scene, &thread.frames);
             if !remote.is_empty() {
                 seen.remotes.insert(tstate, remote);
             }
@@ -62,9 +62,10 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
     }
 }
 
-fn of_thread(scene: &Scene, thread: &ThreadScene) -> Remote {
+/// From the innermost of these frames on.
+pub fn of_frames(scene: &Scene, frames: &[FrameScene]) -> Remote {
     let mut remote = Remote::default();
-    let frames = thread.frames.iter().take(MAX_FRAMES);
+    let frames = frames.iter().take(MAX_FRAMES);
     for (depth, frame) in frames.take_while(|f| !scene.is_user(f)).enumerate() {
         if remote.phase.is_none() {
             remote.phase = match frame.code.name.as_str() {

@@ -107,28 +107,51 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
         }
         ("streams.py", "_wait_for_data" | "_drain_helper") => {
             let stream = object()?;
-            let transport = heap.attrs(stream, ["_transport"])[0];
+            let mut transport = heap.attrs(stream, ["_transport"])[0];
+            if let Some(tls) = transport.and_then(|t| heap.attrs(t, ["_ssl_protocol"])[0]) {
+                transport = heap.attrs(tls, ["_transport"])[0];
+            }
             let [socket, pipe] = transport.map_or([None; 2], |t| heap.attrs(t, ["_sock_fd", "_fileno"]));
-            let call = if name == "_drain_helper" { "StreamWriter.drain" } else { "StreamReader.read" };
+            let (call, kind, operation) = match (name, pipe) {
+                ("_drain_helper", None) => ("StreamWriter.drain", "socket", "send"),
+                ("_drain_helper", Some(_)) => ("StreamWriter.drain", "pipe", "write"),
+                (_, None) => ("StreamReader.read", "socket", "recv"),
+                (_, Some(_)) => ("StreamReader.read", "pipe", "read"),
+            };
             let fd = socket.or(pipe).and_then(|fd| heap.int(fd));
-            let kind = if pipe.is_some() { "pipe" } else { "socket" };
-            Wait { detail: json!({ "fd": fd }), ..with(kind, call, Some(stream)) }
+            Wait { detail: json!({ "fd": fd, "operation": operation }), ..with(kind, call, Some(stream)) }
         }
         ("base_subprocess.py", "_wait") | ("subprocess.py", "wait") => {
             let transport = object()?;
             let pid = number(transport, "_pid").and_then(|p| i32::try_from(p).ok());
             let on = pid.map(|pid| Actor { pid: Some(pid), tid: None, thread: None, task: None });
-            Wait { on: on.into_iter().collect(), ..with("process", "subprocess.Process.wait", None) }
+            let detail = json!({ "unread": unread(scene, &frames[at..]) });
+            Wait { on: on.into_iter().collect(), detail, ..with("process", "subprocess.Process.wait", None) }
         }
         ("selector_events.py" | "proactor_events.py", sock) if sock.starts_with("sock_") => {
             // The first field of a `PySocketSockObject`.
             let socket = scene.local(frame, "sock").or_else(|| scene.local(frame, "conn"));
             let fd =
                 socket.and_then(|s| heap.mem.i32(s + heap.layout.object.size).ok()).filter(|fd| *fd >= 0);
-            Wait { detail: json!({ "fd": fd }), ..with("socket", &format!("loop.{sock}"), socket) }
+            let operations = ["recv", "send", "connect", "accept"];
+            let operation = operations.into_iter().find(|o| sock["sock_".len()..].starts_with(o));
+            let detail = json!({ "fd": fd, "operation": operation });
+            Wait { detail, ..with("socket", &format!("loop.{sock}"), socket) }
         }
         _ => return None,
     })
+}
+
+/// The outputs of a child of which the loop has stopped reading, as its buffer is full (Lib/asyncio/streams.py,
+/// `StreamReader.feed_data`).
+fn unread(scene: &Scene, frames: &[FrameScene]) -> Vec<&'static str> {
+    let heap = scene.heap;
+    let of = |frame: &FrameScene| frame.is("/asyncio/subprocess.py", &["wait"]);
+    let process = frames.iter().find(|f| of(f)).and_then(|f| scene.receiver(f));
+    let streams = process.map_or([None; 2], |p| heap.attrs(p, ["stdout", "stderr"]));
+    let is_full = |stream: Addr| heap.attrs(stream, ["_paused"])[0].and_then(|p| heap.int(p)) == Some(1);
+    let names = ["stdout", "stderr"].into_iter().zip(streams);
+    names.filter(|(_, stream)| stream.is_some_and(is_full)).map(|(name, _)| name).collect()
 }
 
 /// The tasks that are proved to be inside of a lock.
@@ -215,16 +238,29 @@ fn deadline(scene: &Scene, frames: &[FrameScene]) -> Option<f64> {
         if frame.is("/asyncio/tasks.py", &["wait_for", "_wait"]) {
             // Up to 3.11, and `asyncio.wait`.
             add(scene.local(frame, "timeout_handle").and_then(|h| when(heap, h)));
+        } else if frame.is("/aiohttp/client.py", &["_request"]) {
+            add(scene.local(frame, "handle").and_then(|h| when(heap, h)));
         }
         for exit in exits::of_frame(heap, frame) {
-            let is_timeout = heap.type_of(exit.manager).is_some_and(|t| t.name == "Timeout");
-            if is_timeout {
-                let [when, deadline] = heap.attrs(exit.manager, ["_when", "_deadline"]);
-                add(when.or(deadline).and_then(|w| seconds(heap, w)));
+            add(timeout(heap, exit.manager));
+            // `anyio.fail_after()` is a generator with a scope inside.
+            let generator = heap
+                .type_of(exit.manager)
+                .filter(|t| t.name == "_GeneratorContextManager")
+                .and_then(|_| heap.attrs(exit.manager, ["gen"])[0]);
+            for inner in generator.into_iter().flat_map(|g| exits::of_generator(heap, g)) {
+                add(timeout(heap, inner.manager));
             }
         }
     }
     nearest
+}
+
+/// When a context manager gives up, on the loop's clock: `asyncio.timeout`, async_timeout's, AnyIO's.
+fn timeout(heap: &Heap, manager: Addr) -> Option<f64> {
+    heap.type_of(manager).filter(|t| t.name == "Timeout" || t.name == "CancelScope")?;
+    let [when, deadline] = heap.attrs(manager, ["_when", "_deadline"]);
+    when.or(deadline).and_then(|w| seconds(heap, w))
 }
 
 /// `_when` of a `TimerHandle`.

@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
 
 use super::search::{Freedom, Search};
-use super::{futures, labels};
+use super::{connections, futures, labels};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Certainty, Task, Wait};
@@ -144,9 +144,8 @@ fn key(wait: &Wait) -> Option<Key> {
 
 /// Timers, ready callbacks, readers and writers, signal handlers.
 fn sources(heap: &Heap, event_loop: Addr) -> Sources {
-    let [ready, scheduled, selector, signals] =
-        heap.attrs(event_loop, ["_ready", "_scheduled", "_selector", "_signal_handlers"]);
-    let (Some(ready), Some(scheduled), Some(selector)) = (ready, scheduled, selector) else {
+    let [ready, scheduled, signals] = heap.attrs(event_loop, ["_ready", "_scheduled", "_signal_handlers"]);
+    let (Some(ready), Some(scheduled)) = (ready, scheduled) else {
         return Sources { hidden: true, ..Sources::default() };
     };
     let mut handles = futures::deque(heap, ready, MAX_HANDLES);
@@ -157,13 +156,9 @@ fn sources(heap: &Heap, event_loop: Addr) -> Sources {
         entries.unwrap_or_default().0.into_iter().map(|(_, value)| value)
     };
     handles.extend(signals.into_iter().flat_map(values));
-    let [watched] = heap.attrs(selector, ["_fd_to_key"]);
+    let watched = connections::watched(heap, event_loop, MAX_HANDLES);
     let hidden = watched.is_none();
-    for key in watched.into_iter().flat_map(values) {
-        // SelectorKey(fileobj, fd, events, data); data is the reader and the writer.
-        let data = heap.tuple(key, 4).and_then(|k| k.get(3).copied());
-        handles.extend(data.and_then(|d| heap.tuple(d, 2)).unwrap_or_default());
-    }
+    handles.extend(watched.into_iter().flatten().flat_map(|w| w.handles));
     let lives = |handle: &Addr| {
         let Some(ty) = heap.type_of(*handle).filter(|t| t.name != "NoneType") else { return false };
         let [callback, cancelled] = heap.named_slots(*handle, &ty, ["_callback", "_cancelled"]);
