@@ -4,6 +4,7 @@
 //! it when its tracer is gone. Never SIGSTOP. A thread that blocks in a system call is not to be
 //! paused: the call would return early (a short `write`).
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,10 +12,19 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+/// How long to wait for a thread that is to be let go; then it is tried again with each later pause.
+const LET_GO: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Threads that are still to be let go: only who has seized them can do it.
+    static LEFT: RefCell<Vec<Pid>> = const { RefCell::new(Vec::new()) };
+}
+
 /// A thread that stands still until this is dropped.
 #[derive(Debug)]
 pub struct Pause {
     tid: Pid,
+    stopped: bool,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -39,6 +49,7 @@ fn tracer(tid: i32) -> String {
 impl Pause {
     /// Stops `tid`; gives up after `deadline`.
     pub fn seize(tid: i32, deadline: Duration) -> Result<Pause, PauseError> {
+        LEFT.with_borrow_mut(|left| left.retain(|tid| !let_go(*tid)));
         let thread = Pid::from_raw(tid);
         let refused = |errno| match errno {
             Errno::ESRCH => PauseError::Ended { tid },
@@ -46,7 +57,7 @@ impl Pause {
         };
         ptrace::seize(thread, ptrace::Options::empty()).map_err(refused)?;
         // From here on dropping it lets it go.
-        let pause = Pause { tid: thread };
+        let mut pause = Pause { tid: thread, stopped: false };
         ptrace::interrupt(thread).map_err(refused)?;
         let until = Instant::now() + deadline;
         loop {
@@ -64,7 +75,10 @@ impl Pause {
                     // to read from. Give it back and wait for our own stop.
                     ptrace::cont(thread, signal).map_err(refused)?;
                 }
-                Ok(_) => return Ok(pause),
+                Ok(_) => {
+                    pause.stopped = true;
+                    return Ok(pause);
+                }
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(refused(errno)),
             }
@@ -74,23 +88,30 @@ impl Pause {
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        if ptrace::detach(self.tid, None).is_err() {
-            // It has not stopped yet (it can only be let go when it has), or it is gone. When we end,
-            // the kernel lets it go in any case; until then wait a little for its stop.
-            for _ in 0..100 {
-                match waitpid(self.tid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
-                    Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_micros(100)),
-                    Ok(WaitStatus::Stopped(_, signal)) => {
-                        let _ = ptrace::detach(self.tid, signal);
-                        return;
-                    }
-                    Ok(WaitStatus::PtraceEvent(..)) => {
-                        let _ = ptrace::detach(self.tid, None);
-                        return;
-                    }
-                    _ => return,
-                }
-            }
+        if self.stopped && ptrace::detach(self.tid, None).is_ok() {
+            return;
         }
+        let until = Instant::now() + LET_GO;
+        let mut nap = Duration::from_micros(20);
+        while !let_go(self.tid) {
+            if Instant::now() >= until {
+                LEFT.with_borrow_mut(|left| left.push(self.tid));
+                return;
+            }
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Lets a seized thread go that was not seen to stop, or has been killed since. `false`: it cannot be done yet, as it has not met its interruption:
+/// it waits for a CPU, or for a disk. It would stand still when it does.
+fn let_go(tid: Pid) -> bool {
+    match waitpid(tid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => false,
+        Ok(WaitStatus::Stopped(_, signal)) => ptrace::detach(tid, signal).is_ok(),
+        Ok(WaitStatus::PtraceEvent(..)) => ptrace::detach(tid, None).is_ok(),
+        // It has ended, and must be waited for by its tracer, or nobody can wait for its process.
+        _ => true,
     }
 }
