@@ -293,8 +293,10 @@ impl Sampler {
         })?;
         let (layout, runtime) = (&self.python.layout, self.python.runtime);
         let head = self.pages.u64(runtime + layout.runtime.interpreters_head);
-        if head != self.interps.first().map(|i| i.addr) {
-            return Err(if head.is_none() { Trouble::Gone } else { Trouble::Threads });
+        // Another program was executed: also where that came before any interpreter was seen.
+        let Some(head) = head else { return Err(Trouble::Gone) };
+        if Some(head) != self.interps.first().map(|i| i.addr) {
+            return Err(Trouble::Threads);
         }
         self.gils.clear();
         for interp in &self.interps {
