@@ -1,6 +1,7 @@
 //! What users type: clap's definitions, nothing else. Commands get what was parsed, validated.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -214,6 +215,35 @@ impl Tasks {
     }
 }
 
+/// A number with a unit of time, or of `default`.
+fn duration(
+    default: &'static str,
+    least: u64,
+    most: u64,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "" => default,
+            unit => unit,
+        };
+        let unit = match unit {
+            "ms" => 1.0,
+            "s" => 1e3,
+            "m" | "min" => 60e3,
+            "h" => 3600e3,
+            other => return Err(format!("{other:?} is no unit of time: ms, s, m or h")),
+        };
+        let number: f64 =
+            digits.parse().map_err(|_| "it is a number with a unit, such as 500ms, 1s or 2m")?;
+        let millis = number * unit;
+        if !(least as f64..=most as f64).contains(&millis) {
+            return Err(format!("it is between {least} ms and {} s", most as f64 / 1e3));
+        }
+        Ok(Duration::from_secs_f64(millis / 1e3))
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 nothing critical · 1 something critical · 2 wrong usage · 3 a target could not be read"
@@ -221,9 +251,9 @@ impl Tasks {
 pub struct Check {
     #[command(flatten)]
     pub targets: Targets,
-    /// Look again after so many milliseconds, and report what persists
-    #[arg(long = "for", value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=600_000))]
-    pub for_ms: u64,
+    /// Look again after so long (milliseconds, or with a unit: 2s), and report what persists
+    #[arg(long = "for", value_name = "TIME", default_value = "300ms", value_parser = duration("ms", 1, 600_000))]
+    pub pause: Duration,
     /// As JSON
     #[arg(short, long)]
     pub json: bool,

@@ -19,10 +19,31 @@ pub struct Kin {
     pub semlocks: Vec<SemLocks>,
     /// Descriptors of files and pipes that the frames of a thread can reach, by tid.
     pub fds: Vec<(i32, Vec<i32>)>,
-    /// Threads that work for a pool of processes: the job that each is at, `None` between two.
-    pub jobs: Vec<(i32, Option<i64>)>,
+    /// Threads that work for a pool, and what each is at.
+    pub jobs: Vec<(i32, At)>,
+    /// How often the GIL of each interpreter has changed hands.
+    pub gil_switches: Vec<GilSwitches>,
     /// Work items in the queues of its thread pools; `None`: it has no pool at work.
     pub queued_work: Option<u64>,
+}
+
+/// How often a GIL has gone to another thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GilSwitches {
+    pub interpreter: i64,
+    pub count: u64,
+    /// Where that count lies in the process's memory.
+    pub at: Address,
+}
+
+/// What a worker of a pool is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Its initializer, or on its way: it has not asked for work yet.
+    Start,
+    Job(i64),
+    /// Waits for the next one.
+    Rest,
 }
 
 /// A mapping that other processes have as well.

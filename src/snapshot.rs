@@ -416,6 +416,8 @@ pub struct Tcp {
     pub sent_ago: f64,
     /// Bytes that have come so far; `null` on old kernels.
     pub received: Option<u64>,
+    /// Bytes that were sent so far, also again; `null` before Linux 4.19.
+    pub sent: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]

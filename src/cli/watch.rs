@@ -68,23 +68,7 @@ fn duration(
     least: u64,
     most: u64,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "ms" => 1.0,
-            "" | "s" => 1e3,
-            "m" | "min" => 60e3,
-            "h" => 3600e3,
-            other => return Err(format!("{other:?} is no unit of time: ms, s, m or h")),
-        };
-        let number: f64 =
-            digits.parse().map_err(|_| "it is a number with a unit, such as 500ms, 1s or 2m")?;
-        let millis = number * unit;
-        if !(least as f64..=most as f64).contains(&millis) {
-            return Err(format!("it is between {least} ms and {} s", most as f64 / 1e3));
-        }
-        Ok(Duration::from_secs_f64(millis / 1e3))
-    }
+    super::duration("s", least, most)
 }
 
 /// `100M`, `1G`, `4096`.

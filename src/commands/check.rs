@@ -1,7 +1,6 @@
 //! `hangscope check`: only what is wrong, after two looks; the exit code says whether it is critical.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use super::dump::{look_again, look_at};
 use super::{CRITICAL, UNREAD, nothing_found, print_json, print_text};
@@ -23,7 +22,7 @@ pub fn run(args: &Check) -> anyhow::Result<ExitCode> {
     let readable: Vec<i32> = first.processes.iter().map(|p| p.pid).filter(|pid| pids.contains(pid)).collect();
     let again = match readable[..] {
         [] => None,
-        _ => look_again(&first, &readable, Duration::from_millis(args.for_ms), &options),
+        _ => look_again(&first, &readable, args.pause, &options),
     };
     let (snapshot, findings) = match again {
         Some(mut again) => {

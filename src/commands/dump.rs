@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use super::{UNREAD, complain, complain_of, nothing_found, print_json, print_text};
 use crate::cli::Dump;
-use crate::diagnose::{Findings, diagnose};
+use crate::diagnose::{Findings, diagnose, gil};
 use crate::look::capture::{Capture, CaptureError};
 use crate::look::{self, Options, follow};
 use crate::render::report::Report;
@@ -112,6 +112,8 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
 const FEW: usize = 3;
 /// When to look again, at the earliest.
 const AGAIN: Duration = Duration::from_millis(100);
+/// When, if the GIL has not changed hands meanwhile.
+const GIL_PROOF: Duration = Duration::from_millis(1100);
 
 /// The findings; after a second look where the first one leaves open whether something moves.
 pub fn judge(snapshot: Snapshot, pids: &[i32], options: &Options) -> (Snapshot, Findings) {
@@ -120,7 +122,8 @@ pub fn judge(snapshot: Snapshot, pids: &[i32], options: &Options) -> (Snapshot, 
     }
     let found = diagnose(std::slice::from_ref(&snapshot));
     // A capture holds one look, and its replay is the very same report.
-    if options.save || !found.are_open() {
+    let gil_stands = || snapshot.processes.iter().any(|p| gil::is_wanted(p) && !look::gil_moves(p));
+    if options.save || !found.are_open() && !gil_stands() {
         return (snapshot, found);
     }
     let Some(again) = look_again(&snapshot, pids, AGAIN, options) else { return (snapshot, found) };
@@ -133,7 +136,22 @@ pub fn judge(snapshot: Snapshot, pids: &[i32], options: &Options) -> (Snapshot, 
 /// The same processes once more, `after` the first look.
 pub fn look_again(first: &Snapshot, pids: &[i32], after: Duration, options: &Options) -> Option<Snapshot> {
     let began = Instant::now();
-    std::thread::sleep(after);
+    let again = look_since(first, pids, began, after, options)?;
+    // One long step, or one that does not end?
+    if after < GIL_PROOF && gil::stands(first, &again) {
+        return look_since(first, pids, began, GIL_PROOF, options).or(Some(again));
+    }
+    Some(again)
+}
+
+fn look_since(
+    first: &Snapshot,
+    pids: &[i32],
+    began: Instant,
+    after: Duration,
+    options: &Options,
+) -> Option<Snapshot> {
+    std::thread::sleep(after.saturating_sub(began.elapsed()));
     let took = first.looks.last().map_or(0.0, |look| look.at + look.took);
     let at = took + began.elapsed().as_secs_f64();
     let looking = Instant::now();

@@ -109,6 +109,13 @@ pub fn waits_for_parent(party: &Party) -> bool {
     receives && parent.is_some() && wait.on.iter().any(|actor| actor.pid == parent)
 }
 
+/// A small program that is no Python tidies up when a signal comes, and ends. What others of its threads do,
+/// nobody knows.
+fn may_send_when_signalled(party: &Party) -> bool {
+    let is_small = party.process.python.is_none() && party.process.threads.len() == 1;
+    !is_small && party.process.kin.may_be_signalled()
+}
+
 /// Waits for work that can only come from those who are known: nobody else has the other end, and no
 /// signal handler could make them send.
 pub fn is_closed(parties: &[Party], at: usize, links: &[usize]) -> bool {
@@ -121,5 +128,5 @@ pub fn is_closed(parties: &[Party], at: usize, links: &[usize]) -> bool {
         && wait.ends_in.is_none()
         && !links.is_empty()
         && ends.iter().filter_map(|end| end["pid"].as_i64()).all(|pid| pid == own || linked(pid))
-        && links.iter().chain([&at]).all(|&to| !parties[to].process.kin.may_be_signalled())
+        && links.iter().chain([&at]).all(|&to| !may_send_when_signalled(&parties[to]))
 }

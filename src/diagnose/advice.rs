@@ -226,6 +226,7 @@ fn who(case: &Case, party: &Party) -> String {
 fn stands(party: &Party) -> String {
     let at = party.telling_frame().map(|frame| format!(" at {}", place(frame))).unwrap_or_default();
     match party.wait() {
+        _ if party.is_stopped() => format!("is stopped{at}"),
         Some(wait) => {
             let Some(call) = short_call(wait) else { return format!("waits for {}{at}", object(wait)) };
             let peer = match wait.kind.as_str() {
@@ -246,7 +247,7 @@ fn part(wait: &Wait) -> &'static str {
     match (wait.kind.as_str(), word(wait, "operation")) {
         ("queue", Some("put")) => ", which gets from it,",
         ("queue", Some("get")) => ", which puts into it,",
-        ("queue", _) => ", which has its items,",
+        ("queue", _) => ", which takes its items,",
         ("lock", _) if is_signal(wait) => ", which releases it,",
         ("lock" | "semaphore", _) => ", which holds it,",
         ("event", _) => ", which sets it,",
@@ -336,6 +337,11 @@ pub fn evidence(case: &Case) -> Vec<String> {
             let since = file.map(|file| format!(", taken at {file}")).unwrap_or_default();
             seen.push(format!("{} holds {} {name}{since}", called(case, party), lock.kind));
         }
+    }
+    if case.cycle.is_none() && case.is_deserted() {
+        let wait = case.culprit().wait();
+        let queue = wait.map_or_else(|| "it".into(), object);
+        seen.push(format!("nobody is left who could put an item into {queue}"));
     }
     seen.truncate(12);
     seen
@@ -470,10 +476,11 @@ fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
 pub fn advice(case: &Case, rule: &Rule) -> String {
     let wait = if is_named_by_root(case) { case.culprit().wait() } else { case.wait() };
     let object = wait.map_or_else(|| "it".into(), object);
-    let culprit = if case.chain.len() > 1 || case.cycle.is_some() {
-        who(case, case.culprit())
-    } else {
-        "whoever should".into()
+    // Who is waited for, be it that somebody else is the root.
+    let culprit = match case.second() {
+        Some(second) if !is_named_by_root(case) => who(case, &case.graph.parties[second]),
+        _ if case.chain.len() > 1 || case.cycle.is_some() => who(case, case.culprit()),
+        _ => "the other side".into(),
     };
     if case.is_pool() && case.says("nobody") {
         return format!(
@@ -481,8 +488,27 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
              and only a collection (gc.collect()) would return them"
         );
     }
+    if matches!(rule.id, "join-endless" | "exit-hang") && case.is_deserted() {
+        let wait = case.culprit().wait();
+        let queue = wait.map_or_else(|| "its queue".into(), self::object);
+        return format!(
+            "tell {culprit} that nothing more will come before you wait for its end: put a sentinel into {queue}, \
+             one for each consumer, or get with a timeout"
+        );
+    }
     if rule.id == "lock-cycle" {
         return of_lock_cycle(case, rule).into();
+    }
+    if rule.id == "pipe-deadlock" && case.of_awaited().is_unread() {
+        return "read what the child writes: communicate() instead of wait(), or a task that empties the pipe".into();
+    }
+    // There is no RLock for tasks, and none of slots.
+    if rule.id == "lock-self" && (case.kind() == "semaphore" || case.culprit().task().is_some()) {
+        return format!("{culprit} has {object} already: call what needs it again outside of the `with`");
+    }
+    let reads = |party: &Party| party.wait().and_then(|w| word(w, "operation")) == Some("read");
+    if rule.id == "pipe-deadlock" && case.cycle.is_some() && case.members().all(reads) {
+        return "each waits for the other to write: close the child's stdin when all is written, as communicate() does".into();
     }
     let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
     if case.event_loop().is_some_and(|l| l.kind == "trio") {
@@ -493,6 +519,12 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
             "use gevent.sleep(), or call gevent.monkey.patch_all() before anything else is imported".into();
     }
     let root = case.culprit();
+    if case.is_behind_stopped() {
+        let pid = case.culprit().pid();
+        return format!(
+            "process {pid} was stopped by a signal or a debugger: kill -CONT {pid} lets it go on"
+        );
+    }
     // Who waits for work is not to blame for how it does.
     let idle = case.graph.fates[case.root()] == Fate::Idle;
     if let Some(wait) = root.wait().filter(|_| case.chain.len() > 1 && case.cycle.is_none() && !idle) {

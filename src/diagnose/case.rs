@@ -1,5 +1,6 @@
 //! One case: who suffers, the chain to the root, and what will become of it.
 
+use super::deserted;
 use super::waits::{Fate, Graph, Party, Who, number, word};
 use crate::snapshot::{Activity, EventLoop, Frame, Wait};
 
@@ -79,7 +80,8 @@ impl<'g, 'a> Case<'g, 'a> {
         // Of a task it is known since its loop fell asleep, or by its connection.
         let awaited = || self.party().task().and_then(|_| self.graph.parties[self.awaited()].blocked_for());
         let longest = |of: Option<f64>| of.into_iter().chain(awaited()).reduce(f64::max);
-        iteration.or_else(|| longest(self.party().blocked_for()))
+        let for_gil = || self.graph.gil_for(self.head());
+        iteration.or_else(|| longest(self.party().blocked_for().or_else(for_gil)))
     }
 
     /// Whether any other thread of the process moves, waits for work, or for somebody outside. One that
@@ -90,15 +92,10 @@ impl<'g, 'a> Case<'g, 'a> {
         let is_parked = matches!(self.kind(), "event" | "condition" | "barrier");
         let works = |&at: &usize| {
             let party = &parties[at];
-            let reads_stdin = || {
-                party
-                    .wait()
-                    .is_some_and(|w| matches!(w.kind.as_str(), "pipe" | "file") && number(w, "fd") == Some(0))
-            };
             party.pid() == self.party().pid()
                 && party.thread().is_some_and(|t| !t.frames.is_empty())
                 && self.graph.fates[at] <= Fate::Outside
-                && !reads_stdin()
+                && !reads_stdin(party)
                 && (is_parked || !serves_a_pool(party))
         };
         (0..parties.len()).filter(|at| !self.chain.contains(at)).any(|at| works(&at))
@@ -175,6 +172,15 @@ impl<'g, 'a> Case<'g, 'a> {
         self.second().is_some() && (self.kind() == "gil" || self.wait().is_none() && waits)
     }
 
+    /// The root waits for an item that nobody of its process is left to put in.
+    pub fn is_deserted(&self) -> bool {
+        deserted::waits_in_vain(self.graph, self.root())
+    }
+
+    pub fn is_surely_deserted(&self) -> bool {
+        self.is_deserted() && deserted::is_certain(self.graph, self.root())
+    }
+
     /// Who has the GIL is asleep.
     pub fn root_sleeps(&self) -> bool {
         let os = self.second().and_then(|at| self.graph.parties[at].thread()?.os.as_ref());
@@ -220,6 +226,17 @@ impl<'g, 'a> Case<'g, 'a> {
             && party.process.threads.iter().any(|t| is_other(&t))
     }
 
+    /// `asyncio.run` has its result, and waits: for the tasks that it has cancelled, or for its pool of threads.
+    pub fn is_exiting(&self) -> bool {
+        let party = self.party();
+        let of_loop = |t: &&crate::snapshot::Thread| t.tid.is_some() && t.tid == party.tid();
+        let thread = party.task().and_then(|_| party.process.threads.iter().find(of_loop));
+        let cancels =
+            |f: &Frame| f.function == "_cancel_all_tasks" && f.module.as_deref() == Some("asyncio.runners");
+        frame_in(party, "asyncio.base_events", "shutdown_default_executor")
+            || thread.is_some_and(|t| t.frames.iter().any(cancels))
+    }
+
     /// Somebody waits for this task, and not for ever.
     pub fn is_awaited_with_deadline(&self) -> bool {
         let waits_here = |&at: &usize| self.graph.links[at].to.contains(&self.head());
@@ -232,12 +249,16 @@ impl<'g, 'a> Case<'g, 'a> {
         Case { chain: vec![self.root()], crowd: Vec::new(), cycle: None, ..*self }
     }
 
-    /// Tasks await tasks: the first of them that waits for something else. Who is no task, itself.
+    /// Tasks await tasks, or futures that others complete: the first of them that waits for something else. Who is
+    /// no task, itself.
     pub fn awaited(&self) -> usize {
-        let awaits = |at: &&usize| self.graph.parties[**at].wait().is_some_and(|w| w.kind == "task");
-        let is_task = |at: &usize| self.graph.parties[*at].task().is_some();
-        let at = self.chain.iter().take_while(awaits).count();
-        self.chain.get(at).copied().filter(is_task).unwrap_or(self.head())
+        let is_task = |at: usize| self.graph.parties[at].task().is_some();
+        let awaits = |at: usize| {
+            is_task(at)
+                && self.graph.parties[at].wait().is_some_and(|w| matches!(w.kind.as_str(), "task" | "future"))
+        };
+        let pairs = self.chain.windows(2).take_while(|pair| awaits(pair[0]) && is_task(pair[1]));
+        pairs.last().map_or(self.head(), |pair| pair[1])
     }
 
     /// The case of that task.
@@ -280,11 +301,18 @@ impl<'g, 'a> Case<'g, 'a> {
     }
 }
 
+/// Waits for the keyboard, or what stands for it.
+pub fn reads_stdin(party: &Party) -> bool {
+    let reads = |w: &Wait| matches!(w.kind.as_str(), "pipe" | "file") && number(w, "fd") == Some(0);
+    party.wait().is_some_and(reads)
+}
+
 /// A thread of the standard library's own that waits until others give it something to do: whether it is
 /// there says nothing about the application.
 fn serves_a_pool(party: &Party) -> bool {
     const MACHINERY: &[(&str, &str)] = &[
         ("multiprocessing.queues", "_feed"),
+        ("multiprocessing.pool", "worker"),
         ("multiprocessing.pool", "_handle_workers"),
         ("multiprocessing.pool", "_handle_tasks"),
         ("multiprocessing.pool", "_handle_results"),

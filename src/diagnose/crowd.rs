@@ -1,5 +1,5 @@
-//! Many processes of one program that stand at the same place for the same reason are one finding, and
-//! those that stand elsewhere are named.
+//! Many processes of one program, or threads of one process, that stand at the same place for the same
+//! reason are one finding, and those that stand elsewhere are named.
 
 use super::{Cause, Finding};
 use crate::snapshot::{Process, Snapshot};
@@ -58,19 +58,30 @@ fn key(finding: &Finding) -> Option<Key> {
 fn one(mut group: Vec<Finding>, now: &Snapshot) -> Finding {
     let age = |f: &Finding| f.blocked_for.unwrap_or(0.0);
     group.sort_by(|a, b| b.severity.cmp(&a.severity).then(age(b).total_cmp(&age(a))));
-    let heads: Vec<i32> = group.iter().filter_map(|f| f.pid).collect();
+    let many = group.len();
+    let mut heads: Vec<i32> = group.iter().filter_map(|f| f.pid).collect();
+    heads.sort_unstable();
+    heads.dedup();
     let mut pids = heads.clone();
     pids.extend(group.iter().flat_map(|f| &f.pids));
     pids.sort_unstable();
     pids.dedup();
     let youngest = group.iter().map(age).fold(f64::INFINITY, f64::min);
     let mut finding = group.swap_remove(0);
-    finding.summary = format!("{} processes stand alike: {}", heads.len(), finding.summary);
-    finding.evidence.insert(0, format!("pids {}; the youngest has waited {youngest:.0} s", ranges(&heads)));
+    let who = match heads.len() {
+        1 => format!("{many} threads"),
+        processes if processes < many => format!("{many} threads of {processes} processes"),
+        processes => format!("{processes} processes"),
+    };
+    finding.summary = format!("{who} stand alike: {}", finding.summary);
+    let s = if heads.len() == 1 { "" } else { "s" };
+    finding.evidence.insert(0, format!("pid{s} {}; the youngest has waited {youngest:.0} s", ranges(&heads)));
     if let Some(first) = finding.cause.first_mut() {
-        first.alike = heads.len() as u64 - 1;
+        first.alike = many as u64 - 1;
     }
-    finding.evidence.extend(odd(&heads, now));
+    if heads.len() > 1 {
+        finding.evidence.extend(odd(&heads, now));
+    }
     finding.pids = pids;
     finding.related.push(RULE.to_owned());
     finding

@@ -4,6 +4,7 @@ use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::rules::Rule;
 use super::waits::{Fate, asks_again, is_full, is_locked_file, is_lost_wakeup, number};
+use crate::kin::At;
 use crate::snapshot::{Certainty, EventLoop, Wait};
 
 /// A loop's iteration that is older than this is critical, seconds.
@@ -11,6 +12,10 @@ const LOOP_CRITICAL: f64 = 1.0;
 const LOOP_WARNING: f64 = 0.1;
 /// Elsewhere, without an end in sight.
 const LONG: f64 = 5.0;
+/// Longer than a look at many processes takes, seconds.
+const ON_ITS_WAY: f64 = 1.0;
+/// Whoever shares the GIL gives it away a hundred times in that time.
+const GIL_LONG: f64 = 1.0;
 
 /// `None`: nobody suffers.
 pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
@@ -19,6 +24,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     }
     if case.cycle.is_some() {
         return of_cycle(case);
+    }
+    if rests_in_pool(case) {
+        return None;
     }
     let head = case.head();
     if case.is_loop(head) {
@@ -31,12 +39,18 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(asks_again));
     // Since when who asks again does so, nobody knows; the request that he serves has suffered for its age.
     let asked_for = || request(case)?.age.filter(|_| case.wait().is_some_and(asks_again));
-    let age = case.age().or_else(held_for).or_else(asked_for).filter(|&age| age >= LONG)?;
-    if case.is_client_idle() {
-        return Some(Info);
+    if case.is_gil() {
+        // A holder that sleeps has had it for as long.
+        let asleep = || case.culprit().blocked_for().filter(|_| case.root_sleeps());
+        let age = case.age().into_iter().chain(asleep()).reduce(f64::max).filter(|&age| age >= GIL_LONG)?;
+        let severity = if age >= LONG { Critical } else { Warning };
+        return Some(if request(case).is_some() { severity } else { severity.min(rule.usual) });
     }
-    let severity =
-        if case.is_gil() { if age >= LONG { Critical } else { Warning } } else { of_waiting(case, age)? };
+    case.age().or_else(held_for).or_else(asked_for).filter(|&age| age >= LONG)?;
+    if case.is_client_idle() {
+        return Some(if case.keeps_others_waiting() { Warning } else { Info });
+    }
+    let severity = of_waiting(case)?;
     // Whoever serves a request has suffered past its limit.
     Some(if request(case).is_some() { severity } else { severity.min(rule.usual) })
 }
@@ -59,10 +73,15 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     if !proved && case.cycle_crosses() && signalled && case.members().any(is_sign) {
         return Some(Warning);
     }
-    let old = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min) >= LONG;
-    // Tasks stand still between two looks for many reasons.
-    let twice = case.two_looks && !case.cycle_of_tasks();
-    Some(if proved || old || twice { Critical } else { Warning })
+    let youngest = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min);
+    // One process is read after the other: what is on its way between them has come by then.
+    if case.cycle_crosses() && youngest < ON_ITS_WAY {
+        return None;
+    }
+    let old = youngest >= LONG;
+    // Tasks stand still for many reasons, and who could wake whom is an inference.
+    let sure = proved || !case.cycle_of_tasks() && (old || case.two_looks);
+    Some(if sure { Critical } else { Warning })
 }
 
 /// By the age of the iteration, whatever it is that takes so long.
@@ -79,7 +98,7 @@ fn of_loop(case: &Case) -> Option<Severity> {
 }
 
 /// Threads and tasks that are no loop, and have waited long.
-fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
+fn of_waiting(case: &Case) -> Option<Severity> {
     let party = case.party();
     let is_main = party.thread().is_some_and(|thread| thread.main);
     let serves = request(case).is_some();
@@ -97,11 +116,21 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         _ => false,
     };
     let jammed = case.followers >= 2 && wants;
+    // Nothing else is wrong with it: somebody has to let it go on.
+    if case.is_behind_stopped() && suffers {
+        return Some(if serves { Critical } else { Warning });
+    }
     match case.fate {
+        // Whoever has it is at work, and has been for long. Slots and queues are there to make others wait.
+        Fate::Moves if case.kind() == "lock" && (suffers || jammed) && case.is_behind_work() => Some(Warning),
         Fate::Moves => None,
         Fate::Idle if is_main && is_starved(case) => {
-            let others = !case.call_starts("queue.") || case.process_works() || may_be_signalled(case);
-            Some(if others { Info } else { Critical })
+            let works = || (case.process_works() || may_be_signalled(case)) && !case.is_deserted();
+            Some(if !case.call_starts("queue.") || works() { Info } else { Critical })
+        }
+        // Who is joined, if by a few others, waits for an item that nobody is left to put in.
+        Fate::Idle if suffers && !alone && case.is_deserted() => {
+            Some(if case.is_surely_deserted() { Critical } else { Warning })
         }
         Fate::Idle if alone => case.wait().filter(|w| is_lost_wakeup(w)).map(|_| Critical),
         _ if case.is_hopeless() => {
@@ -131,6 +160,8 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
         Fate::Idle => None,
         Fate::Outside if is_server_of_work(case) => None,
         Fate::Outside if serves || wants && (suffers || jammed) => Some(Critical),
+        // A select loop of its own, for what others send when they like.
+        Fate::Outside if is_main && is_listening(case) => Some(Info),
         Fate::Outside if is_main || wants => Some(Warning),
         Fate::Outside => None,
         // Nobody is known who could end it; but who knows all?
@@ -150,7 +181,11 @@ fn of_waiting(case: &Case, _age: f64) -> Option<Severity> {
 fn of_task(case: &Case) -> Option<Severity> {
     let wait = case.party().wait()?;
     let serves = request(case).is_some();
-    let old = case.age().or_else(|| case.culprit().blocked_for()).is_some_and(|age| age >= LONG);
+    // Any timer wakes the loop, and hides how long a task has waited; its request may tell.
+    let suffered = request(case).filter(|r| r.method.as_deref() != Some("WEBSOCKET"));
+    let suffered = suffered.and_then(|r| r.quiet_for.or(r.age));
+    let ages = [case.age(), case.culprit().blocked_for(), suffered];
+    let old = ages.into_iter().flatten().any(|age| age >= LONG);
     let wants = match wait.kind.as_str() {
         "lock" | "semaphore" => true,
         "queue" => case.operation() == "put",
@@ -159,6 +194,9 @@ fn of_task(case: &Case) -> Option<Severity> {
     let says_nobody = |wait: &Wait| wait.detail.get("nobody").and_then(|v| v.as_bool()) == Some(true);
     let is_main = case.party().task().is_some_and(|task| task.main);
     let unanswered = || of_unanswered(case, &case.of_awaited());
+    if is_parked(case) {
+        return None;
+    }
     if case.of_awaited().is_unread() {
         // Its loop may be awake; the child is not.
         let sleeps = |at: &usize| case.graph.parties[*at].blocked_for().is_some_and(|age| age >= LONG);
@@ -167,21 +205,21 @@ fn of_task(case: &Case) -> Option<Severity> {
     }
     // `wait_for` up to 3.11 waits for a task that knows nothing of the deadline.
     if case.fate == Fate::Ends || case.is_awaited_with_deadline() {
-        return unanswered()
-            .filter(|_| old)
-            .map(|severity| severity.min(if serves { Warning } else { Info }));
+        // Who has the lock waits for a thread that has slept for long.
+        let locked = wait.kind == "lock" && case.culprit().thread().is_some();
+        let severity = unanswered().map(|severity| severity.min(if serves { Warning } else { Info }));
+        return severity.or(locked.then_some(Warning)).filter(|_| old);
     }
     match case.fate {
         Fate::Stuck if serves => Some(Critical),
+        fate if fate >= Fate::Idle && old && case.is_exiting() => Some(Warning),
         // Any timer or connection wakes the loop, and hides it.
         Fate::Stuck if case.says("done") => Some(if old { Critical } else { Warning }),
         Fate::Stuck if wants || case.kind() == "queue" => {
             Some(if old || case.loop_is_lifeless() { Critical } else { Warning })
         }
         // A main task that waits for ever lets others work: threads, servers, signals.
-        Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() && !is_parked(case) => {
-            Some(Warning)
-        }
+        Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() => Some(Warning),
         Fate::Stuck => Some(Info),
         Fate::Endless if serves && old => Some(Critical),
         Fate::Endless if wants && old => Some(Warning),
@@ -191,9 +229,16 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Idle if says_nobody(wait) => Some(Info),
         Fate::Outside if wants && old => Some(Warning),
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
+        Fate::Outside if is_main && old && waits_for_other(&case.of_awaited()) => Some(Warning),
         Fate::Outside | Fate::Idle if old => unanswered(),
         _ => None,
     }
+}
+
+/// For a thread, a child, a pipe: for work that is being done it is health.
+fn waits_for_other(awaited: &Case) -> bool {
+    let of_thread = || awaited.kind() == "future" && awaited.culprit().thread().is_some();
+    (matches!(awaited.kind(), "process" | "pipe") || of_thread()) && !is_server_of_work(awaited)
 }
 
 /// A server was asked for something and has sent nothing since, or not all of it. Who listens to what others
@@ -203,9 +248,10 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
     let tcp = &wait.detail["tcp"];
     let asked = || {
         let ago = tcp["sent_ago"].as_f64().zip(tcp["received_ago"].as_f64());
-        // An answer may come within the same tick.
+        // Within one tick of the clock it is the answer that came last.
         let nothing_came = tcp["received"] == 0;
         let spoke_last = ago.is_some_and(|(sent, received)| sent < received || nothing_came);
+        let spoke_last = spoke_last && tcp["sent"] != 0;
         spoke_last && !awaited.is_consumer() && !super::waits::has_library(awaited.party().frames(), BROKERS)
     };
     let is_main = case.party().task().is_some_and(|task| task.main);
@@ -223,12 +269,24 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
     }
 }
 
-/// `await asyncio.Future()`: the main task waits for a future that nobody has ever had, as those do that are to
-/// run until they are killed.
+/// `await asyncio.Future()`, `await asyncio.Event().wait()`: the main task waits for what nobody has ever had, as
+/// those do that are to run until they are killed.
 fn is_parked(case: &Case) -> bool {
     case.chain.len() == 1
         && case.party().task().is_some_and(|task| task.main)
-        && case.wait().is_some_and(|wait| wait.kind == "future" && wait.label.is_none())
+        && case.fate == Fate::Stuck
+        && case.wait().is_some_and(|w| matches!(w.kind.as_str(), "future" | "event") && w.label.is_none())
+        && !case.says("done")
+}
+
+/// Selects on a connection on which nothing was asked since the last answer came.
+fn is_listening(case: &Case) -> bool {
+    let Some(wait) = case.wait().filter(|w| w.kind == "socket" && case.call_starts("select.")) else {
+        return false;
+    };
+    let ago = |key: &str| wait.detail["tcp"][key].as_f64();
+    let asked = ago("sent_ago").zip(ago("received_ago")).is_some_and(|(sent, received)| sent < received);
+    !asked && !case.is_call()
 }
 
 /// Waits for an item, and whoever could put one in stands still: of a queue of threads, all of them are
@@ -241,6 +299,12 @@ fn is_starved(case: &Case) -> bool {
         && !case.wait().is_some_and(is_lost_wakeup)
         && (case.call_starts("queue.") || !links.is_empty())
         && links.iter().all(stands)
+}
+
+/// A worker of a pool of processes that waits for work.
+fn rests_in_pool(case: &Case) -> bool {
+    let party = case.party();
+    party.process.kin.jobs.iter().any(|(tid, at)| Some(*tid) == party.tid() && *at == At::Rest)
 }
 
 /// The process has handlers of signals: one of them may end the wait.
@@ -278,7 +342,6 @@ const BROKERS: &[&str] = &[
     "aiokafka",
     "confluent_kafka",
     "celery",
-    "redis.client",
     "gunicorn",
     "socketserver",
     "http.server",
@@ -291,8 +354,12 @@ fn is_server_of_work(case: &Case) -> bool {
     let wait = culprit.wait();
     let kind = wait.map_or("", |w| &w.kind);
     let call = wait.and_then(|w| w.call.as_deref()).unwrap_or("");
-    let accepts = call.ends_with("accept") || call.ends_with("input") || call.ends_with("stdin.read");
-    let polls = super::waits::has_library(culprit.frames(), BROKERS) && request(case).is_none();
+    // Who waits for a server's answer is not helped by that it accepts others.
+    let asker = case.chain.iter().rev().nth(1).and_then(|at| case.graph.parties[*at].wait());
+    let accepts = call.ends_with("accept") && asker.is_none_or(|w| w.kind != "socket");
+    let accepts = accepts || call.ends_with("input") || call.ends_with("stdin.read");
+    let of_broker = super::waits::has_library(culprit.frames(), BROKERS) || case.of_root().is_consumer();
+    let polls = of_broker && request(case).is_none();
     let from_stdin = |w: &crate::snapshot::Wait| {
         w.kind == "pipe" && w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0)
     };

@@ -10,6 +10,10 @@ pub(crate) mod advice;
 mod case;
 /// Many processes that stand alike.
 mod crowd;
+/// Consumers for whom nobody is left.
+mod deserted;
+/// How long somebody has waited for the GIL.
+pub mod gil;
 /// How bad a case is.
 mod judge;
 /// The rule catalogue.
@@ -203,8 +207,17 @@ fn same_root(graph: &Graph, a: &Case, b: &Case) -> bool {
         let same = object(a).is_some() && object(a) == object(b) && a.party().pid() == b.party().pid();
         // Who awaits one of several tasks that stand at one object awaits them all.
         let tasks = [a, b].iter().all(|case| case.culprit().task().is_some());
-        same && (tasks || a.chain.len() == b.chain.len())
+        let nobody = [a, b].iter().all(|case| graph.links[case.root()].to.is_empty());
+        same && (tasks || nobody || a.chain.len() == b.chain.len())
     }
+}
+
+/// Waits for the same as who heads the finding: it is no link of that chain, and does not wait for one who
+/// stands beside it.
+fn waits_beside(case: &Case, other: &Case, others: &[Case]) -> bool {
+    let beside = |at: usize| at == case.head() || others.iter().any(|o| o.head() == at);
+    let on_the_way = |at: usize| case.chain[1..].contains(&at);
+    !case.chain.contains(&other.head()) && other.second().is_none_or(|at| on_the_way(at) || !beside(at))
 }
 
 /// One root, one finding: the one who suffers most heads it.
@@ -229,19 +242,30 @@ fn one_per_root<'g, 'a>(
     };
     judged.sort_by_key(|(case, _, severity)| std::cmp::Reverse(rank(case, *severity)));
     let mut kept: Vec<(Case, &'static rules::Rule, Severity)> = Vec::new();
+    let mut merged: Vec<Vec<Case>> = Vec::new();
     for (case, rule, severity) in judged.drain(..) {
-        match kept.iter_mut().find(|(other, ..)| same_root(graph, other, &case)) {
-            Some((other, kept_rule, kept_severity)) if other.cycle.is_none() => {
-                other.followers += 1;
-                other.crowd.push(case.party().pid());
-                *kept_severity = severity.max(*kept_severity);
-                // Three who wait for one are a jam.
-                if let Some(renamed) = rules::find(other).filter(|r| r.id != kept_rule.id) {
-                    *kept_rule = renamed;
+        match kept.iter().position(|(other, ..)| same_root(graph, other, &case)) {
+            Some(at) => {
+                let (other, _, kept_severity) = &mut kept[at];
+                if other.cycle.is_none() {
+                    other.crowd.push(case.party().pid());
+                    *kept_severity = severity.max(*kept_severity);
                 }
+                merged[at].push(case);
             }
-            Some((other, ..)) => other.followers += 1,
-            None => kept.push((case, rule, severity)),
+            None => {
+                kept.push((case, rule, severity));
+                merged.push(Vec::new());
+            }
+        }
+    }
+    for ((case, rule, _), others) in kept.iter_mut().zip(&merged) {
+        case.followers += others.iter().filter(|other| waits_beside(case, other, others)).count();
+        // Three who wait for one are a jam.
+        if case.cycle.is_none()
+            && let Some(renamed) = rules::find(case).filter(|r| r.id != rule.id)
+        {
+            *rule = renamed;
         }
     }
     *judged = kept;
@@ -294,8 +318,9 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
         task: party.task().map(|task| task.id).or_else(|| party.thread()?.task),
         frame: party.blocking_frame(),
         user_frame: party.user_frame(),
-        blocked_for: case.age(),
-        certainty: case.graph.certainty(&case.chain, case.cycle.is_some()),
+        // Of a task it is a lower bound: its loop may have been awake meanwhile.
+        blocked_for: case.age().filter(|age| party.task().is_none() || *age >= 1.0),
+        certainty: certainty(case),
         request: judge::request(case).cloned(),
         cause: causes(case),
         cycle: case.cycle.map(|start| (start..case.chain.len()).collect()),
@@ -303,6 +328,14 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
         advice: Some(advice::advice(case, rule)),
         related,
     }
+}
+
+/// What gives the finding its name must be as certain as the way to it.
+fn certainty(case: &Case) -> Certainty {
+    let of_root =
+        case.culprit().wait().filter(|_| case.party().thread().is_some() && rules::is_named_by_root(case));
+    let of_chain = case.graph.certainty(&case.chain, case.cycle.is_some());
+    of_root.map_or(of_chain, |wait| wait.certainty.min(of_chain))
 }
 
 fn causes(case: &Case) -> Vec<Cause> {

@@ -39,7 +39,15 @@ pub static CYCLES: &[Rule] = &[
     Rule {
         id: "loop-self-deadlock",
         usual: Critical,
-        when: |c| c.kind() == "future" && c.is_loop(c.head()) && c.cycle_len() <= 2 && !c.waits_for_pool(),
+        when: |c| {
+            let mut tids = c.members().map(|party| party.tid());
+            let first = tids.next();
+            c.kind() == "future"
+                && c.is_loop(c.head())
+                && c.cycle_len() <= 2
+                && tids.all(|tid| Some(tid) == first)
+                && !c.waits_for_pool()
+        },
         advice: "await the coroutine: the loop's own thread can never finish what it waits for",
     },
     Rule {
@@ -269,6 +277,7 @@ pub static OTHERS: &[Rule] = &[
             c.has_frame("threading", "_shutdown")
                 || c.has_frame("concurrent.futures.thread", "_python_exit")
                 || c.has_frame("multiprocessing.util", "_exit_function")
+                || c.is_exiting()
         },
         advice: "the program has ended and waits for {culprit}: make that a daemon thread, or tell it to stop",
     },
@@ -395,8 +404,8 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "pipe-deadlock",
         usual: Critical,
-        when: |c| c.kind() == "process" && c.is_unread(),
-        advice: "read what the child writes: communicate() instead of wait(), or a task that empties the pipe",
+        when: |c| c.kind() == "process" && c.is_unread() || c.kind() == "pipe" && c.waits_for_own_process(),
+        advice: "both ends of the pipe are open in this process: close the one you do not use",
     },
     Rule {
         id: "join-endless",
@@ -419,6 +428,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "a handler that sleeps keeps a thread or a whole worker from serving: let the client ask again, or do it in a background job",
     },
     Rule {
+        id: "accept-backlog",
+        usual: Warning,
+        when: |c| c.is_client_idle() && c.keeps_others_waiting(),
+        advice: "one silent client keeps everybody else out: serve each connection in a thread of its own (ThreadingHTTPServer), the TLS handshake too, and set a timeout on what was accepted",
+    },
+    Rule {
         id: "client-idle",
         usual: Info,
         when: |c| c.is_client_idle(),
@@ -429,6 +444,12 @@ pub static OTHERS: &[Rule] = &[
         usual: Warning,
         when: |c| c.kind() == "socket" && c.says("inbound"),
         advice: "the handler waits for its own client: buffer requests and answers in a proxy in front, or set a timeout on the connection",
+    },
+    Rule {
+        id: "subtask-wait",
+        usual: Warning,
+        when: |c| c.library(&["celery.result"]) && c.has_frame("celery.app.trace", "trace_task"),
+        advice: "never wait for a task inside of a task: no worker may be left to run it; use a chain or a chord, whose last part goes on with the results",
     },
     Rule {
         id: "db-wait",
@@ -452,19 +473,13 @@ pub static OTHERS: &[Rule] = &[
         id: "file-lock",
         usual: Warning,
         when: |c| c.wait().is_some_and(is_locked_file),
-        advice: "see why {object} stays locked",
+        advice: "see why {culprit} keeps {object} locked",
     },
     Rule {
         id: "disk-stall",
         usual: Warning,
         when: |c| c.os_state() == Some('D'),
         advice: "the disk or the network file system does not answer",
-    },
-    Rule {
-        id: "pipe-deadlock",
-        usual: Critical,
-        when: |c| c.kind() == "pipe" && c.waits_for_own_process(),
-        advice: "both ends of the pipe are open in this process: close the one you do not use",
     },
     Rule {
         id: "pipe-wait",
@@ -496,12 +511,24 @@ pub fn find(case: &Case) -> Option<&'static Rule> {
     let first = |case: &Case| rules.iter().find(|rule| (rule.when)(case));
     match is_named_by_root(case) {
         true => first(&case.of_root()).or_else(|| first(case)),
-        false => first(&case.of_awaited()),
+        false if case.cycle.is_none() => first(&case.of_awaited()),
+        false => first(case),
     }
 }
 
-/// Tasks wait for tasks wait for tasks: what is wrong is what the last of them waits for.
+/// Tasks wait for tasks wait for tasks: what is wrong is what the last of them waits for. So it is with threads
+/// that wait for the end of one who will never get a lock.
 pub fn is_named_by_root(case: &Case) -> bool {
+    if case.party().thread().is_some() {
+        let lost = |w: &crate::snapshot::Wait| {
+            matches!(w.kind.as_str(), "lock" | "semaphore") && w.on.is_empty() && case.chain.len() > 1
+        };
+        return case.cycle.is_none()
+            && !case.is_loop(case.head())
+            && matches!(case.kind(), "future" | "thread")
+            && case.fate >= Fate::Endless
+            && case.root_wait().is_some_and(lost);
+    }
     let hands_on =
         || case.wait().is_some_and(|w| !is_queued(w) && !w.call.as_deref().is_some_and(is_limiter));
     case.cycle.is_none()
@@ -572,7 +599,7 @@ impl Case<'_, '_> {
         ];
         let first =
             self.statement().and_then(|s| s.split_whitespace().next()).unwrap_or("").to_ascii_uppercase();
-        CONSUMERS.contains(&first.as_str())
+        CONSUMERS.contains(&first.as_str()) || self.call_ends(&["listen", "get_message", "notifies"])
     }
 
     /// Waits for a pool of connections.
@@ -587,6 +614,26 @@ impl Case<'_, '_> {
             && self.says("inbound")
             && self.operation() == "recv"
             && super::judge::request(self).is_none()
+    }
+
+    /// Others wait to be accepted, and this thread is the one that would.
+    pub fn keeps_others_waiting(&self) -> bool {
+        let process = self.party().process;
+        let queued = process.listens.iter().flatten().any(|l| l.queued.is_some_and(|queued| queued > 0));
+        let is_python = |t: &&crate::snapshot::Thread| !t.frames.is_empty();
+        let alone = process.threads.iter().filter(is_python).count() == 1;
+        queued && (alone || self.party().thread().is_some_and(|t| t.main))
+    }
+
+    /// Who is waited for was stopped, by a signal or a debugger.
+    pub fn is_behind_stopped(&self) -> bool {
+        self.chain.len() > 1 && self.graph.parties[self.root()].is_stopped()
+    }
+
+    /// Who is waited for computes.
+    pub fn is_behind_work(&self) -> bool {
+        let root = self.graph.parties[self.root()].thread();
+        self.chain.len() > 1 && root.is_some_and(|t| t.activity == crate::snapshot::Activity::Running)
     }
 
     /// Sendings in a row that the peer has not acknowledged.

@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::Value;
 
 use super::acting;
+use super::gil::Held;
 use crate::snapshot::{
     Activity, Actor, Address, Certainty, Frame, Lock, Process, Snapshot, Task, Thread, Wait,
 };
@@ -134,7 +135,8 @@ impl<'a> Party<'a> {
     /// How long it has been waiting, as far as that is known.
     pub fn blocked_for(&self) -> Option<f64> {
         // Who asks again and again has slept since the last time, which is not since when.
-        let os = || self.thread()?.os.as_ref()?.blocked_for.filter(|_| !self.wait().is_some_and(asks_again));
+        let asks = |wait: &Wait| asks_again(wait) || wait.kind == "gil";
+        let os = || self.thread()?.os.as_ref()?.blocked_for.filter(|_| !self.wait().is_some_and(asks));
         self.wait().and_then(|wait| wait.blocked_for).or_else(os)
     }
 }
@@ -153,6 +155,8 @@ pub struct Graph<'a> {
     pub parties: Vec<Party<'a>>,
     pub links: Vec<Links>,
     pub fates: Vec<Fate>,
+    /// Since the look before.
+    gil: Option<Held>,
     /// Who was found to be free before whom: whoever frees another comes before it.
     order: Vec<usize>,
 }
@@ -166,7 +170,12 @@ impl<'a> Graph<'a> {
         let earlier = before.map(Earlier::new);
         let moved = |party: &Party| earlier.as_ref().is_some_and(|earlier| earlier.moved(party));
         let (fates, order) = fates(&parties, &links, &moved);
-        Graph { parties, links, fates, order }
+        Graph { parties, links, fates, gil: before.map(|before| Held::new(before, now)), order }
+    }
+
+    /// How long one has waited for the GIL, at least.
+    pub fn gil_for(&self, at: usize) -> Option<f64> {
+        self.gil.as_ref()?.by(&self.parties[at])
     }
 
     /// Who is to blame, one step on.
@@ -234,6 +243,8 @@ struct Names {
     of_process: FxHashMap<i32, Vec<usize>>,
     holders: FxHashMap<(i32, Address), Vec<(usize, Certainty)>>,
     gil: FxHashMap<(i32, i64), i32>,
+    /// The task that a thread's loop runs until it is done, of threads whose loop sleeps.
+    mains: FxHashMap<usize, usize>,
 }
 
 impl Names {
@@ -245,6 +256,7 @@ impl Names {
             of_process: FxHashMap::default(),
             holders: FxHashMap::default(),
             gil: FxHashMap::default(),
+            mains: FxHashMap::default(),
         };
         for (at, party) in parties.iter().enumerate() {
             let pid = party.pid();
@@ -267,6 +279,14 @@ impl Names {
                 if let Some(holder) = interpreter.gil.as_ref().and_then(|gil| gil.holder) {
                     names.gil.insert((pid, interpreter.id), holder);
                 }
+            }
+        }
+        for (at, party) in parties.iter().enumerate() {
+            let Some(tid) = party.task().filter(|t| t.main).and_then(|t| t.tid) else { continue };
+            let Some(&thread) = names.threads.get(&(party.pid(), tid)) else { continue };
+            let event_loop = parties[thread].thread().and_then(|t| t.event_loop.as_ref());
+            if event_loop.is_some_and(|l| l.state == "polling") {
+                names.mains.insert(thread, at);
             }
         }
         names
@@ -300,7 +320,10 @@ impl Names {
         let Some(wait) = party.wait() else { return self.without_wait(parties, at) };
         let mut links = Links { all: needs_all(wait), ..Links::default() };
         for actor in &wait.on {
-            let mut found: Vec<usize> = self.find(actor, pid).into_iter().collect();
+            let found = self.find(actor, pid);
+            // A thread whose loop sleeps goes on when the main task of that loop is done.
+            let found = found.map(|at| self.mains.get(&at).copied().unwrap_or(at));
+            let mut found: Vec<usize> = found.into_iter().collect();
             if let Some((other, threads)) = self.of_process(actor, pid) {
                 let (able, certainty) = acting::threads(parties, threads, other, wait, pid);
                 found.extend(able);
@@ -384,21 +407,22 @@ fn is_process(actor: &Actor) -> bool {
 /// Whether every one of `on` must act, or any one will do.
 fn needs_all(wait: &Wait) -> bool {
     match wait.kind.as_str() {
-        // The first of several tasks will do for `wait(…, return_when=FIRST_COMPLETED)`.
-        "task" => wait.detail.get("first").and_then(Value::as_bool) != Some(true),
-        "lock" | "thread" | "process" | "gil" | "file" => true,
-        "future" => !is_queued(wait),
+        // The first of several will do for `wait(…, return_when=FIRST_COMPLETED)`.
+        "task" | "future" if wait.detail.get("first").and_then(Value::as_bool) == Some(true) => false,
+        "task" | "lock" | "thread" | "process" | "gil" | "file" => true,
+        // Of workers among which nobody knows who has it, any one may.
+        "future" => !is_queued(wait) && (wait.on.len() < 2 || !is_pending(wait)),
         _ => false,
     }
 }
 
 /// The future's work has not begun: any worker that becomes free will take it.
 pub fn is_queued(wait: &Wait) -> bool {
-    let state = word(wait, "state").unwrap_or_default().to_ascii_lowercase();
-    wait.kind == "future"
-        && (wait.detail.get("queued_at").is_some_and(|at| !at.is_null())
-            || state == "queued"
-            || state == "pending" && wait.on.len() > 1)
+    wait.kind == "future" && wait.detail.get("queued_at").is_some_and(|at| !at.is_null())
+}
+
+fn is_pending(wait: &Wait) -> bool {
+    word(wait, "state").is_some_and(|state| state.eq_ignore_ascii_case("pending"))
 }
 
 pub fn word<'a>(wait: &'a Wait, key: &str) -> Option<&'a str> {
@@ -470,7 +494,12 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
                     continue;
                 }
                 let to = &links[at].to;
-                let known = || to.iter().filter_map(|&n| fates[n]);
+                // Who accepts other connections at leisure does not answer on this one.
+                let answers = is_answer(&parties[at]);
+                let by = |n: usize| {
+                    fates[n].map(|f| if answers && accepts(&parties[n]) { f.max(Outside) } else { f })
+                };
+                let known = || to.iter().filter_map(|&n| by(n));
                 let by_others = if to.is_empty() {
                     Some(alone[at])
                 } else if links[at].all {
@@ -501,6 +530,15 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
         }
     }
     (fates.into_iter().map(|fate| fate.unwrap_or(Deadlock)).collect(), order)
+}
+
+/// Waits for what the other end of its connection sends.
+fn is_answer(party: &Party) -> bool {
+    party.wait().is_some_and(|w| w.kind == "socket" && w.detail["inbound"] != true)
+}
+
+fn accepts(party: &Party) -> bool {
+    party.wait().is_some_and(|w| w.kind == "socket" && word(w, "operation") == Some("accept"))
 }
 
 fn has_deadline(party: &Party) -> bool {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kin::SemLocks;
+use crate::kin::{At, SemLocks};
 use crate::snapshot::{Actor, Certainty, Process, Thread, Wait};
 
 /// A semaphore without a limit of its own: what is taken and given back tells nothing of a holder.
@@ -42,7 +42,9 @@ pub fn is_ownerless(wait: &Wait) -> bool {
 }
 
 fn semaphore(process: &Process, wait: &Wait) -> Option<String> {
-    let address = wait.detail.get("semaphore").or_else(|| wait.detail.get("signal"))?.as_str()?;
+    let of_queue = || wait.detail.get("lock")?.get("semaphore");
+    let address = wait.detail.get("semaphore").or_else(|| wait.detail.get("signal")).or_else(of_queue)?;
+    let address = address.as_str()?;
     process.kin.semaphore(u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?)
 }
 
@@ -68,6 +70,9 @@ impl All<'_> {
         }
         if wait.kind == "process" {
             self.described(wait, own);
+        }
+        if wait.kind == "queue" && wait.detail["lock"].is_object() {
+            self.turn(wait, own, thread);
         }
         let gets =
             matches!(wait.detail.get("operation").and_then(Value::as_str), Some("get" | "read" | "recv"));
@@ -129,6 +134,26 @@ impl All<'_> {
         wait.on = on;
     }
 
+    /// The lock by which readers or writers of a queue take turns: if who has it has ended, the queue is not
+    /// what is waited for.
+    fn turn(&self, wait: &mut Wait, own: &Process, waiter: &Thread) {
+        let turn = wait.detail["lock"].clone();
+        let text = |key: &str| turn[key].as_str().map(str::to_owned);
+        let mut lock = Wait {
+            kind: "lock".into(),
+            address: serde_json::from_value(turn["address"].clone()).ok(),
+            label: text("label"),
+            call: text("call"),
+            on: Vec::new(),
+            detail: json!({ "semaphore": turn["semaphore"], "max": turn["max"], "owner": null }),
+            ..wait.clone()
+        };
+        self.held_semaphore(&mut lock, own, waiter);
+        if lock.detail["orphan"] == true {
+            *wait = lock;
+        }
+    }
+
     /// An event or a condition: any of those who share it may give the sign.
     fn signal(&self, wait: &mut Wait, own: &Process) {
         let Some(id) = semaphore(own, wait) else { return };
@@ -172,15 +197,19 @@ impl All<'_> {
                 let name = thread.and_then(|t| t.name.clone());
                 let actor = Actor { pid: Some(*pid), tid: Some(*tid), thread: name, task: None };
                 match its {
-                    Some(its) if job.is_none_or(|job| job == *its) => at_it.push(actor),
-                    Some(_) => busy.push(actor),
-                    None => idle += 1,
+                    At::Job(its) if job.is_none_or(|job| job == *its) => at_it.push(actor),
+                    // Whoever has not asked for work yet will take it, too, when its initializer is done.
+                    At::Job(_) | At::Start => busy.push(actor),
+                    At::Rest => idle += 1,
                 }
             }
         }
         let waiting = wait.detail["in_queue"].as_i64().unwrap_or(0);
         if !at_it.is_empty() {
             wait.on = at_it;
+            wait.certainty = Certainty::Proved;
+        } else if let Ok(feeder) = serde_json::from_value::<Actor>(wait.detail["feeder"].clone()) {
+            wait.on = vec![feeder];
             wait.certainty = Certainty::Proved;
         } else if !busy.is_empty() {
             wait.on = busy;

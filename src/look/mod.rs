@@ -9,7 +9,7 @@ pub mod process;
 pub mod waits;
 pub mod window;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::python::reprs::Limits;
 use crate::python::{NotFound, Python};
@@ -20,7 +20,9 @@ use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
 use crate::target::files::ProcDir;
 use crate::target::find::{self, Looks};
+use crate::target::live::LiveMemory;
 use crate::target::maps::{self, Mapping};
+use crate::target::memory::Addr;
 use crate::target::probe::ThreadProbe;
 use crate::target::sources::{self, Sources};
 use crate::target::{proc, shared, threads};
@@ -29,6 +31,8 @@ use window::{Stacks, Window};
 
 /// A Python without an interpreter is taken to be starting for this long, seconds.
 const STARTING: f64 = 5.0;
+/// Whoever shares a GIL gives it away every 5 ms when it is asked for (`sys.setswitchinterval`).
+const GIL_SHARED: Duration = Duration::from_millis(25);
 
 /// What a look shall bring. The default is the plain one: stacks, no locals, nothing stopped.
 #[derive(Clone, Debug, Default)]
@@ -145,6 +149,25 @@ pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process
     let mut stacks = Stacks::of_capture(captured, &python, &heap, options);
     let mut sources = Sources::Captured(captured.sources.clone());
     Ok(process::of_stacks(&captured.facts, &python, &heap, &mut stacks, &mut sources, options))
+}
+
+/// Whether a GIL has changed hands since this look at the process, or does so in a moment.
+pub fn gil_moves(process: &Process) -> bool {
+    let memory = LiveMemory::new(process.pid);
+    let count = |at: Addr| {
+        let mut word = [0; 8];
+        memory.read_into(at, &mut word).ok().map(|_| u64::from_le_bytes(word))
+    };
+    let until = Instant::now() + GIL_SHARED;
+    loop {
+        if process.kin.gil_switches.iter().any(|s| count(s.at.0).is_some_and(|now| now != s.count)) {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Finds the interpreter of a live process, by its maps; tells why where there is none.

@@ -4,7 +4,7 @@
 use rustc_hash::FxHashMap;
 
 use super::window::{Locals, Stacks};
-use crate::kin::Kin;
+use crate::kin::{GilSwitches, Kin};
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
 use crate::python::layout::LineTable;
@@ -13,7 +13,9 @@ use crate::python::objects::Heap;
 use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
 use crate::python::{Python, app};
-use crate::snapshot::{self, Activity, Actor, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread};
+use crate::snapshot::{
+    self, Activity, Actor, Address, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread, Wait,
+};
 use crate::stdlib::os::Now;
 use crate::stdlib::{self, FrameScene, Seen, servers, web};
 use crate::target::facts::{ProcessFacts, ThreadFacts};
@@ -198,6 +200,11 @@ pub fn of_stacks(
                 interp.threads[at].frames = Vec::new();
             }
         }
+        process.kin.gil_switches.extend(interp.gil.map(|gil| GilSwitches {
+            interpreter: interp.id,
+            count: gil.switch_number,
+            at: Address(gil.addr.saturating_add(heap.layout.gil.switch_number)),
+        }));
         process.interpreters.push(Interpreter {
             id: interp.id,
             gil: gil_view.gil,
@@ -257,20 +264,13 @@ fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen, uptime: Option<f64>)
 /// With its wait known, what the thread is about is known better than by the name of its call.
 fn settle_activity(thread: &mut Thread, tstate: Addr, seen: &Seen, gil: Option<&Gil>, facts: &ProcessFacts) {
     match thread.activity {
-        Activity::WaitingForGil if seen.os.contains_key(&tstate) => {
-            let wait = thread.waits_on.as_mut().filter(|w| w.kind == "unknown");
+        // Whatever its frames wait for is over: they could go on. Since when is not known, for it asks again
+        // every few milliseconds.
+        Activity::WaitingForGil => {
             let holder = gil.and_then(|g| g.holder);
-            if let Some(wait) = wait {
-                wait.kind = "gil".into();
-                wait.label = None;
-                (wait.call, wait.frame) = (None, None);
-                // Its timeout is only that of asking again.
-                (wait.deadline, wait.ends_in) = (None, None);
-                wait.on = holder
-                    .map(|tid| Actor { pid: Some(facts.pid), tid: Some(tid), thread: None, task: None })
-                    .into_iter()
-                    .collect();
-            }
+            let actor = |tid| Actor { pid: Some(facts.pid), tid: Some(tid), thread: None, task: None };
+            thread.waits_on =
+                Some(Wait { on: holder.map(actor).into_iter().collect(), ..Wait::new("gil", None) });
         }
         // It may have woken up since the window, which is what the report is about.
         Activity::Idle | Activity::Waiting | Activity::Running if thread.waits_on.is_some() => {

@@ -40,7 +40,7 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         return result(scene, thread, index, frame);
     }
     if frame.is(BASE, &["wait", "as_completed", "result_iterator"]) {
-        return several(scene, index, frame);
+        return several(scene, thread, index, frame);
     }
     if frame.is(THREAD, &["shutdown"]) || frame.is(PROCESS, &["shutdown"]) {
         return shutdown(scene, thread, index, frame);
@@ -71,9 +71,19 @@ fn result(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene)
     })
 }
 
-/// `wait` and `as_completed`: those futures that are not done yet.
-fn several(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Found> {
+/// `wait`, `as_completed` and `map`: those futures that are not done yet. Who runs one of them must act; where
+/// none runs, the workers of the pools in whose queues they stand.
+fn several(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
     let heap = scene.heap;
+    // The one that `map` waits for just now has left its list.
+    if let Some((inner, next)) = thread.frames[..index]
+        .iter()
+        .enumerate()
+        .find(|(_, f)| frame.code.name == "result_iterator" && f.is(BASE, &["result"]))
+    {
+        let found = result(scene, thread, inner, next)?;
+        return Some(Found { call: "concurrent.futures.Executor.map".into(), frame: index, ..found });
+    }
     let container = scene
         .local(frame, "pending")
         .or_else(|| scene.local(frame, "not_done"))
@@ -84,14 +94,23 @@ fn several(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Found> {
         _ if ty.is_list() || ty.is_tuple() => heap.items(container, &ty, 64)?.0,
         _ => return None,
     };
-    let mut on: Vec<Actor> = Vec::new();
-    let mut queued = 0;
+    let (mut running, mut queueing): (Vec<Actor>, Vec<Actor>) = Default::default();
+    let mut places = Vec::new();
     for future in &futures {
         let (workers, detail, _) = scene.work().of(scene, *future);
-        queued += i32::from(detail["queued_at"].is_number());
-        on.extend(workers);
-        on.dedup();
+        places.extend(detail["queued_at"].as_u64());
+        let group = if detail["queued_at"].is_u64() { &mut queueing } else { &mut running };
+        for worker in workers {
+            if !group.contains(&worker) {
+                group.push(worker);
+            }
+        }
     }
+    let condition = scene.local(frame, "return_when").and_then(|w| heap.checked_str(w));
+    let first = frame.code.name == "as_completed" || condition.is_some_and(|c| c == "FIRST_COMPLETED");
+    let queued = places.len();
+    let runs = !running.is_empty();
+    let on = if runs { running } else { queueing };
     Some(Found {
         kind: "future",
         call: format!("concurrent.futures.{}", frame.code.name),
@@ -100,7 +119,10 @@ fn several(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Found> {
         label: Some(format!("{} futures", futures.len())),
         certainty: if on.is_empty() { Certainty::Likely } else { Certainty::Proved },
         on,
-        detail: json!({ "state": "PENDING", "futures": futures.len(), "queued": queued, "queued_at": null }),
+        detail: json!({
+            "state": if runs { "RUNNING" } else { "PENDING" }, "futures": futures.len(), "queued": queued,
+            "first": first, "queued_at": places.iter().min().filter(|_| !runs),
+        }),
     })
 }
 

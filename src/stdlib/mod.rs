@@ -135,7 +135,7 @@ pub struct Seen {
     /// Descriptors that a thread can reach, by tid; where another process may wait for it.
     pub fds: Vec<(i32, Vec<i32>)>,
     /// The jobs that threads of pool workers are at, by tid.
-    pub jobs: Vec<(i32, Option<i64>)>,
+    pub jobs: Vec<(i32, crate::kin::At)>,
     /// Work items in the queues of thread pools.
     pub queued_work: Option<u64>,
     pub problems: Vec<String>,

@@ -12,7 +12,7 @@ use super::locks;
 use super::os::{On, OsWait};
 use super::threading::{Found, others};
 use super::{FrameScene, Scene, Seen, ThreadScene};
-use crate::snapshot::{Actor, Certainty};
+use crate::snapshot::{Actor, Address, Certainty};
 use crate::target::memory::Addr;
 
 /// How many of the innermost frames may belong to the machinery.
@@ -25,7 +25,10 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         let mut found = if known { None } else { synchronize::semaphore(scene, thread) };
         for (index, frame) in thread.frames.iter().enumerate().take(DEPTH) {
             if is_ours(frame) {
-                found = of_frame(scene, thread, index, frame).or(found);
+                found = match (of_frame(scene, thread, index, frame), found) {
+                    (Some(outer), Some(inner)) => Some(before(outer, &inner)),
+                    (outer, inner) => outer.or(inner),
+                };
             } else if is_plumbing(frame) {
                 found = found.map(|inner| synchronize::barrier(scene, thread, index, frame).unwrap_or(inner));
             } else {
@@ -39,6 +42,20 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         seen.waits.insert(thread.raw.tstate, found.into_wait());
     }
     pool::read(scene, seen);
+}
+
+/// Readers and writers of a queue take turns by a lock. Who waits for its turn while there are items, or room,
+/// may wait for one who has ended.
+fn before(mut queue: Found, lock: &Found) -> Found {
+    let has_items = || queue.detail["size"].as_i64().is_some_and(|size| size > 0);
+    let is_put = queue.detail["operation"] == "put";
+    if queue.kind == "queue" && lock.kind == "lock" && (is_put || has_items()) {
+        queue.detail["lock"] = json!({
+            "semaphore": lock.detail["semaphore"], "max": lock.detail["max"],
+            "address": lock.object.map(Address), "label": lock.label, "call": lock.call,
+        });
+    }
+    queue
 }
 
 fn is_ours(frame: &FrameScene) -> bool {

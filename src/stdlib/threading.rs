@@ -66,12 +66,24 @@ fn slots(
     let name = locks::named_object(scene, thread, semaphore.object);
     let has = locks::who_has(scene, seen, semaphore, name.as_deref());
     if has.on.is_empty() {
+        // Who waits for a slot as well has none to give.
+        let waits = |actor: &Actor| {
+            let other = scene.threads.iter().find(|t| t.tid.is_some() && t.tid == actor.tid);
+            other.is_some_and(|t| waits_for_slot(scene, t, semaphore.object))
+        };
         found.on = others(scene, thread, semaphore.object, &["release"]);
+        found.on.retain(|actor| !waits(actor));
         found.certainty = Certainty::Likely;
     } else {
         (found.on, found.certainty) = (has.on, has.certainty);
         found.detail["signal"] = json!(has.signal);
     }
+}
+
+fn waits_for_slot(scene: &Scene, thread: &ThreadScene, semaphore: Addr) -> bool {
+    let own = thread.frames.iter().take_while(|f| f.in_file("/threading.py"));
+    own.filter(|f| matches!(f.code.name.as_str(), "acquire" | "__enter__"))
+        .any(|f| scene.receiver(f) == Some(semaphore))
 }
 
 fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {

@@ -218,11 +218,13 @@ fn unix_peer(bytes: &[u8]) -> Option<u64> {
 fn tcp_info(bytes: &[u8]) -> Option<Tcp> {
     let info = attribute(bytes, 72, INET_DIAG_INFO)?;
     let millis = |at| Some(f64::from(u32_at(info, at)?) / 1e3);
+    let bytes = |at| info.get(at..at + 8).map(|b| u64::from_ne_bytes(b.try_into().expect("eight bytes")));
     Some(Tcp {
         retransmits: u32::from(*info.get(2)?),
         sent_ago: millis(44)?,
         received_ago: millis(52)?,
-        received: info.get(128..136).map(|b| u64::from_ne_bytes(b.try_into().expect("eight bytes"))),
+        received: bytes(128),
+        sent: bytes(200),
     })
 }
 
@@ -276,6 +278,9 @@ mod tests {
         let info = diag.tcp_info(here, address, false).unwrap().expect("it is there");
         // The other side's bytes may still be under way.
         assert!(matches!(info.received, Some(0 | 7)) && info.received_ago < 60.0, "{info:?}");
+        assert!(matches!(info.sent, Some(0) | None), "{info:?}");
+        let info = diag.tcp_info(address, here, false).unwrap().expect("so is the other side");
+        assert!(matches!(info.sent, Some(7) | None), "{info:?}");
     }
 
     proptest! {

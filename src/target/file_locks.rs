@@ -40,8 +40,41 @@ fn lines(text: &[u8]) -> impl Iterator<Item = Line<'_>> {
 /// The lock on this file that this process waits for in this call.
 pub fn waited_for(pid: i32, inode: u64, call: LockCall) -> Option<FileLock> {
     let text = std::fs::read("/proc/locks").ok()?;
-    let (kind, holder) = blocker(&text, pid, inode, call)?;
+    let (kind, taken_by) = blocker(&text, pid, inode, call)?;
+    // Those of fcntl belong to a process. The others lie in what was opened: whoever has that open has the lock,
+    // children that inherited it as well, after the process that took it has ended.
+    let holder = match kind.as_str() {
+        "posix" => taken_by,
+        _ => taken_by.filter(|by| has(*by, inode) != Some(false)).or_else(|| heir(inode)),
+    };
     Some(FileLock { kind, holder: holder.map(peer) })
+}
+
+/// Of those that have a locked file open, the first.
+fn heir(inode: u64) -> Option<i32> {
+    files::pids().into_iter().find(|pid| has(*pid, inode) == Some(true))
+}
+
+/// Whether one of the process's descriptors has this file open with a lock (`fdinfo/FD` names it). `None`: it
+/// may not be asked.
+fn has(pid: i32, inode: u64) -> Option<bool> {
+    let Ok(dir) = with_room(|| ProcDir::process(pid)) else { return Some(false) };
+    let fds = files::numbers(&format!("/proc/{pid}/fd")).ok()?;
+    let is_it = |fd: &&i32| dir.stat(format!("fd/{fd}").as_str()).is_ok_and(|stat| stat.st_ino == inode);
+    let holds = |fd: &i32| {
+        let mut buffer = [0; files::SMALL];
+        let info =
+            files::with_path(format_args!("fdinfo/{fd}"), |path| Ok(has_lock(dir.read(path, &mut buffer)?)));
+        info.unwrap_or(false)
+    };
+    Some(fds.iter().take(MAX_FDS).filter(is_it).any(holds))
+}
+
+/// `lock:\t1: FLOCK  ADVISORY  WRITE 70 fe:00:11 0 EOF`: those that this descriptor has, not one that it waits
+/// for. Those of fcntl are named with every descriptor of the file.
+fn has_lock(fdinfo: &[u8]) -> bool {
+    let locks = fdinfo.split(|&b| b == b'\n').filter_map(|line| line.strip_prefix(b"lock:"));
+    locks.flat_map(lines).any(|line| !line.waits && line.kind != b"POSIX")
 }
 
 /// (kind, pid of the holder where the kernel knows one).
@@ -168,6 +201,15 @@ mod tests {
         assert_eq!(blocker(LOCKS, 81, 13, LockCall::Fcntl), Some(("ofdlck".into(), None)));
         assert_eq!(blocker(LOCKS, 81, 11, LockCall::Fcntl), None);
         assert_eq!(blocker(LOCKS, 81, 12, LockCall::Fcntl), None);
+    }
+
+    #[test]
+    fn what_a_descriptor_has() {
+        let info = b"pos:\t0\nflags:\t0100001\nlock:\t1: FLOCK  ADVISORY  WRITE 70 fe:00:11 0 EOF\n";
+        assert!(has_lock(info));
+        assert!(!has_lock(b"pos:\t0\nflags:\t0100001\n"));
+        assert!(!has_lock(b"lock:\t1: POSIX  ADVISORY  WRITE 70 fe:00:11 0 EOF\n"));
+        assert!(!has_lock(b"lock:\t1: -> FLOCK  ADVISORY  WRITE 70 fe:00:11 0 EOF\n"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::diagnose::{Cause, Finding, Severity};
 use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::style::Ink;
-use crate::snapshot::{Certainty, Frame, Process};
+use crate::snapshot::{Certainty, Frame, Process, Wait};
 
 /// Where the text of a labelled line begins.
 const LABELLED: usize = 9;
@@ -258,15 +258,29 @@ fn name(cause: &Cause, process: Option<&Process>) -> String {
 
 /// Until when: by itself, or when who does what.
 fn ending(page: &mut Page, finding: &Finding) {
-    let waits = || finding.cause.iter().filter_map(|cause| cause.wait.as_ref());
+    // Who has begun to sleep anew, or to poll, since the wait for it began, frees nobody by the end of that.
+    let begins_anew = |at: usize, wait: &Wait| {
+        let lasts = wait.blocked_for.zip(wait.ends_in).map(|(since, left)| since + left + 1.0);
+        at > 0
+            && (wait.kind == "poll"
+                || lasts.is_some_and(|lasts| finding.blocked_for.is_some_and(|b| b > lasts)))
+    };
+    let all = || finding.cause.iter().enumerate();
+    let waits = || all().filter_map(|(at, c)| c.wait.as_ref().filter(|wait| !begins_anew(at, wait)));
     // Any link that gives up ends the chain.
     let earliest = waits().filter_map(|wait| wait.ends_in).min_by(f64::total_cmp);
-    let text = if let Some(ends_in) = earliest {
+    let text = if let Some(ends_in) = earliest.filter(|ends_in| *ends_in > 0.0) {
         format!("by itself, in {} at the latest", Duration(ends_in))
+    } else if earliest.is_some() {
+        "its deadline has passed, and it goes on".to_owned()
+    } else if finding.cycle.as_ref().is_some_and(|cycle| cycle.len() == 1) {
+        "never: it waits for itself".to_owned()
     } else if finding.cycle.is_some() {
         "never: each waits for the next".to_owned()
     } else {
-        let Some(last) = waits().next_back() else { return };
+        // Of items that nobody has called done, no further item is the end.
+        let last = if finding.rule == "task-done-missing" { waits().next() } else { waits().next_back() };
+        let Some(last) = last else { return };
         let endless = last.deadline.as_deref() == Some("none");
         let says = |key: &str| last.detail.get(key).and_then(serde_json::Value::as_bool) == Some(true);
         let hopeless = ["nobody", "orphan", "owner_gone"].into_iter().any(says);

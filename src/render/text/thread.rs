@@ -198,7 +198,8 @@ fn state(process: &Process, thread: &Thread) -> (Ink, String) {
                 .find_map(|one| one.gil.as_ref());
             let holder = gil.and_then(|gil| gil.holder).filter(|&holder| Some(holder) != thread.tid);
             let holder = holder.map(|tid| format!(", held by {tid}")).unwrap_or_default();
-            (Ink::Wait, format!("waits{} for the GIL{holder}", since(os)))
+            // Since when is not known: it asks again every few milliseconds.
+            (Ink::Wait, format!("waits for the GIL{holder}"))
         }
         Activity::Idle => (Ink::Faint, format!("idle{}{}", since(os), place(os))),
         Activity::Unknown => match os.state {

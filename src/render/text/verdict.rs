@@ -1,4 +1,4 @@
-//! Only what is wrong, for `check`: the findings of a process, or one line that it is healthy.
+//! Only what is wrong, for `check`: the findings of a process, or one line that there are none.
 
 use super::{TextOptions, count, finding, process};
 use crate::diagnose::Severity;
@@ -26,7 +26,7 @@ pub(super) fn write(page: &mut Page, reported: &ReportProcess, said: bool, optio
             page.put(Ink::Plain, &about(target));
         }
         Some(_) => {
-            page.put(Ink::Info, "healthy: ");
+            page.put(Ink::Info, "nothing found: ");
             page.put(Ink::Plain, &about(target));
         }
         None => page.put(Ink::Warning, "not read"),

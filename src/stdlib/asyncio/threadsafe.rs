@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::futures;
-use crate::snapshot::{Actor, Address, Certainty};
+use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::stdlib::{Scene, Seen, locks};
 use crate::target::memory::Addr;
 
@@ -18,6 +18,7 @@ pub fn find(scene: &Scene, seen: &mut Seen) {
         .filter(|(_, w)| w.kind == "future" && w.on.is_empty())
         .filter_map(|(tstate, w)| Some((*tstate, w.address?.0)))
         .collect();
+    of_tasks(scene, seen);
     for (tstate, future) in waiting {
         let Some((event_loop, task)) = scheduled(scene, seen, future).or_else(|| chained(scene, future))
         else {
@@ -39,6 +40,32 @@ pub fn find(scene: &Scene, seen: &mut Seen) {
         };
         wait.certainty = Certainty::Proved;
         wait.detail["event_loop"] = json!(Address(event_loop));
+    }
+}
+
+/// The same for tasks: `wrap_future` around the future of another loop.
+fn of_tasks(scene: &Scene, seen: &mut Seen) {
+    let waits = seen.tasks.iter().map(|task| task.waits_on.as_ref());
+    let open = |w: &Wait| w.kind == "future" && w.on.is_empty() && w.detail["executor"] == true;
+    let futures: Vec<Option<Addr>> = waits.map(|wait| Some(wait.filter(|w| open(w))?.address?.0)).collect();
+    for (at, future) in futures.into_iter().enumerate() {
+        let found = future.and_then(|f| scheduled(scene, seen, f).or_else(|| chained(scene, f)));
+        let Some((event_loop, task)) = found else { continue };
+        let runs = seen.running.get(&event_loop).and_then(|t| scene.threads.get(*t));
+        let on = match (task, runs) {
+            (Some(task), _) => Actor {
+                pid: Some(scene.pid),
+                tid: runs.and_then(|t| t.tid),
+                thread: None,
+                task: Some(Address(task)),
+            },
+            (None, Some(thread)) => locks::actor(scene, thread),
+            (None, None) => continue,
+        };
+        let Some(wait) = &mut seen.tasks[at].waits_on else { continue };
+        wait.call = Some("asyncio.wrap_future".to_owned());
+        (wait.on, wait.certainty) = (vec![on], Certainty::Proved);
+        wait.detail = json!({ "event_loop": Address(event_loop) });
     }
 }
 

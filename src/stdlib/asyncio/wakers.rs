@@ -8,7 +8,9 @@
 //!
 //! It is read after the window, each object as it is met: a thousand tasks would make the window long.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use serde_json::json;
 
 use super::search::{Freedom, Search};
@@ -33,6 +35,8 @@ const MAX_HANDLES: usize = 10_000;
 struct Target {
     /// What ends the wait; none: whoever has it can.
     methods: &'static [&'static str],
+    /// Tasks (index) that wait.
+    waiters: Vec<usize>,
     /// Tasks (index) and threads (index) that may.
     tasks: Vec<usize>,
     threads: Vec<usize>,
@@ -53,9 +57,10 @@ type Key = (Addr, &'static [&'static str]);
 pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     labels::name(scene, codes, seen);
     let mut targets: FxHashMap<Key, Target> = FxHashMap::default();
-    for task in &seen.tasks {
+    for (i, task) in seen.tasks.iter().enumerate() {
         if let Some(key) = task.waits_on.as_ref().and_then(key).filter(|_| targets.len() < MAX_TARGETS) {
-            targets.entry(key).or_insert_with(|| Target { methods: key.1, ..Target::default() });
+            let target = targets.entry(key).or_insert_with(|| Target { methods: key.1, ..Target::default() });
+            target.waiters.push(i);
         }
     }
     if targets.is_empty() {
@@ -69,14 +74,17 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let wanted: FxHashSet<Addr> = targets.keys().map(|k| k.0).collect();
     let mut search = Search::new(scene, wanted, &loops);
 
+    let places: Vec<u64> = frames.iter().map(|frames| place(frames)).collect();
     for (i, frames) in frames.iter().enumerate().take(MAX_TASKS) {
         let callbacks = futures::future(scene.heap, seen.tasks[i].id.0)
             .map(|f| futures::callbacks(scene.heap, &f))
             .unwrap_or_default();
         let found = search.from(frames, &callbacks, Freedom::Named);
         each_hit(&mut targets, &search, &found, |target, key| {
-            let same = seen.tasks[i].waits_on.as_ref().and_then(self::key) == Some(key);
-            if !same {
+            let awaits = seen.tasks[i].waits_on.as_ref().and_then(self::key);
+            // Who stands at the same place for a future of its own is in the same need.
+            let alike = |waiter: &usize| key.1.is_empty() && places[*waiter] == places[i];
+            if awaits != Some(key) && !target.waiters.iter().any(alike) {
                 target.tasks.push(i);
             }
         });
@@ -103,6 +111,13 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     tell(scene, seen, &targets, &sources, &search, hidden);
     drop(frames);
     seen.task_frames = raw;
+}
+
+/// Which functions, and at which instructions, as one number.
+fn place(frames: &[FrameScene]) -> u64 {
+    let mut hasher = FxHasher::default();
+    frames.iter().for_each(|f| (f.raw.code, f.offset).hash(&mut hasher));
+    hasher.finish()
 }
 
 fn each_hit(

@@ -4,7 +4,9 @@
 use serde_json::json;
 
 use super::{by_pid, pid_of};
+use crate::kin::At;
 use crate::snapshot::{Actor, Certainty};
+use crate::stdlib::locks::actor;
 use crate::stdlib::threading::Found;
 use crate::stdlib::{FrameScene, Scene, Seen, ThreadScene, locks, queue};
 use crate::target::memory::Addr;
@@ -46,9 +48,23 @@ fn result(
     let [job, pool] = heap.attrs(object, ["_job", "_pool"]);
     let pool = pool.or_else(|| pool_of(scene))?;
     let job = job.and_then(|j| heap.int(j));
-    let (on, mut detail) = of_pool(scene, pool);
+    let (mut on, mut detail) = of_pool(scene, pool);
     detail["job"] = json!(job);
     detail["state"] = json!("PENDING");
+    let mut certainty = Certainty::Likely;
+    let threads = worker_threads(scene, pool);
+    if let Some(runners) = runners(scene, &threads, job) {
+        certainty = Certainty::Proved;
+        on = runners.on;
+        detail["state"] = json!(if runners.queued { "PENDING" } else { "RUNNING" });
+        detail["queued_at"] = json!(runners.queued.then_some(0));
+    } else if let Some(feeder) = feeder(scene, job) {
+        // No worker is at it: there are no more items yet (look/across.rs knows more of processes).
+        detail["feeder"] = json!(feeder);
+        if !threads.is_empty() {
+            on = vec![feeder];
+        }
+    }
     let name = locks::named_object(scene, thread, object);
     Some(Found {
         kind: "future",
@@ -57,9 +73,52 @@ fn result(
         object: Some(object),
         label: Some(name.map_or_else(|| class.clone(), |n| format!("{class} {n}"))),
         on,
-        certainty: Certainty::Likely,
+        certainty,
         detail,
     })
+}
+
+/// The workers of a `ThreadPool`, which are threads of this process.
+fn worker_threads<'s, 'a>(scene: &'s Scene<'a>, pool: Addr) -> Vec<&'s ThreadScene<'a>> {
+    let heap = scene.heap;
+    let list = heap.attrs(pool, ["_pool"])[0];
+    let Some((list, ty)) = list.and_then(|l| Some((l, heap.type_of(l).filter(|t| t.is_list())?))) else {
+        return Vec::new();
+    };
+    let workers = heap.items(list, &ty, MAX_WORKERS).map(|i| i.0).unwrap_or_default();
+    workers.into_iter().filter_map(|w| scene.thread_of(w)).collect()
+}
+
+/// The pool's thread that asks the application's iterable for the next item of a job (`imap`).
+fn feeder(scene: &Scene, wanted: Option<i64>) -> Option<Actor> {
+    let heap = scene.heap;
+    let feeds = |frame: &FrameScene| {
+        let job = || heap.int(scene.local(frame, "result_job")?);
+        frame.is(POOL, &["_guarded_task_generation"]) && wanted.is_some() && job() == wanted
+    };
+    // Outside of the iterable's own code it is on its way to the next.
+    let inside = |t: &&ThreadScene| t.frames.iter().position(feeds).is_some_and(|at| at > 0);
+    scene.threads.iter().find(inside).map(|t| actor(scene, t))
+}
+
+/// Who of a pool's threads is at a job.
+struct Runners {
+    on: Vec<Actor>,
+    /// None is: all are at others, and one must come back first.
+    queued: bool,
+}
+
+fn runners(scene: &Scene, threads: &[&ThreadScene], wanted: Option<i64>) -> Option<Runners> {
+    let at: Vec<(&&ThreadScene, At)> = threads.iter().filter_map(|t| Some((t, job(scene, t)?))).collect();
+    let those = |fits: &dyn Fn(At) -> bool| {
+        at.iter().filter(|(_, at)| fits(*at)).map(|(t, _)| actor(scene, t)).collect::<Vec<_>>()
+    };
+    let on = those(&|at| wanted.is_some_and(|wanted| at == At::Job(wanted)));
+    if !on.is_empty() {
+        return Some(Runners { on, queued: false });
+    }
+    let busy = those(&|at| at != At::Rest);
+    (!busy.is_empty() && busy.len() == at.len()).then_some(Runners { on: busy, queued: true })
 }
 
 /// Some pool that the frames know: where a result does not name its own.
@@ -73,10 +132,15 @@ fn pool_of(scene: &Scene) -> Option<Addr> {
 const DEPTH: usize = 8;
 
 fn join(scene: &Scene, thread: &ThreadScene, index: usize, pool: Addr) -> Found {
-    let (on, detail) = of_pool(scene, pool);
+    let (mut on, mut detail) = of_pool(scene, pool);
     let name = locks::named_object(scene, thread, pool);
+    let threads = worker_threads(scene, pool);
+    if !threads.is_empty() {
+        on = threads.iter().map(|t| actor(scene, t)).collect();
+        detail["alive"] = json!(true);
+    }
     Found {
-        kind: "process",
+        kind: if threads.is_empty() { "process" } else { "thread" },
         call: "multiprocessing.pool.Pool.join".into(),
         frame: index,
         object: Some(pool),
@@ -130,19 +194,24 @@ fn worker_handler(scene: &Scene, index: usize, frame: &FrameScene) -> Option<Fou
     })
 }
 
-/// What a thread of a pool's worker is at: `Some(None)` between two jobs, `None` for other threads.
-pub fn job(scene: &Scene, thread: &ThreadScene) -> Option<Option<i64>> {
+/// What a thread of a pool's worker is at; `None` for other threads.
+pub fn job(scene: &Scene, thread: &ThreadScene) -> Option<At> {
     let heap = scene.heap;
-    let frame = thread
-        .frames
-        .iter()
-        .rev()
-        .find(|f| f.is(POOL, &["worker"]) || f.is(EXECUTOR, &["_process_worker"]))?;
+    let is_worker = |f: &FrameScene| f.is(POOL, &["worker"]) || f.is(EXECUTOR, &["_process_worker"]);
+    let index = thread.frames.iter().rposition(is_worker)?;
+    let frame = &thread.frames[index];
     if frame.in_file(POOL) {
-        return Some(scene.local(frame, "job").and_then(|j| heap.int(j)));
+        // None between two jobs, which would read as 0.
+        let is_int = |o: &Addr| heap.type_of(*o).is_some_and(|t| t.name == "int");
+        let job = scene.local(frame, "job").filter(is_int).and_then(|j| heap.int(j));
+        // It counts from when its initializer has ended.
+        let starts = || scene.local(frame, "completed").is_none();
+        return Some(job.map_or_else(|| if starts() { At::Start } else { At::Rest }, At::Job));
     }
     let item = scene.local(frame, "call_item");
-    Some(item.and_then(|i| heap.int(heap.attrs(i, ["work_id"])[0]?)))
+    let job = item.and_then(|i| heap.int(heap.attrs(i, ["work_id"])[0]?));
+    let waits = || index > 0 && thread.frames[index - 1].in_file("/multiprocessing/queues.py");
+    Some(job.map_or_else(|| if waits() { At::Rest } else { At::Start }, At::Job))
 }
 
 /// Futures of a `ProcessPoolExecutor`: its manager thread knows the number of the work and the workers.
