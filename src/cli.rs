@@ -215,7 +215,7 @@ impl Tasks {
     }
 }
 
-/// A number with a unit of time, or of `default`.
+/// `500ms`, `1s`, `1.5`, `2m`, `1h`: without a unit it is of `default`; between these many milliseconds.
 fn duration(
     default: &'static str,
     least: u64,
@@ -223,11 +223,8 @@ fn duration(
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
     move |text| {
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "" => default,
-            unit => unit,
-        };
-        let unit = match unit {
+        let unit = Some(&text[digits.len()..]).filter(|unit| !unit.is_empty());
+        let unit = match unit.unwrap_or(default) {
             "ms" => 1.0,
             "s" => 1e3,
             "m" | "min" => 60e3,

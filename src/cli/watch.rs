@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Shown, Targets};
+use super::{Shown, Targets, duration};
 use crate::look;
 
 #[derive(Clone, Debug, Args)]
@@ -23,13 +23,13 @@ pub struct Watch {
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "targets")]
     pub command: Vec<std::ffi::OsString>,
     /// How long an iteration of an event loop, a request or a wait for a lock may last
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration(10, 86_400_000))]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration("s", 10, 86_400_000))]
     pub stall: Duration,
     /// Keep reports in this directory; without it stalls are told and not kept
     #[arg(short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// How often to poll
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = duration(1, 60_000))]
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = duration("s", 1, 60_000))]
     pub interval: Duration,
     /// End after the first stall
     #[arg(long)]
@@ -38,7 +38,7 @@ pub struct Watch {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub max_reports: u64,
     /// Keep no second report of the same rule at the same place before this is over
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration(0, 31_536_000_000))]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration("s", 0, 31_536_000_000))]
     pub cool_down: Duration,
     /// Never let DIR grow beyond this
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size)]
@@ -61,14 +61,6 @@ impl Watch {
     pub fn look_options(&self) -> look::Options {
         self.shown.look_options()
     }
-}
-
-/// `500ms`, `1s`, `1.5`, `2m`, `1h`; between these many milliseconds.
-fn duration(
-    least: u64,
-    most: u64,
-) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
-    super::duration("s", least, most)
 }
 
 /// `100M`, `1G`, `4096`.

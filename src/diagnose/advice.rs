@@ -510,6 +510,13 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     if rule.id == "pipe-deadlock" && case.cycle.is_some() && case.members().all(reads) {
         return "each waits for the other to write: close the child's stdin when all is written, as communicate() does".into();
     }
+    let root = case.culprit();
+    if case.is_behind_stopped() {
+        let pid = root.pid();
+        return format!(
+            "process {pid} was stopped by a signal or a debugger: kill -CONT {pid} lets it go on"
+        );
+    }
     let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
     if case.event_loop().is_some_and(|l| l.kind == "trio") {
         text = text.replace("asyncio.sleep", "trio.sleep").replace("asyncio.Lock", "trio.Lock");
@@ -517,13 +524,6 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     if rule.id == "loop-sleep" && case.event_loop().is_some_and(|l| l.kind == "gevent") {
         text =
             "use gevent.sleep(), or call gevent.monkey.patch_all() before anything else is imported".into();
-    }
-    let root = case.culprit();
-    if case.is_behind_stopped() {
-        let pid = case.culprit().pid();
-        return format!(
-            "process {pid} was stopped by a signal or a debugger: kill -CONT {pid} lets it go on"
-        );
     }
     // Who waits for work is not to blame for how it does.
     let idle = case.graph.fates[case.root()] == Fate::Idle;

@@ -39,20 +39,24 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(asks_again));
     // Since when who asks again does so, nobody knows; the request that he serves has suffered for its age.
     let asked_for = || request(case)?.age.filter(|_| case.wait().is_some_and(asks_again));
-    if case.is_gil() {
-        // A holder that sleeps has had it for as long.
-        let asleep = || case.culprit().blocked_for().filter(|_| case.root_sleeps());
-        let age = case.age().into_iter().chain(asleep()).reduce(f64::max).filter(|&age| age >= GIL_LONG)?;
-        let severity = if age >= LONG { Critical } else { Warning };
-        return Some(if request(case).is_some() { severity } else { severity.min(rule.usual) });
-    }
-    case.age().or_else(held_for).or_else(asked_for).filter(|&age| age >= LONG)?;
-    if case.is_client_idle() {
-        return Some(if case.keeps_others_waiting() { Warning } else { Info });
-    }
-    let severity = of_waiting(case)?;
+    let severity = if case.is_gil() {
+        of_gil(case)?
+    } else {
+        case.age().or_else(held_for).or_else(asked_for).filter(|&age| age >= LONG)?;
+        if case.is_client_idle() {
+            return Some(if case.keeps_others_waiting() { Warning } else { Info });
+        }
+        of_waiting(case)?
+    };
     // Whoever serves a request has suffered past its limit.
     Some(if request(case).is_some() { severity } else { severity.min(rule.usual) })
+}
+
+fn of_gil(case: &Case) -> Option<Severity> {
+    // A holder that sleeps has had it for as long.
+    let asleep = || case.culprit().blocked_for().filter(|_| case.root_sleeps());
+    let age = case.age().into_iter().chain(asleep()).reduce(f64::max).filter(|&age| age >= GIL_LONG)?;
+    Some(if age >= LONG { Critical } else { Warning })
 }
 
 /// A cycle of objects, which no signal ends: of threads that were stopped it is as true. In which system call
@@ -192,12 +196,12 @@ fn of_task(case: &Case) -> Option<Severity> {
         _ => false,
     };
     let says_nobody = |wait: &Wait| wait.detail.get("nobody").and_then(|v| v.as_bool()) == Some(true);
-    let is_main = case.party().task().is_some_and(|task| task.main);
-    let unanswered = || of_unanswered(case, &case.of_awaited());
+    let (is_main, awaited) = (is_main_task(case), case.of_awaited());
+    let unanswered = || of_unanswered(case, &awaited);
     if is_parked(case) {
         return None;
     }
-    if case.of_awaited().is_unread() {
+    if awaited.is_unread() {
         // Its loop may be awake; the child is not.
         let sleeps = |at: &usize| case.graph.parties[*at].blocked_for().is_some_and(|age| age >= LONG);
         let severity = if serves || is_main { Critical } else { Warning };
@@ -229,7 +233,7 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Idle if says_nobody(wait) => Some(Info),
         Fate::Outside if wants && old => Some(Warning),
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
-        Fate::Outside if is_main && old && waits_for_other(&case.of_awaited()) => Some(Warning),
+        Fate::Outside if is_main && old && waits_for_other(&awaited) => Some(Warning),
         Fate::Outside | Fate::Idle if old => unanswered(),
         _ => None,
     }
@@ -247,14 +251,13 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
     let wait = awaited.wait().filter(|w| w.kind == "socket")?;
     let tcp = &wait.detail["tcp"];
     let asked = || {
-        let ago = tcp["sent_ago"].as_f64().zip(tcp["received_ago"].as_f64());
-        // Within one tick of the clock it is the answer that came last.
         let nothing_came = tcp["received"] == 0;
-        let spoke_last = ago.is_some_and(|(sent, received)| sent < received || nothing_came);
-        let spoke_last = spoke_last && tcp["sent"] != 0;
-        spoke_last && !awaited.is_consumer() && !super::waits::has_library(awaited.party().frames(), BROKERS)
+        let spoke_last = quiet(wait).is_some_and(|(sent, received)| sent < received || nothing_came);
+        spoke_last
+            && tcp["sent"] != 0
+            && !awaited.is_consumer()
+            && !super::waits::has_library(awaited.party().frames(), BROKERS)
     };
-    let is_main = case.party().task().is_some_and(|task| task.main);
     let serves = request(case).is_some();
     let is_call = awaited.is_call() && (wait.detail["url"].is_string() || awaited.statement().is_some());
     match awaited.operation() {
@@ -263,7 +266,7 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
         _ if awaited.says("inbound") => None,
         "recv" if !is_call && !asked() => None,
         "recv" | "send" | "connect" if serves => Some(Critical),
-        "recv" | "send" | "connect" if is_main => Some(Warning),
+        "recv" | "send" | "connect" if is_main_task(case) => Some(Warning),
         "recv" if is_call => Some(Info),
         _ => None,
     }
@@ -273,7 +276,7 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
 /// those do that are to run until they are killed.
 fn is_parked(case: &Case) -> bool {
     case.chain.len() == 1
-        && case.party().task().is_some_and(|task| task.main)
+        && is_main_task(case)
         && case.fate == Fate::Stuck
         && case.wait().is_some_and(|w| matches!(w.kind.as_str(), "future" | "event") && w.label.is_none())
         && !case.says("done")
@@ -284,9 +287,19 @@ fn is_listening(case: &Case) -> bool {
     let Some(wait) = case.wait().filter(|w| w.kind == "socket" && case.call_starts("select.")) else {
         return false;
     };
-    let ago = |key: &str| wait.detail["tcp"][key].as_f64();
-    let asked = ago("sent_ago").zip(ago("received_ago")).is_some_and(|(sent, received)| sent < received);
+    let asked = quiet(wait).is_some_and(|(sent, received)| sent < received);
     !asked && !case.is_call()
+}
+
+/// How long ago something was sent on a connection, and something came. Within one tick of the clock it is the
+/// answer that came last.
+fn quiet(wait: &Wait) -> Option<(f64, f64)> {
+    let tcp = &wait.detail["tcp"];
+    tcp["sent_ago"].as_f64().zip(tcp["received_ago"].as_f64())
+}
+
+fn is_main_task(case: &Case) -> bool {
+    case.party().task().is_some_and(|task| task.main)
 }
 
 /// Waits for an item, and whoever could put one in stands still: of a queue of threads, all of them are

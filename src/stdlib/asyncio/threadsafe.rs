@@ -20,24 +20,9 @@ pub fn find(scene: &Scene, seen: &mut Seen) {
         .collect();
     of_tasks(scene, seen);
     for (tstate, future) in waiting {
-        let Some((event_loop, task)) = scheduled(scene, seen, future).or_else(|| chained(scene, future))
-        else {
-            continue;
-        };
-        let runs = seen.running.get(&event_loop).and_then(|t| scene.threads.get(*t));
+        let Some((event_loop, actor)) = completer(scene, seen, future, Some(tstate)) else { continue };
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
-        // The thread that should run it is this very one: then nothing else counts.
-        let own = runs.is_some_and(|t| t.raw.tstate == tstate);
-        wait.on = match (task, runs) {
-            (Some(task), _) if !own => vec![Actor {
-                pid: Some(scene.pid),
-                tid: runs.and_then(|t| t.tid),
-                thread: None,
-                task: Some(Address(task)),
-            }],
-            (_, Some(thread)) => vec![locks::actor(scene, thread)],
-            (_, None) => continue,
-        };
+        wait.on = vec![actor];
         wait.certainty = Certainty::Proved;
         wait.detail["event_loop"] = json!(Address(event_loop));
     }
@@ -49,24 +34,31 @@ fn of_tasks(scene: &Scene, seen: &mut Seen) {
     let open = |w: &Wait| w.kind == "future" && w.on.is_empty() && w.detail["executor"] == true;
     let futures: Vec<Option<Addr>> = waits.map(|wait| Some(wait.filter(|w| open(w))?.address?.0)).collect();
     for (at, future) in futures.into_iter().enumerate() {
-        let found = future.and_then(|f| scheduled(scene, seen, f).or_else(|| chained(scene, f)));
-        let Some((event_loop, task)) = found else { continue };
-        let runs = seen.running.get(&event_loop).and_then(|t| scene.threads.get(*t));
-        let on = match (task, runs) {
-            (Some(task), _) => Actor {
-                pid: Some(scene.pid),
-                tid: runs.and_then(|t| t.tid),
-                thread: None,
-                task: Some(Address(task)),
-            },
-            (None, Some(thread)) => locks::actor(scene, thread),
-            (None, None) => continue,
-        };
+        let found = future.and_then(|f| completer(scene, seen, f, None));
+        let Some((event_loop, actor)) = found else { continue };
         let Some(wait) = &mut seen.tasks[at].waits_on else { continue };
         wait.call = Some("asyncio.wrap_future".to_owned());
-        (wait.on, wait.certainty) = (vec![on], Certainty::Proved);
+        (wait.on, wait.certainty) = (vec![actor], Certainty::Proved);
         wait.detail = json!({ "event_loop": Address(event_loop) });
     }
+}
+
+/// The loop that completes a future, and who does it there: the task, or else the loop's thread. Where that is
+/// the very thread that waits, nothing else counts.
+fn completer(scene: &Scene, seen: &Seen, future: Addr, waiter: Option<Addr>) -> Option<(Addr, Actor)> {
+    let (event_loop, task) = scheduled(scene, seen, future).or_else(|| chained(scene, future))?;
+    let runs = seen.running.get(&event_loop).and_then(|t| scene.threads.get(*t));
+    let own = runs.is_some_and(|t| Some(t.raw.tstate) == waiter);
+    let actor = match task.filter(|_| !own) {
+        Some(task) => Actor {
+            pid: Some(scene.pid),
+            tid: runs.and_then(|t| t.tid),
+            thread: None,
+            task: Some(Address(task)),
+        },
+        None => locks::actor(scene, runs?),
+    };
+    Some((event_loop, actor))
 }
 
 /// The loop has not begun with it: the future stands in the closure of one of its ready callbacks.
