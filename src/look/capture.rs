@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::window::Stacks;
 use crate::python::Python;
+use crate::python::hash::StrHash;
 use crate::python::locate::Located;
 use crate::python::objects::Heap;
+use crate::python::sysinfo::SysInfo;
 use crate::python::threads::{self, RawThread};
 use crate::snapshot::{Address, Look, Process, Read, Skipped, Snapshot};
 use crate::target::cached::CachedMemory;
@@ -52,12 +54,24 @@ pub struct CapturedProcess {
     pub facts: ProcessFacts,
     /// Where the interpreter is; `None` if the memory could not be read.
     pub located: Option<Located>,
+    /// What `sys` said when the interpreter was found, which may be of another moment than the memory.
+    #[serde(default)]
+    pub sys: Option<SysInfo>,
+    #[serde(default)]
+    pub hash: Option<StrHash>,
     /// How exact each stack is, by thread state.
     pub reads: Vec<(Address, Read)>,
     /// The task of each thread state, as the target numbers it.
     pub tids: Vec<(Address, i32)>,
     /// Threads that were proven in an earlier attempt than the one whose memory is here.
     pub threads: Vec<RawThread>,
+    /// Threads that moved while the memory here was read, and what was said of how it was read.
+    #[serde(default)]
+    pub stale: Vec<Address>,
+    #[serde(default)]
+    pub doubted: Vec<Address>,
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// File → (path, line → text).
     pub sources: BTreeMap<String, CapturedSource>,
     /// The table of ranges in the file; `memory` in the process.
@@ -95,9 +109,14 @@ impl CapturedProcess {
         CapturedProcess {
             facts: facts.clone(),
             located: Some(python.located.clone()),
+            sys: Some(python.sys.clone()),
+            hash: python.hash,
             reads,
             tids,
             threads: kept.cloned().collect(),
+            stale: stacks.stale.iter().map(|a| Address(*a)).collect(),
+            doubted: stacks.doubted.iter().map(|a| Address(*a)).collect(),
+            notes: stacks.notes.clone(),
             sources,
             ranges: Vec::new(),
             memory,

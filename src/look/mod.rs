@@ -18,6 +18,7 @@ use crate::stdlib::os::Now;
 use crate::stdlib::{self, Scene};
 use crate::target::access::{self, AccessError};
 use crate::target::cached::CachedMemory;
+use crate::target::facts::ProcessFacts;
 use crate::target::files::ProcDir;
 use crate::target::find::{self, Looks};
 use crate::target::live::LiveMemory;
@@ -94,16 +95,7 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     let namespace = Namespace::of(pid, facts.ns_pid != pid);
     let python = match python {
         Ok(python) => python,
-        Err(error) => {
-            facts.threads = threads::thread_facts(pid, None);
-            let mut process = process::of_facts(&facts, options.show_secrets);
-            if options.followed {
-                waits::look_bare(&mut facts);
-                waits::settle_bare(&mut process, &facts, options.show_secrets);
-            }
-            let captured = options.save.then(|| CapturedProcess::of_facts(&facts));
-            return Ok(Looked { process, error: Some(error), captured });
-        }
+        Err(error) => return Ok(without_memory(facts, error, options)),
     };
     let tasks: Vec<i32> = probes.iter().map(|p| namespace.inside(p.tid)).collect();
     let mut stacks = Window {
@@ -119,6 +111,11 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
         quick: options.quick,
     }
     .read();
+    if !stacks.are_exact() && memory.fresh(python.runtime, &mut [0; 8]).is_err() {
+        // It ended, or became another program, while it was read: what was read does not belong together.
+        let error = access::check(pid).err().unwrap_or(AccessError::Starting { pid });
+        return Ok(without_memory(facts, error, options));
+    }
     let now = if stacks.now.monotonic.is_some() { stacks.now } else { window::now() };
     (facts.monotonic, facts.realtime) = (now.monotonic, now.realtime);
     log::debug!("{pid}: stacks after {:?}, {} attempts", began.elapsed(), stacks.attempts);
@@ -136,15 +133,35 @@ pub fn live(pid: i32, options: &Options) -> Result<Looked, AccessError> {
     Ok(Looked { process, error: None, captured })
 }
 
+/// What `/proc` alone tells, and why it is no more.
+fn without_memory(mut facts: ProcessFacts, error: AccessError, options: &Options) -> Looked {
+    facts.threads = threads::thread_facts(facts.pid, None);
+    if facts.followed {
+        waits::look_bare(&mut facts);
+    }
+    let process = process_without_memory(&facts, options);
+    let captured = options.save.then(|| CapturedProcess::of_facts(&facts));
+    Looked { process, error: Some(error), captured }
+}
+
+fn process_without_memory(facts: &ProcessFacts, options: &Options) -> Process {
+    let mut process = process::of_facts(facts, options.show_secrets);
+    if facts.followed {
+        waits::settle_bare(&mut process, facts, options.show_secrets);
+    }
+    process
+}
+
 /// The same report from a capture.
 pub fn captured(captured: &CapturedProcess, options: &Options) -> Result<Process, String> {
     let memory = CachedMemory::image(captured.memory.clone());
     let Some(located) = &captured.located else {
-        let mut process = process::of_facts(&captured.facts, options.show_secrets);
-        waits::settle_bare(&mut process, &captured.facts, options.show_secrets);
-        return Ok(process);
+        return Ok(process_without_memory(&captured.facts, options));
     };
-    let python = Python::understand(&memory, located)?;
+    let python = match &captured.sys {
+        Some(sys) => Python::proven(&memory, located, sys.clone(), captured.hash)?,
+        None => Python::understand(&memory, located)?,
+    };
     let heap = python.heap(&memory);
     let mut stacks = Stacks::of_capture(captured, &python, &heap, options);
     let mut sources = Sources::Captured(captured.sources.clone());
@@ -173,7 +190,7 @@ pub fn gil_moves(process: &Process) -> bool {
 /// Finds the interpreter of a live process, by its maps; tells why where there is none.
 pub fn attach(
     pid: i32,
-    facts: &mut crate::target::facts::ProcessFacts,
+    facts: &mut ProcessFacts,
     memory: &CachedMemory,
 ) -> Result<(Python, Vec<Mapping>), AccessError> {
     if matches!(facts.state, Some('Z' | 'X')) {
@@ -232,28 +249,22 @@ impl Stacks {
         options: &Options,
     ) -> Stacks {
         let (mut interpreters, problems) = crate::python::threads::read(heap, python.runtime);
-        for thread in interpreters.iter_mut().flat_map(|i| &mut i.threads) {
-            if let Some(kept) = captured.threads.iter().find(|t| t.tstate == thread.tstate) {
-                *thread = kept.clone();
-            }
-        }
-        let locals =
-            options.limits().map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
         let mut stacks = Stacks {
             reads: captured.reads.iter().map(|(a, r)| (a.0, *r)).collect(),
-            locals,
             tids: captured.tids.iter().map(|(a, t)| (a.0, *t)).collect(),
+            stale: captured.stale.iter().map(|a| a.0).collect(),
+            doubted: captured.doubted.iter().map(|a| a.0).collect(),
+            notes: captured.notes.clone(),
             problems,
             ..Stacks::default()
         };
+        let facts = &captured.facts;
+        let outside = |inside| facts.threads.iter().find(|t| t.ns_tid == inside).map_or(inside, |t| t.tid);
+        let tids = stacks.tids.clone();
+        let tid = |tstate| tids.get(&tstate).map(|inside| outside(*inside));
+        let call = |tid| facts.threads.iter().find(|t| t.tid == tid)?.syscall;
+        let now = Now { monotonic: facts.monotonic, realtime: facts.realtime };
         if !options.no_findings {
-            let facts = &captured.facts;
-            let tid = |tstate| {
-                let inside = stacks.tids.get(&tstate)?;
-                Some(facts.threads.iter().find(|t| t.ns_tid == *inside)?.tid)
-            };
-            let call = |tid| facts.threads.iter().find(|t| t.tid == tid)?.syscall;
-            let now = Now { monotonic: facts.monotonic, realtime: facts.realtime };
             stacks.seen = window::read_waits(
                 heap,
                 python,
@@ -266,10 +277,20 @@ impl Stacks {
                 now,
                 true,
             );
+            stacks.doubt(&outside);
+        }
+        for thread in interpreters.iter_mut().flat_map(|i| &mut i.threads) {
+            if let Some(kept) = captured.threads.iter().find(|t| t.tstate == thread.tstate) {
+                *thread = kept.clone();
+            }
+        }
+        if !options.no_findings {
             let (codes, names) = (&stacks.codes, &stacks.names);
             let scene = Scene::new(heap, python, facts.pid, codes, &interpreters, names, &tid, &call, now);
             stdlib::read_slowly(&scene, codes, &mut stacks.seen);
         }
+        stacks.locals =
+            options.limits().map(|l| window::read_locals(heap, &interpreters, l)).unwrap_or_default();
         stacks.interpreters = interpreters;
         stacks
     }

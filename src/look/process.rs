@@ -129,7 +129,7 @@ pub fn of_stacks(
         free_threaded: python.layout.free_threaded,
         debug: python.sys.abiflags.as_deref().map(|f| f.contains('d')),
     });
-    process.problems.extend(stacks.problems.iter().cloned());
+    process.problems.extend(stacks.problems.iter().chain(&stacks.notes).cloned());
     super::waits::settle(&mut stacks.seen, facts, &stacks.tids, options.show_secrets);
     super::waits::date_requests(&mut stacks.seen, facts);
     let now = Now { monotonic: facts.monotonic, realtime: facts.realtime };

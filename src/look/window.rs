@@ -58,11 +58,16 @@ pub struct Stacks {
     pub names: Names,
     /// What the threads wait on and hold.
     pub seen: Seen,
+    /// Whose waits were over when the window was, and whose stack is not of the moment of what was read.
+    pub stale: Vec<Addr>,
+    pub doubted: Vec<Addr>,
     /// Where each task stood during the accepted attempt.
     pub standings: FxHashMap<i32, Standing>,
     /// The clocks when `seen` was read.
     pub now: Now,
     pub problems: Vec<String>,
+    /// What must be said of how it was read.
+    pub notes: Vec<String>,
     pub attempts: usize,
     /// How long the reading took in the last attempt.
     pub reading: Duration,
@@ -165,7 +170,7 @@ impl Window<'_> {
         let before = self.standings();
         let call = |tid| before.get(&tid)?.doing.syscall();
         let (codes, names) = (&mut stacks.codes, &mut stacks.names);
-        let mut seen = read_waits(
+        let seen = read_waits(
             &heap,
             self.python,
             self.pid,
@@ -179,15 +184,13 @@ impl Window<'_> {
         );
         if stacks.attempts > ATTEMPTS_WITH_WAITS {
             let after = self.standings();
-            self.forget_stale(&mut seen, &stacks.interpreters, &stacks.tids, &before, &after);
-            for (tstate, tid) in &stacks.tids {
-                let tid = (self.tid_of)(*tid);
-                let stood = before.get(&tid).zip(after.get(&tid)).is_some_and(|(b, a)| b.is_proof_against(a));
-                if !stood {
-                    seen.doubt(*tstate, Some(tid));
-                }
-            }
             stacks.seen = seen;
+            stacks.stale = self.stale(&stacks.interpreters, &stacks.tids, &before, &after);
+            let stood =
+                |tid| before.get(&tid).zip(after.get(&tid)).is_some_and(|(b, a)| b.is_proof_against(a));
+            let moved = stacks.tids.iter().filter(|(_, tid)| !stood((self.tid_of)(**tid)));
+            stacks.doubted = moved.map(|(tstate, _)| *tstate).collect();
+            stacks.doubt(self.tid_of);
             stacks.note("what threads wait on is not of one moment with the stacks: it is too busy".into());
             return;
         }
@@ -249,25 +252,25 @@ impl Window<'_> {
 
     /// A thread that has run since its call was noted waits no more for what that call says: it may have
     /// got its lock since, and would seem to wait for itself. Those that ask for the GIL wake every 5 ms.
-    fn forget_stale(
+    fn stale(
         &self,
-        seen: &mut Seen,
         interpreters: &[RawInterpreter],
         tids: &FxHashMap<Addr, i32>,
         before: &FxHashMap<i32, Standing>,
         after: &FxHashMap<i32, Standing>,
-    ) {
+    ) -> Vec<Addr> {
+        let mut stale = Vec::new();
         for interp in interpreters {
             for thread in &interp.threads {
                 let Some(tid) = tids.get(&thread.tstate).map(|tid| (self.tid_of)(*tid)) else { continue };
                 let (Some(b), Some(a)) = (before.get(&tid), after.get(&tid)) else { continue };
                 let for_gil = || interp.gil.is_some_and(|gil| self.waits_for(&gil, b));
                 if !b.is_proof_against(a) && !for_gil() {
-                    seen.waits.remove(&thread.tstate);
-                    seen.os.remove(&thread.tstate);
+                    stale.push(thread.tstate);
                 }
             }
         }
+        stale
     }
 
     /// Asleep until the GIL is free.
@@ -395,7 +398,7 @@ impl Window<'_> {
             let (b, a) = (before.get(&tid)?, after.get(&tid)?);
             b.is_proof_against(a).then_some(Read::Frozen)
         };
-        self.forget_stale(&mut stacks.seen, &interpreters, &stacks.tids, &before, &after);
+        stacks.stale = self.stale(&interpreters, &stacks.tids, &before, &after);
         let kept = |gil: Option<RawGil>, thread: &RawThread| match &keeper {
             Some(Keeper::Gil { before, .. }) => gil.is_some_and(|g| g.addr == before.addr),
             Some(Keeper::Thread { tstate, .. }) => thread.tstate == *tstate,
@@ -406,14 +409,14 @@ impl Window<'_> {
         let mut reads = FxHashMap::default();
         let mut merged = interpreters;
         // What this attempt saw of them is of no moment, even where one before has proven the stack.
-        let mut unproven = Vec::new();
+        stacks.doubted.clear();
         let mut locals = locals.unwrap_or_default();
         for interp in &mut merged {
             let gil = interp.gil;
             for thread in &mut interp.threads {
                 let now = asleep(thread.tstate).or_else(|| held.filter(|_| kept(gil, thread)));
                 if now.is_none() {
-                    unproven.push(thread.tstate);
+                    stacks.doubted.push(thread.tstate);
                 }
                 let read = match now {
                     Some(read) => read,
@@ -437,9 +440,7 @@ impl Window<'_> {
                 reads.insert(thread.tstate, read);
             }
         }
-        for tstate in unproven {
-            stacks.seen.doubt(tstate, stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid)));
-        }
+        stacks.doubt(self.tid_of);
         stacks.interpreters = merged;
         stacks.reads = reads;
         stacks.locals = locals;
@@ -491,9 +492,26 @@ impl Keeper {
 
 impl Stacks {
     fn note(&mut self, problem: String) {
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
+        if !self.notes.contains(&problem) {
+            self.notes.push(problem);
         }
+    }
+
+    /// Takes back what was seen of threads that moved meanwhile.
+    pub fn doubt(&mut self, tid_of: &dyn Fn(i32) -> i32) {
+        for tstate in &self.stale {
+            self.seen.waits.remove(tstate);
+            self.seen.os.remove(tstate);
+        }
+        for tstate in &self.doubted {
+            self.seen.doubt(*tstate, self.tids.get(tstate).map(|tid| tid_of(*tid)));
+        }
+    }
+
+    /// Each stack is of one moment.
+    pub fn are_exact(&self) -> bool {
+        let mut threads = self.interpreters.iter().flat_map(|i| &i.threads).peekable();
+        threads.peek().is_some() && threads.all(|t| is_exact(&self.reads, t))
     }
 
     /// The thread as an earlier attempt proved it.

@@ -5,13 +5,14 @@
 
 use std::hash::Hasher;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::{SipHasher13, SipHasher24};
 
 use super::layout::Layout;
 use crate::target::memory::{Addr, Memory};
 
 /// The secret of one process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StrHash {
     keys: (u64, u64),
     /// SipHash-1-3 from 3.11 on, 2-4 before.

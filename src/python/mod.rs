@@ -38,7 +38,7 @@ pub struct Python {
     pub runtime: Addr,
     pub layout: Layout,
     pub sys: SysInfo,
-    hash: Option<StrHash>,
+    pub hash: Option<StrHash>,
     pub located: Located,
 }
 
@@ -130,6 +130,25 @@ impl Python {
             Err(offsets::OffsetsError::NoCookie) => Python::from_tables(mem, located),
             Err(e) => Err(e.to_string()),
         }
+    }
+
+    /// One that was proven before, by whoever kept this memory: what proved it may be of another moment.
+    pub fn proven(
+        mem: &dyn Memory,
+        located: &Located,
+        sys: SysInfo,
+        hash: Option<StrHash>,
+    ) -> Result<Python, String> {
+        let runtime = located.runtime;
+        let layout = match offsets::decode(mem, runtime) {
+            Ok((layout, _)) => layout,
+            Err(offsets::OffsetsError::NoCookie) => tables::table(sys.minor(), false)
+                .ok_or_else(|| format!("Python {} is not one of the supported versions", sys.version()))?,
+            Err(e) => return Err(e.to_string()),
+        };
+        let mut python = Python { runtime, layout, sys, hash, located: located.clone() };
+        python.overlay_asyncio(mem);
+        Ok(python)
     }
 
     /// Up to 3.12 the runtime does not say what it is: each table that may fit is tried.
