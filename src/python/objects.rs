@@ -78,6 +78,14 @@ impl TypeInfo {
     pub fn is_c_function(&self) -> bool {
         matches!(self.name.as_str(), "builtin_function_or_method" | "builtin_method")
     }
+    /// One of the interpreter's own, as `for` loops leave them on the value stack.
+    pub fn is_c_iterator(&self) -> bool {
+        let name = self.name.as_str();
+        !self.is_heap_type() && name.ends_with("iterator")
+            || name.starts_with("itertools.")
+            || matches!(name, "enumerate" | "zip" | "map" | "filter" | "reversed")
+    }
+
     pub fn is_exception(&self) -> bool {
         self.flags & EXCEPTION != 0
     }
