@@ -98,7 +98,8 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         // A loop does nothing but what its tasks and handles do: of its thread only the callback counts
         // that it runs just now.
         let once = thread.frames.iter().rposition(|f| f.is("/asyncio/base_events.py", &["_run_once"]));
-        let found = search.from(&thread.frames[..once.unwrap_or(thread.frames.len())], false, &[], Freedom::All);
+        let found =
+            search.from(&thread.frames[..once.unwrap_or(thread.frames.len())], false, &[], Freedom::All);
         each_hit(&mut targets, &search, &found, |target, _| target.threads.push(i));
     }
     let mut hidden = seen.tasks.len() > MAX_TASKS;
