@@ -87,7 +87,7 @@ impl Codes {
 
 /// The place of the loop that runs in this thread, if one does and has one.
 pub fn find(heap: &Heap, tstate: Addr, codes: &mut Codes) -> Option<Place> {
-    let object = loops::running_loop(heap, tstate)?;
+    let object = loops::running_loop(heap, tstate, None)?;
     if let Some(uv) = uv_loop(heap, object) {
         return Some(Place::Uv(uv));
     }
