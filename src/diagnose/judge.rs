@@ -220,7 +220,8 @@ fn of_task(case: &Case) -> Option<Severity> {
         // Who has the lock waits for a thread that has slept for long.
         let locked = wait.kind == "lock" && case.culprit().thread().is_some();
         let severity = unanswered().map(|severity| severity.min(if serves { Warning } else { Info }));
-        return severity.or(locked.then_some(Warning)).filter(|_| old);
+        let for_pool = wait.detail["pool"].is_object();
+        return severity.or((locked || for_pool).then_some(Warning)).filter(|_| old);
     }
     match case.fate {
         Fate::Stuck if serves => Some(Critical),

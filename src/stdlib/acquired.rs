@@ -192,17 +192,13 @@ pub fn of_manager(scene: &Scene, manager: Addr) -> Vec<Addr> {
     analysis.acquired().into_iter().filter(is_left).collect()
 }
 
-/// Whether who is inside of a `with` has released the lock by hand meanwhile: in this frame or further in, the
-/// next thing to be done with it is to take it again.
+/// Whether who is inside of a `with` has released the lock by hand meanwhile, in this frame or further in.
 pub fn is_given_back(scene: &Scene, thread: &ThreadScene, frame: usize, lock: Addr) -> bool {
-    let says_both = |code| {
-        let names = scene.names(code);
-        ["acquire", "release"].iter().all(|wanted| names.iter().any(|n| n == wanted))
-    };
+    let says_so = |code| scene.names(code).iter().any(|n| n == "release");
     let frames = thread.frames[..=frame].iter().filter(|f| !f.in_file("/threading.py"));
     frames
-        .filter(|f| says_both(f.raw.code))
-        .any(|f| of_frame(scene, f).is_some_and(|analysis| analysis.acquires_first(f.offset, lock)))
+        .filter(|f| says_so(f.raw.code))
+        .any(|f| of_frame(scene, f).is_some_and(|analysis| analysis.released_at(scene, f.offset, lock)))
 }
 
 fn is_worth_it(scene: &Scene, frame: &FrameScene) -> bool {
@@ -354,27 +350,12 @@ impl Analysis {
         false
     }
 
-    /// Whether what comes next, on every way, is to take this lock (again).
-    fn acquires_first(&self, offset: i64, lock: Addr) -> bool {
-        let Some(start) = opcodes::at(&self.shape.instructions, offset) else { return false };
-        let mut seen = vec![false; self.shape.instructions.len()];
-        let (mut queue, mut acquires) = (vec![start], false);
-        while let Some(at) = queue.pop() {
-            if std::mem::replace(&mut seen[at], true) {
-                continue;
-            }
-            let next = self.events.get(&at).into_iter().flatten().find_map(|e| match e {
-                Event::Acquire { object, .. } if *object == lock => Some(true),
-                Event::Release { object } if *object == lock => Some(false),
-                _ => None,
-            });
-            match next {
-                Some(true) => acquires = true,
-                Some(false) => return false,
-                None => queue.extend(self.shape.next(at)),
-            }
-        }
-        acquires
+    /// Whether a lock that was held when the function began has been released on every way to this place.
+    fn released_at(&self, scene: &Scene, offset: i64, lock: Addr) -> bool {
+        let releases = |e: &Event| matches!(e, Event::Release { object } if *object == lock);
+        let Some(at) = opcodes::at(&self.shape.instructions, offset) else { return false };
+        self.events.values().flatten().any(releases)
+            && self.flow(scene, lock, 1 << BY_CALLER, 0, Part::ALL).0[at] == FREE
     }
 
     /// The state of one lock before each instruction, and when the function returns.

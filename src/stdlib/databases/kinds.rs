@@ -18,7 +18,7 @@ pub const OF_THREADS: &[Known] = &[
 
 pub const OF_TASKS: &[Known] = &[
     ("asyncpg", "/asyncpg/pool.py", &["_acquire_impl"]),
-    ("psycopg_pool", "/psycopg_pool/pool_async.py", &["getconn"]),
+    ("psycopg_pool", "/psycopg_pool/pool_async.py", &["_getconn_unchecked", "getconn"]),
     ("redis", "/redis/asyncio/connection.py", &["get_connection"]),
     // Up to 3.9 `connect` itself waits.
     ("aiohttp", "/aiohttp/connector.py", &["_wait_for_available_connection", "connect"]),
