@@ -283,12 +283,16 @@ fn state(wait: &Wait) -> Option<String> {
             0 => Some(format!("{object} is empty")),
             size => Some(format!("{object} has {size} items, and still its getter sleeps")),
         },
-        ("queue", Some("join")) => {
-            Some(format!("{} items of {object} are not reported as done", number(wait, "unfinished")?))
-        }
+        ("queue", Some("join")) => Some(match number(wait, "unfinished")? {
+            1 => format!("one item of {object} is not reported as done"),
+            items => format!("{items} items of {object} are not reported as done"),
+        }),
         ("semaphore", _) if wait.detail["pool"].is_object() => {
             let out = wait.detail["pool"]["out"].as_i64()?;
-            Some(format!("all {out} connections of {object} are out"))
+            Some(match out {
+                1 => format!("the only connection of {object} is out"),
+                _ => format!("all {out} connections of {object} are out"),
+            })
         }
         ("semaphore", _) => Some(format!("{object} has {} left", number(wait, "value")?)),
         ("future", _) => Some(format!("{object} is {}", word(wait, "state")?.to_ascii_lowercase())),
