@@ -20,7 +20,7 @@ pub struct Watch {
     #[command(flatten)]
     pub targets: Targets,
     /// Start this command and watch it, with what it starts itself
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "targets")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pids", "pid", "port", "name"])]
     pub command: Vec<std::ffi::OsString>,
     /// How long an iteration of an event loop, a request or a wait for a lock may last
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration("s", 10, 86_400_000))]

@@ -18,6 +18,8 @@ pub mod exits;
 pub mod futures;
 /// Who keeps an object alive.
 pub mod garbage;
+/// gevent's loop.
+pub mod gevent;
 /// Which locks each thread is inside of.
 pub mod holders;
 /// `importlib`.
@@ -36,6 +38,8 @@ pub mod remote;
 pub mod servers;
 /// `threading`: conditions, events, semaphores, barriers, joins.
 pub mod threading;
+/// trio's loop.
+pub mod trio;
 /// Requests being served.
 pub mod web;
 

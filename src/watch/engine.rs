@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::exec::{Call, Runner};
 use super::follow::Follower;
@@ -466,8 +466,10 @@ impl Engine {
         metrics.keep_only(&pids);
         for target in &mut self.targets {
             let pid = target.poller.pid;
-            let blocked = self.episodes.iter().filter(|e| e.stall.pid == pid).count();
-            metrics.blocked_threads.get_or_create(&OfProcess { pid }).set(blocked as i64);
+            // A thread may have more than one to answer for.
+            let of_pid = self.episodes.iter().filter(|e| e.stall.pid == pid);
+            let blocked: FxHashSet<i32> = of_pid.filter_map(|e| e.stall.tid).collect();
+            metrics.blocked_threads.get_or_create(&OfProcess { pid }).set(blocked.len() as i64);
             if let Some(share) = target.gil.share() {
                 metrics.gil_held.get_or_create(&OfProcess { pid }).set(share);
             }
