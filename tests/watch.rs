@@ -10,7 +10,7 @@ mod server;
 mod venv;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -327,6 +327,51 @@ fn a_stuck_loop_is_caught_under_every_interpreter() {
 }
 
 #[test]
+fn stalls_of_loops_that_asyncio_knows_nothing_of_are_caught() {
+    common::each_interpreter("stalls_of_other_loops", venv::has_servers, |interpreter| {
+        let interpreter = venv::loops(interpreter)?;
+        for (kind, how) in
+            [("trio", "compute"), ("trio", "sleep"), ("gevent", "compute"), ("gevent", "sleep")]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("now");
+            let args = [kind, how, file.to_str().unwrap()];
+            let program = Program::start(&interpreter, "incidents/other_loops.py", &args)?;
+            program.line("READY ")?;
+            let pid = program.pid().to_string();
+            let watch = Watch::start(&["--stall", "800ms", "--metrics", "127.0.0.1:0", &pid]);
+            let port = port_of(&watch)?;
+            // Its loop is known, and healthy for longer than the limit.
+            let seen = format!("hangscope_loop_lag_seconds_count{{pid=\"{pid}\"}} ");
+            let polls = || -> Outcome<u64> {
+                let text = get(port, "/metrics")?;
+                let count = text.lines().find_map(|line| line.strip_prefix(&seen)?.parse().ok());
+                Ok(count.unwrap_or(0))
+            };
+            program.until("its loop", || Ok(polls()? > 0))?;
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            if watch.said().contains(" · for ") {
+                return Err(format!("{kind}, healthy: {}", watch.said()));
+            }
+            fs::write(&file, "").unwrap();
+            let line = watch.line(&[" loop-", " · for "]).map_err(|e| format!("{kind}, {how}: {e}"))?;
+            let function = if how == "compute" { "compute" } else { "sleep" };
+            if !line.contains(function) {
+                return Err(format!("{kind}, {how}: {line}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Where its metrics are served.
+fn port_of(watch: &Watch) -> Outcome<u16> {
+    let served = watch.line(&["metrics are served on http://127.0.0.1:"])?;
+    let port = served.rsplit(':').next().and_then(|end| end.trim_end_matches("/metrics").parse().ok());
+    port.ok_or(served)
+}
+
+#[test]
 fn many_stalls_fill_no_disk() {
     let program = program(&python(), &["stalls"]);
     let out = tempfile::tempdir().unwrap();
@@ -413,12 +458,22 @@ fn metrics_tell_of_pools_and_descriptors() {
     let program = program(&python(), &["pool"]);
     let pid = program.pid();
     let watch = Watch::start(&["--metrics", "127.0.0.1:0", &pid.to_string()]);
-    let served = watch.line(&["metrics are served on http://127.0.0.1:"]).unwrap();
-    let port = served.rsplit(':').next().unwrap().trim_end_matches("/metrics").parse().unwrap();
+    let port = port_of(&watch).unwrap();
     let wanted = format!("hangscope_executor_queue_depth{{pid=\"{pid}\"}} 5\n");
     program.until(&wanted, || Ok(get(port, "/metrics")?.contains(&wanted))).unwrap();
     let text = get(port, "/metrics").unwrap();
-    assert!(text.contains("application/openmetrics-text"), "{text}");
+    // Who does not ask for OpenMetrics gets what everybody understands.
+    assert!(text.contains("text/plain; version=0.0.4"), "{text}");
+    assert!(text.contains("# TYPE hangscope_polls_total counter\n"), "{text}");
+    if let Some(promtool) = common::tool("promtool") {
+        let body = text.split("\r\n\r\n").nth(1).expect("a body");
+        let mut command = Command::new(promtool);
+        command.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut check = command.spawn().expect("it starts");
+        check.stdin.take().expect("piped").write_all(body.as_bytes()).unwrap();
+        let output = check.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", lossy(&output.stderr));
+    }
     let fds = format!("hangscope_open_fds{{pid=\"{pid}\"}} ");
     assert!(text.lines().any(|l| l.starts_with(&fds)), "{text}");
     assert!(get(port, "/nothing").unwrap().starts_with("HTTP/1.1 404"));

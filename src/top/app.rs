@@ -51,7 +51,7 @@ pub enum Action {
 pub struct App {
     pub view: View,
     /// Where Esc leads back to.
-    back: View,
+    pub back: View,
     pub order: Order,
     /// The screen stands still.
     pub frozen: bool,

@@ -23,7 +23,7 @@ pub struct Look {
 /// A screen of this width has room for longer bars.
 const WIDE: usize = 110;
 /// How long the help is.
-pub const HELP_LINES: usize = 16;
+pub const HELP_LINES: usize = 17;
 /// Columns that `(file:line)` gets at least, or it is left out.
 const LEAST_PLACE: usize = 8;
 
@@ -348,7 +348,7 @@ impl Paint {
         let each = 5.min(height.saturating_sub(1)).max(1);
         let rows: Vec<&LoopRow> = app.screen.loops.iter().collect();
         for (i, row) in window(&rows, app.selected, height.saturating_sub(1) / each) {
-            lines.extend(self.event_loop(row, i == app.selected));
+            lines.extend(self.event_loop(row, app.screen.pids.len() > 1, i == app.selected));
         }
         if rows.is_empty() {
             lines.push(Line::styled(" no thread runs an event loop", self.faint()));
@@ -356,7 +356,7 @@ impl Paint {
         lines
     }
 
-    fn event_loop(&self, row: &LoopRow, selected: bool) -> Vec<Line<'static>> {
+    fn event_loop(&self, row: &LoopRow, several: bool, selected: bool) -> Vec<Line<'static>> {
         let number = |n: Option<u64>| n.map_or("?".to_owned(), |n| n.to_string());
         let event_loop = row.event_loop.as_ref();
         let kind = event_loop.map_or("", |l| &l.kind);
@@ -386,7 +386,8 @@ impl Paint {
             let value = self.text(&value, self.width.saturating_sub(18));
             Line::from(vec![Span::styled(format!("         {name:<8} "), self.faint()), Span::raw(value)])
         };
-        lines.push(fact("thread", row.thread.clone()));
+        let of = if several { format!(" of pid {}", row.pid) } else { String::new() };
+        lines.push(fact("thread", row.thread.clone() + &of));
         if let Some(task) = &row.task {
             lines.push(fact("task", task.clone()));
         }
@@ -455,6 +456,7 @@ impl Paint {
             ("", ""),
             ("own", "samples in which the function itself ran"),
             ("total", "samples in which it was anywhere on the stack"),
+            ("errors", "samples that could not be proven to be of one moment"),
         ];
         let key = |(key, what): &(&str, &str)| {
             Line::from(vec![Span::styled(format!("  {key:<10}"), self.bold()), Span::raw((*what).to_owned())])

@@ -468,12 +468,19 @@ fn loop_row(seen: &LoopSeen, known: Option<(&Process, &Thread)>, looked_at: f64)
         return LoopRow { thread: format!("thread {tid}"), ..row };
     };
     let mut row = of_look(row, process, thread);
-    if iteration.is_none_or(|(start, _)| looked_at < start) {
-        let state = if iteration.is_some() { "running" } else { "polling" };
+    if let Some(state) = outdated(iteration, looked_at) {
         row.event_loop = row.event_loop.map(|l| EventLoop { state: state.to_owned(), ..l });
         (row.task, row.request, row.place) = (None, None, None);
     }
     row
+}
+
+/// The state of a loop whose present iteration the last look does not know.
+fn outdated(iteration: Option<(f64, f64)>, looked_at: f64) -> Option<&'static str> {
+    match iteration {
+        None => Some("polling"),
+        Some((start, _)) => (looked_at < start).then_some("running"),
+    }
 }
 
 fn of_look(row: LoopRow, process: &Process, thread: &Thread) -> LoopRow {
@@ -534,4 +541,16 @@ fn of_snapshot(frame: &Frame) -> String {
 /// The targets at the start; later ones are found while it runs.
 pub fn targets(selector: &Selector) -> Result<find::Found, find::FindError> {
     find::find(selector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_from_before_an_iteration_says_nothing_of_it() {
+        assert_eq!(outdated(Some((100.0, 2.0)), 101.0), None);
+        assert_eq!(outdated(Some((100.0, 2.0)), 99.0), Some("running"));
+        assert_eq!(outdated(None, 101.0), Some("polling"));
+    }
 }

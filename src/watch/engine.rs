@@ -24,6 +24,7 @@ use crate::target::blocked::monotonic;
 use crate::target::clocks::own_cpu;
 use crate::target::find::FindError;
 use crate::target::host;
+use crate::target::own_memory;
 
 /// When a stall that goes on is looked at again, in multiples of the limit after the look before: at once, to
 /// tell what moves; then after as long again; then when there is no hope left.
@@ -74,6 +75,8 @@ pub struct Engine {
     last_poll: f64,
     last_second: f64,
     said_not_found: bool,
+    /// Whole looks have been taken, and freed, since memory was given back.
+    has_looked: bool,
 }
 
 /// A stall that goes on.
@@ -120,6 +123,7 @@ impl Engine {
             last_poll: f64::NAN,
             last_second: f64::NEG_INFINITY,
             said_not_found: false,
+            has_looked: false,
         })
     }
 
@@ -183,6 +187,9 @@ impl Engine {
         if second {
             self.last_second = now;
             self.publish();
+            if std::mem::take(&mut self.has_looked) {
+                own_memory::give_back();
+            }
         }
     }
 
@@ -457,6 +464,7 @@ impl Engine {
     }
 
     fn spend(&mut self, took: f64) {
+        self.has_looked = true;
         self.allowance = (self.allowance - took).max(-LOOKS_AT_ONCE);
     }
 

@@ -254,6 +254,7 @@ mod tests {
     fn the_older_format_names_counters_in_full() {
         let metrics = Metrics::default();
         metrics.stalls.get_or_create(&OfRule { rule: "loop-sleep".into() }).inc();
+        metrics.loop_lag.get_or_create(&OfProcess { pid: 7 }).observe(0.02);
         let text = plain(&metrics.text().unwrap());
         assert!(text.contains("# HELP hangscope_stalls_total Stalls seen, by rule.\n"), "{text}");
         assert!(text.contains("# TYPE hangscope_stalls_total counter\n"), "{text}");

@@ -60,7 +60,8 @@ pub fn explain(report: &Report, suspect: &Suspect, age: f64) -> Option<Stall> {
         age: Some(age),
         severity: found.map_or(Severity::Warning, |f| f.severity),
     };
-    let name = thread.name.as_deref().unwrap_or("a thread");
+    let nameless = if thread.main { "the main thread" } else { "a thread" };
+    let name = thread.name.as_deref().unwrap_or(nameless);
     match suspect.what {
         What::Loop => Some(told("loop-stall", format!("the event loop of {name} is in {place}"))),
         What::Thread if found.is_some() => Some(told("", String::new())),
