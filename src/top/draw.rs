@@ -287,7 +287,7 @@ impl Paint {
             Span::styled(self.bar(row.own_now), own),
             Span::raw(format!(" {:>5.1}% ", 100.0 * row.total_now)),
             Span::styled(self.bar(row.total_now), total),
-            Span::raw(format!(" {:>7.2}s {:>7.2}s  ", row.own, row.total)),
+            Span::raw(format!(" {:>7}s {:>7}s  ", seconds(row.own), seconds(row.total))),
             Span::styled(name, name_style),
             Span::styled(place, if selected { Style::new() } else { self.faint() }),
         ]);
@@ -495,6 +495,11 @@ impl Paint {
         spans.push(Span::styled(self.text(keys, room), self.faint()));
         Line::from(spans)
     }
+}
+
+/// Seven columns last for years: after some hours nobody asks for hundredths.
+fn seconds(time: f64) -> String {
+    if time < 9999.995 { format!("{time:.2}") } else { format!("{time:.0}") }
 }
 
 /// What is less than half a millisecond is nothing here.

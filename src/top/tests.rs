@@ -22,7 +22,7 @@ fn screen() -> Screen {
         own_now: 0.5,
         total_now: 2.0,
         own: 123_456.0,
-        total: 1e9,
+        total: 9_999_999.0,
     };
     let thread = |n: i32| ThreadRow {
         pid: 4_194_303,
@@ -145,7 +145,7 @@ fn eighty_columns_have_room_for_what_matters() {
     assert!(all.last().unwrap().ends_with("q quit"), "{all:#?}");
     app.search = "short".into();
     let all = lines(&mut app, 80, 24);
-    assert!(all[4].contains("short (…/some/depth.py:123456)"), "{all:#?}");
+    assert!(all[4].contains("short (…/of/some/depth.py:123456)"), "{all:#?}");
     assert!(all.last().unwrap().ends_with("q quit"), "{all:#?}");
 }
 
