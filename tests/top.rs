@@ -220,8 +220,19 @@ fn the_terminal_is_given_back_after_signals_and_a_panic() {
     terminal.until("the shell", |s| s.contains("Stopped") && s.contains("BEFORE"));
     terminal.line("fg");
     terminal.until("the screen again", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+    // And without a word: the shell has its own settings of the terminal meanwhile.
+    let pid = top_of(&shell).expect("it runs");
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    assert!(common::within(|| common::state(pid, pid) == Some('T')), "it is not stopped");
+    terminal.until("the shell", |s| s.contains("Stopped"));
+    terminal.line("stty sane; clear");
+    terminal.line("fg");
+    terminal.until("the screen again", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+    // Its keys need no Enter, and are not echoed.
+    terminal.keys(&["t"]);
+    terminal.until("the threads", |s| s.contains("Stack of"));
     terminal.keys(&["q"]);
-    terminal.until("the shell", |s| s.contains("BEFORE"));
+    terminal.until("the shell", |s| s.contains("fg"));
     // `fg` has the code now.
     terminal.line("echo CODE=$?");
     terminal.is_restored(0);

@@ -187,6 +187,9 @@ fn a_stall_among_health_is_caught_with_its_line_and_its_culprit() {
         assert!(samples.lines().any(|line| line.contains("stall (") && line.contains(';')), "{samples}");
         let end = json(&profile.with_extension("over.json"));
         assert!(end["lasted"].as_f64().is_some_and(|lasted| lasted >= 1.0), "{end}");
+        // Where there was time for another look, it slept at the same place.
+        assert_ne!(end["moved"], Value::Bool(true), "{end}");
+        assert!(end["places"][0].as_str().is_some_and(|place| place.starts_with("stall ")), "{end}");
         // Health is no stall.
         let stalls = said.lines().filter(|l| l.contains(" · for ")).count();
         assert_eq!(

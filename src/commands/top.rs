@@ -5,14 +5,14 @@ use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::layout::Rect;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 
 use super::{UNREAD, complain, nothing_found, text_options};
 use crate::cli::Top;
@@ -169,9 +169,15 @@ fn show(
 ) -> anyhow::Result<Shown> {
     let gathered = &gatherers.gathered;
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGINT, SIGTERM, SIGHUP, SIGTSTP] {
+    for number in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)?;
     }
+    // Apart, for they may come together with one of those.
+    let [stop, go_on] = [SIGTSTP, SIGCONT].map(|number| {
+        let flag = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(number, Arc::clone(&flag)).map(|_| flag)
+    });
+    let (stop, go_on) = (stop?, go_on?);
     let mut screen = Screen::enter().context("the terminal cannot be taken over")?;
     let mut app = App::default();
     let mut refresh = Instant::now();
@@ -179,11 +185,18 @@ fn show(
     loop {
         match signal.swap(0, SeqCst) as i32 {
             0 => {}
-            SIGTSTP => screen.suspend()?,
             number => return Ok(Shown::Code(128 + number as u8)),
         }
         if terminal::is_gone() {
             return Ok(Shown::Code(128 + SIGHUP as u8));
+        }
+        if stop.swap(false, SeqCst) {
+            screen.suspend()?;
+        }
+        // After a SIGSTOP, too, of which nobody is told.
+        let mut redraw = go_on.swap(false, SeqCst);
+        if redraw {
+            screen.resume()?;
         }
         if let Some(error) = gathered.refused().filter(|_| started.is_none()) {
             return Ok(Shown::Refused(error));
@@ -195,7 +208,6 @@ fn show(
         if ended {
             return Ok(Shown::Code(0));
         }
-        let mut redraw = false;
         if Instant::now() >= refresh {
             app.update(gathered.screen());
             // The first screens come fast, so that there is something to see.

@@ -213,9 +213,14 @@ impl Teller {
                 };
                 self.line(&format!("{at} {} · pid {}{age} · {}{kept}", stall.rule, stall.pid, stall.summary));
             }
-            Event::Over { pid, rule, lasted } => {
+            Event::Over { pid, rule, lasted, moved } => {
+                let moved = match moved {
+                    Some(true) => " · it moved meanwhile",
+                    Some(false) => " · it stood at one place",
+                    None => "",
+                };
                 self.line(&format!(
-                    "{} {rule} · pid {pid} · over after {}",
+                    "{} {rule} · pid {pid} · over after {}{moved}",
                     crate::target::host::now(),
                     Span(*lasted)
                 ));

@@ -44,12 +44,28 @@ const TRY_AGAIN: f64 = 5.0;
 /// What happened, for whoever prints it.
 #[derive(Debug)]
 pub enum Event {
-    Watching { pid: i32, command: Vec<String> },
+    Watching {
+        pid: i32,
+        command: Vec<String>,
+    },
     Unreadable(AccessError),
     NotFound(FindError),
-    Gone { pid: i32 },
-    Stall { stall: Stall, at: String, file: Option<std::path::PathBuf>, refused: Option<Refusal> },
-    Over { pid: i32, rule: String, lasted: f64 },
+    Gone {
+        pid: i32,
+    },
+    Stall {
+        stall: Stall,
+        at: String,
+        file: Option<std::path::PathBuf>,
+        refused: Option<Refusal>,
+    },
+    /// `moved`: whether it stood elsewhere at one of its looks; `None`: there was but one.
+    Over {
+        pid: i32,
+        rule: String,
+        lasted: f64,
+        moved: Option<bool>,
+    },
     Trouble(String),
 }
 
@@ -88,6 +104,8 @@ pub(super) struct Episode {
     series: Option<Series>,
     first: Option<Arc<Snapshot>>,
     looks: usize,
+    /// Where it stood at each look, as far as it is a thread's stall.
+    stood: Vec<(String, u64)>,
     /// Infinite while one is under way.
     next_look: f64,
     profiling: Option<Profiling>,
@@ -319,9 +337,11 @@ impl Engine {
             Cause::Finding | Cause::Request => now - stall.age.unwrap_or(0.0),
         };
         let (mut file, mut refused, mut series, mut first, mut profiling) = (None, None, None, None, None);
+        let mut stood = Vec::new();
         match (&mut self.reports, seen) {
             (Some(reports), Some((mut seen, report))) => {
                 profiling = seen.profiling.take();
+                stood.extend(stall.tid.and_then(|tid| stall::stands(&report, stall.pid, tid)));
                 match reports.begin(&stall.rule, &stall.place, stall.pid, &at, now) {
                     Ok(begun) => {
                         match write::files(&report, &seen.capture)
@@ -338,9 +358,15 @@ impl Engine {
                                 }
                                 series = Some(begun);
                             }
-                            Err(WriteError::Full) => refused = Some(Refusal::Bytes),
                             Err(error) => {
-                                tell(Event::Trouble(format!("the report cannot be written: {error}")))
+                                reports.nothing_kept();
+                                match error {
+                                    WriteError::Full => refused = Some(Refusal::Bytes),
+                                    error => {
+                                        let text = format!("the report cannot be written: {error}");
+                                        tell(Event::Trouble(text));
+                                    }
+                                }
                             }
                         }
                         first = Some(Arc::new(seen.snapshot));
@@ -370,6 +396,7 @@ impl Engine {
             series,
             first,
             looks,
+            stood,
             next_look,
             profiling,
         });
@@ -423,9 +450,11 @@ impl Engine {
         let over = self.episodes.swap_remove(episode);
         let lasted = now - over.began;
         if let (Some(series), Some(reports)) = (&over.series, &mut self.reports) {
-            kept(write::end(reports, series, &over.stall, over.looks, lasted), "the report", tell);
+            let end = write::end(reports, series, &over.stall, &over.stood, over.looks, lasted);
+            kept(end, "the report", tell);
         }
-        tell(Event::Over { pid: over.stall.pid, rule: over.stall.rule, lasted });
+        let moved = write::moved(&over.stood);
+        tell(Event::Over { pid: over.stall.pid, rule: over.stall.rule, lasted, moved });
     }
 
     fn looked_again(&mut self, number: u64, answer: Answer, now: f64, tell: &mut dyn FnMut(Event)) {
@@ -437,6 +466,9 @@ impl Engine {
         if episode.looks > SERIES.len() {
             episode.first = None;
         }
+        let Stall { pid, tid, .. } = episode.stall;
+        let seen = answer.seen.as_ref().zip(tid);
+        episode.stood.extend(seen.and_then(|((_, report), tid)| stall::stands(report, pid, tid)));
         let (Some(files), Some(series), Some(reports)) = (answer.files, &episode.series, &mut self.reports)
         else {
             return;

@@ -1,5 +1,9 @@
 //! What lasts too long: first as polls see it, then as a look explains it. Pure.
 
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHasher;
+
 use crate::diagnose::{Finding, Severity};
 use crate::render::report::{Report, ReportProcess};
 use crate::snapshot::{Activity, Frame, Process, Thread};
@@ -130,6 +134,17 @@ pub fn of_requests(process: &Process, stall: f64) -> Vec<Stall> {
         })
     };
     process.threads.iter().filter_map(of_thread).collect()
+}
+
+/// Where a thread stands in a report: its line, and all of its stack as one number, to tell what moves.
+pub fn stands(report: &Report, pid: i32, tid: i32) -> Option<(String, u64)> {
+    let process = report.processes.iter().find(|p| p.process.pid == pid)?;
+    let thread = process.process.threads.iter().find(|t| t.tid == Some(tid))?;
+    let mut hasher = FxHasher::default();
+    for frame in &thread.frames {
+        (&frame.file, &frame.function, frame.line).hash(&mut hasher);
+    }
+    Some((place(thread)?, hasher.finish()))
 }
 
 fn place(thread: &Thread) -> Option<String> {
