@@ -2,7 +2,7 @@
 
 use super::deserted;
 use super::waits::{Fate, Graph, Party, Who, number, word};
-use crate::snapshot::{Activity, EventLoop, Frame, Wait};
+use crate::snapshot::{Activity, EventLoop, Frame, Precision, Wait};
 
 pub struct Case<'g, 'a> {
     pub graph: &'g Graph<'a>,
@@ -82,6 +82,18 @@ impl<'g, 'a> Case<'g, 'a> {
         let longest = |of: Option<f64>| of.into_iter().chain(awaited()).reduce(f64::max);
         let for_gil = || self.graph.gil_for(self.head());
         iteration.or_else(|| longest(self.party().blocked_for().or_else(for_gil)))
+    }
+
+    /// Of a task it is a lower bound, for its loop may have been awake meanwhile; so is a wait for the GIL.
+    pub fn age_is(&self) -> Precision {
+        let is_iteration =
+            || self.event_loop().is_some_and(|l| l.state != "polling" && l.iteration_age.is_some());
+        let of_thread = || self.party().thread()?.os.as_ref()?.blocked_for_is;
+        match () {
+            _ if is_iteration() => Precision::Exact,
+            _ if self.party().task().is_some() || self.is_gil() => Precision::AtLeast,
+            _ => of_thread().unwrap_or(Precision::Exact),
+        }
     }
 
     /// Whether any other thread of the process moves, waits for work, or for somebody outside. One that

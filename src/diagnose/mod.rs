@@ -28,7 +28,7 @@ mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::snapshot::{Address, Certainty, Frame, Request, Snapshot, Wait};
+use crate::snapshot::{Address, Certainty, Frame, Precision, Request, Snapshot, Wait};
 use case::Case;
 pub use crowd::ranges;
 use schemars::JsonSchema;
@@ -54,6 +54,9 @@ pub struct Finding {
     /// Index of the innermost frame of the application's own code.
     pub user_frame: Option<usize>,
     pub blocked_for: Option<f64>,
+    /// Whether it is known since when, or only from which moment on.
+    #[serde(default)]
+    pub blocked_for_is: Option<Precision>,
     pub certainty: Certainty,
     pub request: Option<Request>,
     /// From who suffers to the root; without a cycle the last one is the culprit.
@@ -308,6 +311,8 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
     evidence.extend(sentences);
     related.extend(follows.into_iter().map(str::to_owned));
     related.dedup();
+    // A lower bound for a task is worth saying from a second on.
+    let age = case.age().filter(|age| party.task().is_none() || *age >= 1.0);
     Finding {
         rule: rule.id.into(),
         severity,
@@ -318,8 +323,8 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
         task: party.task().map(|task| task.id).or_else(|| party.thread()?.task),
         frame: party.blocking_frame(),
         user_frame: party.user_frame(),
-        // Of a task it is a lower bound: its loop may have been awake meanwhile.
-        blocked_for: case.age().filter(|age| party.task().is_none() || *age >= 1.0),
+        blocked_for: age,
+        blocked_for_is: age.map(|_| case.age_is()),
         certainty: certainty(case),
         request: judge::request(case).cloned(),
         cause: causes(case),

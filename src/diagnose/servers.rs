@@ -170,6 +170,7 @@ fn finding(
         frame: thread.filter(|t| !t.frames.is_empty()).map(|_| 0),
         user_frame: thread.and_then(|t| t.frames.iter().position(|f| f.user)),
         blocked_for: None,
+        blocked_for_is: None,
         certainty: Certainty::Proved,
         request: thread.and_then(|t| t.request.clone()),
         cause: Vec::new(),

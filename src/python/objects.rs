@@ -78,6 +78,14 @@ impl TypeInfo {
     pub fn is_c_function(&self) -> bool {
         matches!(self.name.as_str(), "builtin_function_or_method" | "builtin_method")
     }
+    /// One of the interpreter's own, as `for` loops leave them on the value stack.
+    pub fn is_c_iterator(&self) -> bool {
+        let name = self.name.as_str();
+        !self.is_heap_type() && name.ends_with("iterator")
+            || name.starts_with("itertools.")
+            || matches!(name, "enumerate" | "zip" | "map" | "filter" | "reversed")
+    }
+
     pub fn is_exception(&self) -> bool {
         self.flags & EXCEPTION != 0
     }
@@ -314,8 +322,9 @@ impl<'a> Heap<'a> {
         digits.iter().all(|d| *d < 1 << 30).then_some((negative, digits))
     }
 
-    /// An `int` that fits.
+    /// An `int` that fits; `bool` is one.
     pub fn int(&self, obj: Addr) -> Option<i64> {
+        self.type_of(obj).filter(|t| t.is_int())?;
         let (negative, digits) = self.int_digits(obj, 3)?;
         let value = digits.iter().rev().fold(0i128, |v, d| v << 30 | *d as i128);
         i64::try_from(if negative { -value } else { value }).ok()

@@ -26,7 +26,7 @@ ops! {
     LoadFast "LOAD_FAST", LoadFastCheck "LOAD_FAST_CHECK", LoadFastBorrow "LOAD_FAST_BORROW",
     LoadTwo "LOAD_FAST_LOAD_FAST", BorrowTwo "LOAD_FAST_BORROW_LOAD_FAST_BORROW",
     StoreFast "STORE_FAST", DeleteFast "DELETE_FAST", StoreLoad "STORE_FAST_LOAD_FAST",
-    StoreTwo "STORE_FAST_STORE_FAST", LoadDeref "LOAD_DEREF", StoreDeref "STORE_DEREF",
+    StoreTwo "STORE_FAST_STORE_FAST", LoadDeref "LOAD_DEREF", StoreDeref "STORE_DEREF", LoadClosure "LOAD_CLOSURE",
     LoadGlobal "LOAD_GLOBAL", StoreGlobal "STORE_GLOBAL", LoadName "LOAD_NAME", StoreName "STORE_NAME",
     LoadConst "LOAD_CONST", LoadSmallInt "LOAD_SMALL_INT", LoadCommon "LOAD_COMMON_CONSTANT",
     LoadAttr "LOAD_ATTR", LoadMethod "LOAD_METHOD",

@@ -2,13 +2,11 @@
 //! every path from the start of a function to where its frame stands, this very lock was acquired and
 //! not released. That is an inference, so "likely" at best: another thread may have released it.
 //!
-//! The flow of control comes from the instructions, the exception table (3.11 on) or the block stack;
-//! what `x.acquire` means, from the values that the variables have now. A variable that was assigned
+//! What `x.acquire` means is taken from the values that the variables have now. A variable that was assigned
 //! after the call proves nothing of what it held before, so what it acquired then is forgotten. Calls of
 //! Python functions that speak of `acquire` or `release` are followed a few levels down: a class that
 //! takes its lock in one method and blocks in another.
 
-mod blocks;
 mod loops;
 mod reader;
 
@@ -17,9 +15,9 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
+use super::flow::Shape;
 use super::locks;
 use super::{FrameScene, Known, Scene};
-use crate::python::layout::Frames;
 use crate::python::opcodes::{self, Instruction, Op};
 use crate::target::memory::Addr;
 pub use reader::resource;
@@ -98,15 +96,6 @@ impl Part {
     const ALL: Part = Part { from: 0, until: None };
 }
 
-/// What a code object says by itself.
-struct Shape {
-    instructions: Vec<Instruction>,
-    /// Where each instruction's exception is handled.
-    handlers: Vec<Option<usize>>,
-    /// Up to 3.8: where a `finally` that was called goes back to.
-    returns: FxHashMap<usize, Vec<usize>>,
-}
-
 /// A function's instructions, and what they do.
 pub struct Analysis {
     body: Body,
@@ -127,7 +116,6 @@ pub struct Taken {
 /// What is asked of a look; functions are read once.
 #[derive(Default)]
 pub struct Acquired {
-    shapes: RefCell<FxHashMap<Addr, Option<Rc<Shape>>>>,
     frames: RefCell<FxHashMap<Addr, Option<Rc<Analysis>>>>,
     spent: Cell<usize>,
 }
@@ -280,40 +268,11 @@ impl Body {
             },
         }
     }
-
-    /// What LOAD_DEREF's argument counts.
-    fn deref_slot(&self, scene: &Scene, arg: u32) -> usize {
-        let shift = match scene.heap.layout.frames {
-            Frames::Objects { .. } => scene.heap.mem.i32(self.code + scene.heap.layout.code.nlocals),
-            Frames::Interpreter { .. } => Ok(0),
-        };
-        arg as usize + shift.unwrap_or(0).max(0) as usize
-    }
-}
-
-impl Shape {
-    fn read(scene: &Scene, code: Addr) -> Option<Shape> {
-        let instructions = opcodes::read(scene.heap, code)?;
-        let (handlers, returns) = match scene.heap.layout.frames {
-            Frames::Objects { .. } => {
-                (blocks::by_blocks(&instructions), blocks::finally_returns(&instructions))
-            }
-            Frames::Interpreter { .. } => {
-                (blocks::by_table(scene, code, &instructions)?, FxHashMap::default())
-            }
-        };
-        Some(Shape { instructions, handlers, returns })
-    }
 }
 
 impl Analysis {
     fn new(scene: &Scene, body: Body) -> Option<Analysis> {
-        let known = scene.acquired.shapes.borrow().get(&body.code).cloned();
-        let shape = known.unwrap_or_else(|| {
-            let read = Shape::read(scene, body.code).map(Rc::new);
-            scene.acquired.shapes.borrow_mut().insert(body.code, read.clone());
-            read
-        })?;
+        let shape = scene.shapes.of(scene, body.code)?;
         if !scene.acquired.spend(READING * shape.instructions.len()) {
             return None;
         }
@@ -376,25 +335,10 @@ impl Analysis {
                 return true;
             }
             if !events.iter().any(|e| matches!(e, Event::Acquire { object, .. } if *object == lock)) {
-                queue.extend(self.next(at));
+                queue.extend(self.shape.next(at));
             }
         }
         false
-    }
-
-    /// What may come after an instruction that raises nothing.
-    fn next(&self, at: usize) -> Vec<usize> {
-        let instruction = &self.shape.instructions[at];
-        let mut to = Vec::new();
-        if instruction.falls_through() {
-            to.push(at + 1);
-        }
-        if !instruction.sets_up() {
-            to.extend(instruction.target);
-        }
-        to.extend(self.shape.returns.get(&at).into_iter().flatten());
-        to.retain(|n| *n < self.shape.instructions.len());
-        to
     }
 
     /// The state of one lock before each instruction, and when the function returns.
@@ -453,7 +397,7 @@ impl Analysis {
                 exit |= after;
             }
             let branch = branches.get(&at).copied();
-            for to in self.next(at) {
+            for to in self.shape.next(at) {
                 let state = match (branch, instruction.jumps_if()) {
                     // The result of the acquire() decides which way it goes.
                     (Some((base, wanted)), Some(_)) => {

@@ -14,6 +14,8 @@ pub mod databases;
 pub mod descriptors;
 /// Live exit slots: which context managers a frame is inside of.
 pub mod exits;
+/// What may come after each instruction.
+mod flow;
 /// `concurrent.futures`.
 pub mod futures;
 /// Who keeps an object alive.
@@ -47,6 +49,7 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 use acquired::Acquired;
+use asyncio::coroutines;
 use futures::Work;
 use locks::Reach;
 use rustc_hash::FxHashMap;
@@ -78,6 +81,7 @@ pub struct Scene<'a> {
     global_names: RefCell<FxHashMap<(Addr, Addr), Option<String>>>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
     variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
+    shapes: flow::Shapes,
     acquired: Acquired,
     paths: Paths,
 }
@@ -257,6 +261,7 @@ impl<'a> Scene<'a> {
             global_names: RefCell::default(),
             names: RefCell::default(),
             variables: RefCell::default(),
+            shapes: flow::Shapes::default(),
             acquired: Acquired::default(),
             paths: Paths::new(&python.sys, &[]),
         }
@@ -291,6 +296,25 @@ impl<'a> Scene<'a> {
         let Some(slots) = self.heap.words(at, known.names.len()) else { return Vec::new() };
         let value = |(i, slot)| known.variables.value(self.heap, i, slot);
         slots.into_iter().enumerate().filter_map(value).collect()
+    }
+
+    /// What a suspended frame has still got to do with: variables that it may read when it goes on, and what
+    /// stands on its value stack. `None` if that cannot be told.
+    pub fn values_ahead(&self, frame: &FrameScene) -> Option<Vec<Addr>> {
+        let heap = self.heap;
+        let ahead = self.shapes.of(self, frame.raw.code)?.reads_ahead(self, frame.raw.code, frame.offset)?;
+        let known = self.variables(frame)?;
+        let slots = heap.words(frame.raw.addr + heap.layout.frame.locals, known.names.len())?;
+        let value = |slot: usize| known.variables.value(heap, slot, *slots.get(slot)?);
+        let mut values: Vec<Addr> = ahead.into_iter().filter_map(value).collect();
+        for value in coroutines::stack(heap, frame.raw)? {
+            // An iterator leads to what was in a variable, and cannot be looked into.
+            if heap.type_of(value)?.is_c_iterator() {
+                return None;
+            }
+            values.push(value);
+        }
+        Some(values)
     }
 
     /// The slots of a frame's code, read once for each code object.

@@ -16,6 +16,7 @@ fn finding(rule: &str, summary: &str, cause: Vec<Cause>) -> Finding {
         frame: Some(0),
         user_frame: Some(2),
         blocked_for: None,
+        blocked_for_is: None,
         certainty: Certainty::Proved,
         request: None,
         cause,

@@ -6,7 +6,7 @@ use crate::diagnose::{Cause, Finding, Severity};
 use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::style::Ink;
-use crate::snapshot::{Certainty, Frame, Process, Wait};
+use crate::snapshot::{Certainty, Frame, Precision, Process, Wait};
 
 /// Where the text of a labelled line begins.
 const LABELLED: usize = 9;
@@ -40,6 +40,13 @@ pub(super) fn write(page: &mut Page, finding: &Finding, process: Option<&Process
     page.gap();
 }
 
+/// ` for 47 s`; empty where that is not known.
+pub(super) fn lasts(finding: &Finding) -> String {
+    let Some(seconds) = finding.blocked_for else { return String::new() };
+    let least = if finding.blocked_for_is == Some(Precision::AtLeast) { "at least " } else { "" };
+    format!(" for {least}{}", Duration(seconds))
+}
+
 fn verdict(page: &mut Page, finding: &Finding) {
     let marks = page.marks;
     let (ink, mark) = match finding.severity {
@@ -50,9 +57,7 @@ fn verdict(page: &mut Page, finding: &Finding) {
     page.put(ink, mark);
     page.put(ink, " ");
     page.put(ink, &title(finding));
-    if let Some(blocked_for) = finding.blocked_for {
-        page.put(ink, &format!(" for {}", Duration(blocked_for)));
-    }
+    page.put(ink, &lasts(finding));
     let certainty = match finding.certainty {
         Certainty::Proved => "proved",
         Certainty::Likely => "likely",
@@ -324,6 +329,7 @@ mod tests {
                 frame: None,
                 user_frame: None,
                 blocked_for: None,
+                blocked_for_is: None,
                 certainty: Certainty::Proved,
                 request: None,
                 cause: vec![],

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use rustc_hash::FxHashMap;
 
-use super::{TextOptions, count, crowd, process};
+use super::{TextOptions, count, crowd, finding, process};
 use crate::diagnose::{Finding, Severity, ranges};
 use crate::duration::Duration;
 use crate::render::page::Page;
@@ -139,7 +139,7 @@ fn name(target: &Process) -> String {
 
 fn verdict(target: &Process, worst: Option<&Finding>) -> String {
     if let Some(finding) = worst {
-        let since = finding.blocked_for.map(|s| format!(" for {}", Duration(s))).unwrap_or_default();
+        let since = finding::lasts(finding);
         let serving = finding.request.as_ref().map(|r| format!(", serving {}", r.words()));
         return format!("{}{since}{}", finding.rule, serving.unwrap_or_default());
     }

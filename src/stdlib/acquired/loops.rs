@@ -3,6 +3,7 @@
 //! The variable has another value by now, but the loop's iterator still knows what it has given. For each
 //! such object the body is followed once more, as if the variable were that object.
 
+use super::super::flow::deref_slot;
 use super::super::{FrameScene, Scene, exits};
 use super::{Analysis, Body, Event, FREE, Part, UNCLEAR, Variable};
 use crate::python::layout::Frames;
@@ -59,7 +60,7 @@ fn variable(body: &Body, scene: &Scene, store: &Instruction) -> Option<Variable>
     match store.op {
         Op::StoreFast => Some(Variable::Slot(store.arg as usize)),
         Op::StoreLoad => Some(Variable::Slot(store.arg as usize >> 4)),
-        Op::StoreDeref => Some(Variable::Slot(body.deref_slot(scene, store.arg))),
+        Op::StoreDeref => Some(Variable::Slot(deref_slot(scene, body.code, store.arg))),
         Op::StoreName | Op::StoreGlobal => Some(Variable::Name(store.arg)),
         _ => None,
     }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
+use super::super::flow::deref_slot;
 use super::super::locks::{self, Kind};
 use super::super::{Scene, exits};
 use super::{BY_CALLEE, Body, Event, Variable, speaks};
@@ -123,7 +124,7 @@ impl Reader<'_, '_, '_> {
                 self.variable(slot(i.arg).0);
                 self.variable(slot(i.arg).1);
             }
-            Op::LoadDeref => self.variable(self.body.deref_slot(self.scene, i.arg)),
+            Op::LoadDeref => self.variable(deref_slot(self.scene, self.body.code, i.arg)),
             Op::StoreFast | Op::DeleteFast => {
                 self.pop();
                 self.store(at, 0, i.arg);
@@ -141,7 +142,7 @@ impl Reader<'_, '_, '_> {
             }
             Op::StoreDeref => {
                 self.pop();
-                let cell = self.body.deref_slot(self.scene, i.arg) as u32;
+                let cell = deref_slot(self.scene, self.body.code, i.arg) as u32;
                 self.store(at, 0, cell);
             }
             Op::LoadGlobal if minor >= 11 => self.global(i.arg >> 1, i.arg & 1 != 0),

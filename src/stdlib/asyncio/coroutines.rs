@@ -7,6 +7,8 @@ use crate::target::memory::Addr;
 
 /// A chain of awaits of this length is a loop, or past anybody's recursion limit.
 const MAX_CHAIN: usize = 10_000;
+/// No function has a value stack of so many bytes.
+const MAX_STACK: u64 = 32 << 10;
 /// `YIELD_FROM` of 3.8–3.10 (Include/opcode.h), which also does `await`.
 const YIELD_FROM: u8 = 72;
 
@@ -112,7 +114,6 @@ fn frame(heap: &Heap, obj: Addr) -> Option<(RawFrame, Stands)> {
 /// The object that a suspended one delegates to; `None` if it is a plain `yield`.
 fn awaited(heap: &Heap, obj: Addr, frame: &RawFrame) -> Option<Addr> {
     let l = heap.layout;
-    let f = &l.frame;
     match l.frames {
         Frames::Objects { .. } => {
             // The next instruction, in `co_code`, a bytes object.
@@ -121,13 +122,7 @@ fn awaited(heap: &Heap, obj: Addr, frame: &RawFrame) -> Option<Addr> {
             if heap.mem.u8(code + l.bytes.data + next).ok()? != YIELD_FROM {
                 return None;
             }
-            let top = if f.state == NONE {
-                heap.ptr(frame.addr + f.stack_pointer)?
-            } else {
-                let depth = heap.mem.i32(frame.addr + f.stack_pointer).ok().filter(|d| *d > 0)?;
-                heap.ptr(frame.addr + f.value_stack)? + 8 * depth as u64
-            };
-            heap.ptr(top.checked_sub(8)?)
+            heap.ptr(top(heap, frame)?.checked_sub(8)?)
         }
         Frames::Interpreter { .. } => {
             match l.gen_states.awaiting {
@@ -142,16 +137,42 @@ fn awaited(heap: &Heap, obj: Addr, frame: &RawFrame) -> Option<Addr> {
                     (resume & 3 >= 2).then_some(())?;
                 }
             }
-            let top = if l.tagged() {
-                heap.ptr(frame.addr + f.stack_pointer)?
-            } else {
-                let depth = heap.mem.i32(frame.addr + f.stack_pointer).ok().filter(|d| *d > 0)?;
-                frame.addr + f.locals + 8 * depth as u64
-            };
-            let word = heap.mem.u64(top.checked_sub(8 * l.gen_states.awaited_slot)?).ok()?;
+            let word = heap.mem.u64(top(heap, frame)?.checked_sub(8 * l.gen_states.awaited_slot)?).ok()?;
             Some(l.untag(word)).filter(|p| *p != 0 && p % 8 == 0)
         }
     }
+}
+
+/// Where the value stack of a suspended frame ends.
+fn top(heap: &Heap, frame: &RawFrame) -> Option<Addr> {
+    let f = &heap.layout.frame;
+    let is_pointer = match heap.layout.frames {
+        Frames::Objects { .. } => f.state == NONE,
+        Frames::Interpreter { tagged, .. } => tagged,
+    };
+    if is_pointer {
+        return heap.ptr(frame.addr + f.stack_pointer);
+    }
+    let depth = heap.mem.i32(frame.addr + f.stack_pointer).ok().filter(|d| *d >= 0)?;
+    let base = match heap.layout.frames {
+        Frames::Objects { .. } => heap.ptr(frame.addr + f.value_stack)?,
+        Frames::Interpreter { .. } => frame.addr + f.locals,
+    };
+    Some(base + 8 * depth as u64)
+}
+
+/// The objects on the value stack of a suspended frame.
+pub fn stack(heap: &Heap, frame: &RawFrame) -> Option<Vec<Addr>> {
+    let start = match heap.layout.frames {
+        Frames::Objects { .. } => heap.ptr(frame.addr + heap.layout.frame.value_stack)?,
+        Frames::Interpreter { .. } => {
+            let locals = heap.mem.i32(frame.code + heap.layout.code.nlocalsplus).ok()?;
+            frame.addr + heap.layout.frame.locals + 8 * u64::try_from(locals).ok()?
+        }
+    };
+    let bytes = top(heap, frame)?.checked_sub(start).filter(|bytes| *bytes <= MAX_STACK)?;
+    let words = heap.words(start, bytes as usize / 8)?.into_iter();
+    Some(words.map(|w| heap.layout.untag(w)).filter(|p| *p != 0 && p % 8 == 0).collect())
 }
 
 /// `__qualname__` of a coroutine or generator.

@@ -117,7 +117,13 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 
     /// Walks from frames and from other objects.
-    pub fn from(&mut self, frames: &[FrameScene], objects: &[Addr], freedom: Freedom) -> Found {
+    pub fn from(
+        &mut self,
+        frames: &[FrameScene],
+        suspended: bool,
+        objects: &[Addr],
+        freedom: Freedom,
+    ) -> Found {
         let mut walk = Walk {
             found: Found::default(),
             freedom,
@@ -132,7 +138,9 @@ impl<'s, 'a> Search<'s, 'a> {
             walk.found.names.insert(number);
         }
         for frame in frames.iter().filter(|f| !f.in_file("/asyncio/base_events.py")) {
-            walk.left.extend(self.scene.values(frame));
+            // A suspended frame goes on with what is ahead of it.
+            let ahead = if suspended { self.scene.values_ahead(frame) } else { None };
+            walk.left.extend(ahead.unwrap_or_else(|| self.scene.values(frame)));
             if frame.code.file.as_deref().is_some_and(|f| !self.paths.is_stdlib(f)) {
                 self.speak(&mut walk, frame.raw.code, frame.raw.globals);
             }

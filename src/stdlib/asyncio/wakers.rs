@@ -74,12 +74,14 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let wanted: FxHashSet<Addr> = targets.keys().map(|k| k.0).collect();
     let mut search = Search::new(scene, wanted, &loops);
 
+    let running: FxHashSet<Addr> = seen.current.values().copied().collect();
     let places: Vec<u64> = frames.iter().map(|frames| place(frames)).collect();
     for (i, frames) in frames.iter().enumerate().take(MAX_TASKS) {
         let callbacks = futures::future(scene.heap, seen.tasks[i].id.0)
             .map(|f| futures::callbacks(scene.heap, &f))
             .unwrap_or_default();
-        let found = search.from(frames, &callbacks, Freedom::Named);
+        let suspended = !running.contains(&seen.tasks[i].id.0);
+        let found = search.from(frames, suspended, &callbacks, Freedom::Named);
         each_hit(&mut targets, &search, &found, |target, key| {
             let awaits = seen.tasks[i].waits_on.as_ref().and_then(self::key);
             // Who stands at the same place for a future of its own is in the same need.
@@ -96,14 +98,15 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         // A loop does nothing but what its tasks and handles do: of its thread only the callback counts
         // that it runs just now.
         let once = thread.frames.iter().rposition(|f| f.is("/asyncio/base_events.py", &["_run_once"]));
-        let found = search.from(&thread.frames[..once.unwrap_or(thread.frames.len())], &[], Freedom::All);
+        let found =
+            search.from(&thread.frames[..once.unwrap_or(thread.frames.len())], false, &[], Freedom::All);
         each_hit(&mut targets, &search, &found, |target, _| target.threads.push(i));
     }
     let mut hidden = seen.tasks.len() > MAX_TASKS;
     for of_loop in sources.values() {
         hidden |= of_loop.hidden;
         for handle in &of_loop.handles {
-            let found = search.from(&[], &[*handle], Freedom::All);
+            let found = search.from(&[], false, &[*handle], Freedom::All);
             each_hit(&mut targets, &search, &found, |target, _| target.callbacks += 1);
         }
     }
