@@ -52,6 +52,7 @@ pub fn servers(interpreter: &Interpreter) -> Outcome<Interpreter> {
 }
 
 /// The event loops that asyncio knows nothing of.
+#[allow(dead_code, reason = "only tests/watch.rs asks for them")]
 pub fn loops(interpreter: &Interpreter) -> Outcome<Interpreter> {
     with(interpreter, &format!("loops-{}", interpreter.label), &["requirements-loops.txt"])
 }
