@@ -232,6 +232,26 @@ fn a_request_that_computes_or_sleeps_in_small_steps_is_caught_and_a_stream_is_no
 }
 
 #[test]
+fn a_request_that_awaits_is_caught_where_that_is_asked_for() {
+    let server =
+        Server::start(&python(), &["-m", "uvicorn", "watched:app", "--port", "{port}"], &[]).unwrap();
+    let port = server.port.to_string();
+    let [asked, not_asked] = [&["--await", "500ms"][..], &[]]
+        .map(|args| Watch::start(&[&["--port", &port, "--stall", "500ms"], args].concat()));
+    for watch in [&asked, &not_asked] {
+        watch.line(&["watching pid"]).unwrap();
+    }
+    let client = server::Client::request(server.port, "GET", "/await?seconds=600").unwrap();
+    let line = asked.line(&["request-stall", " · for "]).unwrap();
+    assert!(line.contains("GET /await") && line.contains("awaits in awaits "), "{line}");
+    // Once, for all that it lasts.
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    assert_eq!(asked.said().matches(" · for ").count(), 1, "{}", asked.said());
+    assert!(!not_asked.said().contains(" · for "), "{}", not_asked.said());
+    drop(client);
+}
+
+#[test]
 fn one_stall_of_1_2_s_at_a_random_moment_is_caught() {
     let out = tempfile::tempdir().unwrap();
     let server =

@@ -81,6 +81,7 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
     };
     let settings = Settings {
         stall: args.stall.as_secs_f64(),
+        awaiting: args.awaiting.map(|limit| limit.as_secs_f64()),
         look: args.look_options(),
         metrics: metrics.map(|(_, metrics)| metrics),
     };

@@ -52,7 +52,10 @@ impl Run {
         match heap.layout.untag(value) {
             // Its first iteration has not come so far.
             0 => Doing::Selecting,
-            time => codes.time(heap, time).map_or(Doing::Lost, |time| Doing::Since(time - self.offset)),
+            time => {
+                let start = codes.time(heap, time).map(|time| time - self.offset);
+                start.filter(|start| *start > 0.0).map_or(Doing::Lost, Doing::Since)
+            }
         }
     }
 }

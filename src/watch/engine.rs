@@ -71,6 +71,8 @@ pub enum Event {
 
 pub struct Settings {
     pub stall: f64,
+    /// The limit for requests whose tasks await something, if there is one.
+    pub awaiting: Option<f64>,
     pub look: Options,
     pub metrics: Option<Metrics>,
 }
@@ -281,6 +283,7 @@ impl Engine {
                 let stall = Stall {
                     pid: suspect.pid,
                     tid: Some(suspect.tid),
+                    task: None,
                     rule: rule.to_string(),
                     place: place.to_string(),
                     summary: format!("again in {place}"),

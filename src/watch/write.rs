@@ -50,12 +50,12 @@ pub fn end(
     looks: usize,
     lasted: f64,
 ) -> Result<(), WriteError> {
-    let Stall { pid, tid, rule, place, summary, severity, age: _ } = stall;
+    let Stall { pid, tid, rule, place, summary, severity, age: _, task } = stall;
     let places: Vec<&String> = stood.iter().map(|(place, _)| place).collect();
     let end = serde_json::json!({
         "moved": moved(stood), "places": places,
         "rule": rule, "place": place, "summary": summary, "severity": severity,
-        "pid": pid, "tid": tid, "looks": looks, "lasted": lasted,
+        "pid": pid, "tid": tid, "task": task, "looks": looks, "lasted": lasted,
     });
     reports.write(&series.whole("over.json"), format!("{end:#}\n").as_bytes())
 }
