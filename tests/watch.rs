@@ -442,9 +442,13 @@ fn a_restart_is_followed() {
     drop(first);
     watch.line(&[&format!("pid {old} has ended")]).unwrap();
     let second = program(&python(), &["stuck", &mark]);
-    watch.line(&[&format!("watching pid {}", second.pid())]).unwrap();
-    // It waits for our next line, and we for its: which of the rules says so is not the matter here.
-    watch.line(&[&format!("pid {}", second.pid()), " · for "]).unwrap();
+    // It waits for our next line, and we for its: which of the rules says so is not the matter here. The two come on
+    // two streams, in whatever order.
+    let (watched, pid) = (format!("watching pid {}", second.pid()), format!("pid {} ", second.pid()));
+    let is_stall = |line: &str| line.contains(&pid) && line.contains(" · for ");
+    let said = || watch.said();
+    let caught = || Ok(said().contains(&watched) && said().lines().any(is_stall));
+    second.until("its stall", caught).unwrap_or_else(|e| panic!("{e}: {}", said()));
 }
 
 #[test]
