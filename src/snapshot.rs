@@ -63,6 +63,9 @@ pub struct Skipped {
     pub command: Vec<String>,
     pub reason: String,
     pub remedy: Option<String>,
+    /// Nobody asked for this one: it was met on the way, and is no Python.
+    #[serde(default)]
+    pub by_the_way: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
@@ -388,6 +391,9 @@ pub struct Actor {
     pub tid: Option<i32>,
     pub thread: Option<String>,
     pub task: Option<Address>,
+    /// How people know the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]

@@ -80,6 +80,7 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
                         command: looked.process.command.clone(),
                         reason: error.to_string(),
                         remedy: error.remedy(),
+                        by_the_way: false,
                     });
                 }
                 processes.push(looked.process);
@@ -89,7 +90,7 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
                 unread = true;
                 complain(&error.to_string(), error.remedy().as_deref());
                 let (reason, remedy) = (error.to_string(), error.remedy());
-                skipped.push(Skipped { pid, command: Vec::new(), reason, remedy });
+                skipped.push(Skipped { pid, command: Vec::new(), reason, remedy, by_the_way: false });
             }
         }
     }

@@ -50,11 +50,15 @@ pub fn threads(
 /// Of a socket whose other end is in the waiter's own process: the other threads that can reach that. One that
 /// waits below its own server's loop for what only that loop would accept waits for itself.
 pub fn own_threads(parties: &[Party], of_process: &[usize], waiter: usize, wait: &Wait) -> Vec<usize> {
+    let is_alone = || of_process.iter().all(|&at| at == waiter || !is_python(&parties[at]));
+    // A file that its own process has locked, by what stands still meanwhile.
+    if wait.kind == "file" && is_alone() {
+        return vec![waiter];
+    }
     if wait.kind != "socket" {
         return Vec::new();
     }
     let all = reaching(parties, of_process, parties[waiter].pid(), wait);
-    let is_alone = || of_process.iter().all(|&at| at == waiter || !is_python(&parties[at]));
     if is_unaccepted(wait) && (all.contains(&waiter) || is_alone()) {
         return vec![waiter];
     }

@@ -302,6 +302,11 @@ pub fn evidence(case: &Case) -> Vec<String> {
     let parties: Vec<&Party> = case.chain.iter().map(|&at| &case.graph.parties[at]).collect();
     for (at, party) in parties.iter().enumerate() {
         let Some(wait) = party.wait() else { continue };
+        if let Some(task) = holder(case, wait) {
+            let (task, stands) = (called(case, task), stands(task));
+            seen.push(format!("{task} has {} and is suspended: it {stands}", object(wait)));
+            continue;
+        }
         let next = parties.get(at + 1).copied().or_else(|| case.cycle.map(|start| parties[start]));
         let state = state(wait);
         match next {
@@ -374,6 +379,13 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
                     "{one} has asked its own server {peer}, and waits for an answer that only it could give"
                 )
             }
+            ("queue-join", Some(wait)) => {
+                format!("{one} waits until {} is done, of which it has an item itself", object(wait))
+            }
+            ("loop-lock", Some(wait)) => {
+                let task = holder(case, wait).map_or_else(|| "a suspended task".into(), |p| called(case, p));
+                format!("{one} waits for {}, which {task} of its own loop has", object(wait))
+            }
             ("pool-self-wait", _) => format!("{one} waits for work that only its own pool could do"),
             ("loop-self-deadlock", _) => {
                 format!("{one} waits for a coroutine that only its own event loop could run")
@@ -411,7 +423,12 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         };
     }
     if rule.id == "loop-not-woken" {
-        return format!("{name} could go on, but its event loop sleeps: nobody has woken it");
+        return match case.says("done") {
+            true => format!("{name} could go on, but its event loop sleeps: nobody has woken it"),
+            false => format!(
+                "{name} waits, and its event loop sleeps although callbacks are ready: nobody has woken it"
+            ),
+        };
     }
     let wants = match (case.kind(), case.operation()) {
         ("queue", "put") => format!("{name} waits for room in {object}"),
@@ -451,13 +468,34 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
     }
 }
 
+/// Who is waited for, and, if that is somebody else, who that one waits for at last.
 fn culprit_line(case: &Case) -> String {
-    let culprit = case.culprit();
-    format!("{} {}", called(case, culprit), stands(culprit))
+    let line = |party: &Party| format!("{} {}", called(case, party), stands(party));
+    let holds = |party: &Party| {
+        let part = case.wait().filter(|w| matches!(w.kind.as_str(), "lock" | "semaphore")).map_or("", part);
+        format!("{}{part} {}", called(case, party), stands(party))
+    };
+    let parties = &case.graph.parties;
+    let (Some(second), root) = (case.second().map(|at| &parties[at]), case.culprit()) else {
+        return line(case.culprit());
+    };
+    // Whoever accepts connections does what it is there for.
+    let rests = root.wait().is_some_and(|w| w.kind == "socket" && word(w, "operation") == Some("accept"));
+    match case.chain.len() {
+        ..=2 => line(root),
+        3 if rests => holds(second),
+        _ => format!("{}, and in the end {}", holds(second), line(root)),
+    }
 }
 
 fn in_function(party: &Party) -> String {
     party.telling_frame().map(|f| format!(" in `{}` at {}", f.function, place(f))).unwrap_or_default()
+}
+
+/// The suspended task that has a lock of threads.
+fn holder<'g, 'a>(case: &'g Case<'_, 'a>, wait: &Wait) -> Option<&'g Party<'a>> {
+    let task = wait.on.first()?.task.filter(|_| wait.detail["across_await"] == true)?;
+    case.graph.parties.iter().find(|p| p.task().is_some_and(|t| t.id == task))
 }
 
 /// What to do depends on what they wait for.
@@ -466,15 +504,39 @@ fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     if case.in_cycle(imports) {
         return "start no thread while a module is imported, or do not wait for it there: do both in a function that runs after the import";
     }
+    if case.in_cycle(|w| w.kind == "barrier") {
+        return "hold no lock while waiting at a barrier: those who are still to come want it";
+    }
     if !case.in_cycle(|w| matches!(w.kind.as_str(), "lock" | "semaphore")) {
         return "let one of them go on, or end, without the other";
     }
     rule.advice
 }
 
+/// Where one rule asks for different things to be done.
+fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
+    Some(match rule.id {
+        "dbpool-exhausted" if case.cycle.is_some() && case.cycle_len() > 1 => {
+            "whoever has a connection of {object} here waits, directly or through others, for one more: give it back first, or use one for all of it"
+        }
+        "join-endless" if case.call_ends(&["shutdown", "__exit__"]) => {
+            "leaving `with` waits for all that was handed in: see why {culprit} does not end, or call shutdown(wait=False, cancel_futures=True)"
+        }
+        "pipe-wait" if case.operation() == "open" => {
+            "to open a FIFO waits until somebody opens its other end: see who should; O_NONBLOCK does not wait"
+        }
+        "accept-backlog" if case.is_not_accepted() => {
+            "who listens there is known: its queue of connections is full, for it accepts none; see what {culprit} does instead"
+        }
+        _ => return None,
+    })
+}
+
 /// The rule's advice, with the names filled in.
 pub fn advice(case: &Case, rule: &Rule) -> String {
-    let wait = if is_named_by_root(case) { case.culprit().wait() } else { case.wait() };
+    let of_pool = |wait: &&Wait| wait.detail["pool"].is_object();
+    let pool = || case.members().filter_map(Party::wait).find(of_pool).filter(|_| case.cycle.is_some());
+    let wait = if is_named_by_root(case) { case.culprit().wait() } else { pool().or_else(|| case.wait()) };
     let object = wait.map_or_else(|| "it".into(), object);
     // Who is waited for, be it that somebody else is the root.
     let culprit = match case.second() {
@@ -517,7 +579,8 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
             "process {pid} was stopped by a signal or a debugger: kill -CONT {pid} lets it go on"
         );
     }
-    let mut text = rule.advice.replace("{object}", &object).replace("{culprit}", &culprit);
+    let advice = by_circumstance(case, rule).unwrap_or(rule.advice);
+    let mut text = advice.replace("{object}", &object).replace("{culprit}", &culprit);
     if case.event_loop().is_some_and(|l| l.kind == "trio") {
         text = text.replace("asyncio.sleep", "trio.sleep").replace("asyncio.Lock", "trio.Lock");
     }

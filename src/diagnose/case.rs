@@ -79,9 +79,22 @@ impl<'g, 'a> Case<'g, 'a> {
         let iteration = self.event_loop().filter(|l| l.state != "polling").and_then(|l| l.iteration_age);
         // Of a task it is known since its loop fell asleep, or by its connection.
         let awaited = || self.party().task().and_then(|_| self.graph.parties[self.awaited()].blocked_for());
-        let longest = |of: Option<f64>| of.into_iter().chain(awaited()).reduce(f64::max);
+        // Its worker has done nothing else since.
+        let worked = || self.graph.parties[self.second().filter(|_| self.is_at_work())?].blocked_for();
+        let longest = |of: Option<f64>| of.into_iter().chain(awaited()).chain(worked()).reduce(f64::max);
         let for_gil = || self.graph.gil_for(self.head());
         iteration.or_else(|| longest(self.party().blocked_for().or_else(for_gil)))
+    }
+
+    /// A loop sleeps although there is something for it to run: for this task itself, or for whoever may wake it.
+    pub fn is_unwoken(&self) -> bool {
+        self.says("done") || self.says("unwoken")
+    }
+
+    /// A task that waits for what a worker thread is at.
+    pub fn is_at_work(&self) -> bool {
+        let begun = |w: &Wait| w.detail["executor"] == true && !super::waits::is_queued(w);
+        self.party().task().is_some() && self.wait().is_some_and(begun)
     }
 
     /// Of a task it is a lower bound, for its loop may have been awake meanwhile; so is a wait for the GIL.

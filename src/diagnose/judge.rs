@@ -84,7 +84,8 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     }
     let old = youngest >= LONG;
     // Tasks stand still for many reasons, and who could wake whom is an inference.
-    let sure = proved || !case.cycle_of_tasks() && (old || case.two_looks);
+    let of_pool = case.in_cycle(|wait| wait.detail["pool"].is_object());
+    let sure = proved || (!case.cycle_of_tasks() || of_pool && old) && (old || case.two_looks);
     Some(if sure { Critical } else { Warning })
 }
 
@@ -126,7 +127,14 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     }
     match case.fate {
         // Whoever has it is at work, and has been for long. Slots and queues are there to make others wait.
-        Fate::Moves if case.kind() == "lock" && (suffers || jammed) && case.is_behind_work() => Some(Warning),
+        Fate::Moves
+            if case.kind() == "lock"
+                && !case.says("signal")
+                && (suffers || jammed)
+                && case.is_behind_work() =>
+        {
+            Some(Warning)
+        }
         Fate::Moves => None,
         Fate::Idle if is_main && is_starved(case) => {
             let works = || (case.process_works() || may_be_signalled(case)) && !case.is_deserted();
@@ -218,7 +226,7 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Stuck if serves => Some(Critical),
         fate if fate >= Fate::Idle && old && case.is_exiting() => Some(Warning),
         // Any timer or connection wakes the loop, and hides it.
-        Fate::Stuck if case.says("done") => Some(if old { Critical } else { Warning }),
+        Fate::Stuck if case.is_unwoken() => Some(if old { Critical } else { Warning }),
         Fate::Stuck if wants || case.kind() == "queue" => {
             Some(if old || case.loop_is_lifeless() { Critical } else { Warning })
         }
@@ -278,17 +286,23 @@ fn is_parked(case: &Case) -> bool {
     case.chain.len() == 1
         && is_main_task(case)
         && case.fate == Fate::Stuck
-        && case.wait().is_some_and(|w| matches!(w.kind.as_str(), "future" | "event") && w.label.is_none())
-        && !case.says("done")
+        && case.wait().is_some_and(|w| {
+            matches!(w.kind.as_str(), "future" | "event")
+                && w.label.as_deref().is_none_or(|l| !l.contains(' '))
+        })
+        && !case.is_unwoken()
 }
 
-/// Selects on a connection on which nothing was asked since the last answer came.
+/// Selects on a connection on which nothing was asked since the last answer came; or reads one whose other side
+/// has spoken last.
 fn is_listening(case: &Case) -> bool {
-    let Some(wait) = case.wait().filter(|w| w.kind == "socket" && case.call_starts("select.")) else {
-        return false;
+    let Some(wait) = case.wait().filter(|w| w.kind == "socket") else { return false };
+    let asked = quiet(wait).map(|(sent, received)| sent < received || wait.detail["tcp"]["received"] == 0);
+    let listens = match asked {
+        Some(asked) => !asked && (case.operation() == "recv" || case.call_starts("select.")),
+        None => case.call_starts("select."),
     };
-    let asked = quiet(wait).is_some_and(|(sent, received)| sent < received);
-    !asked && !case.is_call()
+    listens && !case.is_call()
 }
 
 /// How long ago something was sent on a connection, and something came. Within one tick of the clock it is the

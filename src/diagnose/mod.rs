@@ -33,6 +33,7 @@ use case::Case;
 pub use crowd::ranges;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use waits::leaves_it_open;
 use waits::{Fate, Graph, Party};
 
 /// Something that is wrong, who suffers from it, and what causes it.
@@ -78,6 +79,8 @@ pub struct Cause {
     /// The thread's name.
     pub thread: Option<String>,
     pub task: Option<Address>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_name: Option<String>,
     /// One line; empty where frame and wait say it all.
     pub summary: String,
     pub wait: Option<Wait>,
@@ -357,6 +360,7 @@ fn causes(case: &Case) -> Vec<Cause> {
             tid: party.tid(),
             thread: party.thread().and_then(|thread| thread.name.clone()),
             task: party.task().map(|task| task.id),
+            task_name: party.task().and_then(|task| task.name.clone()),
             summary: String::new(),
             wait: party.wait().cloned(),
             frame: party.telling_frame().cloned(),

@@ -8,6 +8,7 @@ use super::case::Case;
 use super::waits::{
     Fate, has_library, is_full, is_locked_file, is_lost_wakeup, is_queued, nobody_can, number,
 };
+use crate::snapshot::Wait;
 
 pub struct Rule {
     pub id: &'static str,
@@ -37,6 +38,12 @@ const DATABASES: &[&str] = &[
 /// A cycle. Asked first, for whoever takes part in one.
 pub static CYCLES: &[Rule] = &[
     Rule {
+        id: "native-mutex",
+        usual: Critical,
+        when: |c| c.in_cycle(is_native),
+        advice: "native code waits for a mutex that only this circle could free: it must give up the GIL before it takes a mutex, and take none twice",
+    },
+    Rule {
         id: "loop-self-deadlock",
         usual: Critical,
         when: |c| {
@@ -51,10 +58,22 @@ pub static CYCLES: &[Rule] = &[
         advice: "await the coroutine: the loop's own thread can never finish what it waits for",
     },
     Rule {
+        id: "loop-lock",
+        usual: Critical,
+        when: |c| c.in_cycle(|w| w.detail["across_await"] == true),
+        advice: "hold no lock of threads across an `await`: the task that has {object} cannot go on while its own loop waits for that; use asyncio.Lock, or release it before the `await`",
+    },
+    Rule {
         id: "pool-self-wait",
         usual: Critical,
         when: |c| {
-            c.in_cycle(|w| w.kind == "future" && is_queued(w)) || c.cycle_len() == 1 && c.kind() == "future"
+            // One who waits is among those who would have to do it.
+            let own = |party: &super::waits::Party| {
+                party.wait().is_some_and(|w| {
+                    w.kind == "future" && is_queued(w) && w.on.iter().any(|on| on.tid == party.tid())
+                })
+            };
+            c.members().any(own) || c.cycle_len() == 1 && c.kind() == "future"
         },
         advice: "do not wait inside a pool for work of the same pool: use a second pool, or hand the result on with add_done_callback",
     },
@@ -67,7 +86,7 @@ pub static CYCLES: &[Rule] = &[
     Rule {
         id: "dbpool-exhausted",
         usual: Critical,
-        when: |c| c.cycle_len() == 1 && c.is_pool(),
+        when: |c| c.in_cycle(|w| w.detail["pool"].is_object()),
         advice: "{culprit} has the connections of {object} itself: use one connection for all of it, or give it back first",
     },
     Rule {
@@ -75,6 +94,18 @@ pub static CYCLES: &[Rule] = &[
         usual: Critical,
         when: |c| c.cycle_len() == 1 && c.kind() == "socket",
         advice: "call the function itself instead of sending a request to the own server; or give the server more workers or threads, so that another one can answer",
+    },
+    Rule {
+        id: "queue-join",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1 && c.kind() == "queue",
+        advice: "{culprit} itself has taken an item of {object} that it has not called done: say task_done() before join()",
+    },
+    Rule {
+        id: "file-lock",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1 && c.kind() == "file",
+        advice: "this very process has {object} locked, through another descriptor or connection: give that back first",
     },
     Rule {
         id: "lock-self",
@@ -305,7 +336,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "loop-not-woken",
         usual: Critical,
-        when: |c| c.party().task().is_some() && c.says("done"),
+        when: |c| c.party().task().is_some() && c.is_unwoken(),
         advice: "another thread has touched an object of the loop without waking it: use loop.call_soon_threadsafe",
     },
     Rule {
@@ -348,6 +379,12 @@ pub static OTHERS: &[Rule] = &[
         usual: Critical,
         when: |c| matches!(c.kind(), "lock" | "semaphore") && c.followers >= 2,
         advice: "shorten what {culprit} does while it holds {object}",
+    },
+    Rule {
+        id: "native-mutex",
+        usual: Warning,
+        when: |c| c.wait().is_some_and(is_native),
+        advice: "the mutex is one of native code: see what {culprit} does while it has it",
     },
     Rule {
         id: "lock-wait",
@@ -430,7 +467,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "accept-backlog",
         usual: Warning,
-        when: |c| c.is_client_idle() && c.keeps_others_waiting(),
+        when: |c| c.is_client_idle() && c.keeps_others_waiting() || c.is_not_accepted(),
         advice: "one silent client keeps everybody else out: serve each connection in a thread of its own (ThreadingHTTPServer), the TLS handshake too, and set a timeout on what was accepted",
     },
     Rule {
@@ -534,8 +571,12 @@ pub fn is_named_by_root(case: &Case) -> bool {
     case.cycle.is_none()
         && case.party().task().is_some()
         && case.chain.len() > 1
-        && case.fate >= Fate::Endless
-        && hands_on()
+        && (case.fate >= Fate::Endless && hands_on() || case.is_at_work())
+}
+
+/// A mutex of an extension, or of a library below it.
+fn is_native(wait: &Wait) -> bool {
+    wait.detail["native"] == true
 }
 
 /// What limits a pool of threads is worth its own name.
@@ -605,6 +646,11 @@ impl Case<'_, '_> {
     /// Waits for a pool of connections.
     pub fn is_pool(&self) -> bool {
         self.wait().is_some_and(|wait| wait.detail["pool"].is_object())
+    }
+
+    /// Whoever listens there is known, and does not even acknowledge: its queue of connections is full.
+    pub fn is_not_accepted(&self) -> bool {
+        self.kind() == "socket" && self.tcp_state("SYN_SENT") && self.wait().is_some_and(|w| !w.on.is_empty())
     }
 
     /// Waits for a client that has asked for nothing yet.

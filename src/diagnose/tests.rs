@@ -46,7 +46,8 @@ fn thread(tid: i32, name: &str) -> Thread {
 }
 
 fn wait(kind: &str, call: &str, address: u64, on: &[i32], detail: Value) -> Wait {
-    let actor = |tid: &i32| Actor { pid: Some(PID), tid: Some(*tid), thread: None, task: None };
+    let actor =
+        |tid: &i32| Actor { pid: Some(PID), tid: Some(*tid), thread: None, task: None, task_name: None };
     Wait {
         kind: kind.into(),
         address: Some(Address(address)),
@@ -442,7 +443,7 @@ fn pool_waits_for_itself() {
 fn across_processes() {
     let mut parent = main_thread().waits(wait("process", "subprocess.Popen.wait", 0, &[], Value::Null));
     parent.waits_on.as_mut().unwrap().on =
-        vec![Actor { pid: Some(200), tid: None, thread: None, task: None }];
+        vec![Actor { pid: Some(200), tid: None, thread: None, task: None, task_name: None }];
     let mut child = Thread { main: true, ..thread(200, "MainThread") }.waits(wait(
         "pipe",
         "os.write",
@@ -450,7 +451,8 @@ fn across_processes() {
         &[],
         Value::Null,
     ));
-    child.waits_on.as_mut().unwrap().on = vec![Actor { pid: Some(PID), tid: None, thread: None, task: None }];
+    child.waits_on.as_mut().unwrap().on =
+        vec![Actor { pid: Some(PID), tid: None, thread: None, task: None, task_name: None }];
     let look = snapshot(vec![process(PID, vec![parent]), process(200, vec![child])]);
     let found = diagnose(std::slice::from_ref(&look));
     assert_eq!(found.global.len(), 1, "{found:#?}");

@@ -323,6 +323,11 @@ impl Names {
             let found = self.find(actor, pid);
             // A thread whose loop sleeps goes on when the main task of that loop is done.
             let found = found.map(|at| self.mains.get(&at).copied().unwrap_or(at));
+            // A task that has a lock of threads goes on only if its loop does.
+            let found = match wait.detail["across_await"] == true {
+                true => found.map(|at| self.blocked_loop_of(parties, at).unwrap_or(at)),
+                false => found,
+            };
             let mut found: Vec<usize> = found.into_iter().collect();
             if let Some((other, threads)) = self.of_process(actor, pid) {
                 let (able, certainty) = acting::threads(parties, threads, other, wait, pid);
@@ -345,6 +350,13 @@ impl Names {
             }
             found.retain(|n| !links.to.contains(n));
             links.to.extend(found);
+        }
+        // Of several that have a connection, who waits for the next one does not serve this one.
+        if wait.kind == "socket"
+            && !acting::is_unaccepted(wait)
+            && links.to.iter().any(|n| !accepts(&parties[*n]))
+        {
+            links.to.retain(|n| !accepts(&parties[*n]));
         }
         let lock_like = matches!(wait.kind.as_str(), "lock" | "semaphore" | "condition");
         if links.to.is_empty()
@@ -374,17 +386,20 @@ impl Names {
             Who::Task(task) => {
                 self.awaited(task, party.pid(), &mut links);
                 // What nothing holds up but the loop, waits for the loop's thread.
-                let loop_thread = task.tid.and_then(|tid| self.threads.get(&(party.pid(), tid)).copied());
-                if let Some(thread) = loop_thread.filter(|_| links.to.is_empty())
-                    && parties[thread]
-                        .thread()
-                        .is_some_and(|t| t.event_loop.as_ref().is_some_and(|l| l.state == "blocked"))
-                {
-                    links.to.push(thread);
+                if links.to.is_empty() {
+                    links.to.extend(self.blocked_loop_of(parties, at));
                 }
             }
         }
         links
+    }
+
+    /// The thread whose loop this task is of, if that loop is blocked.
+    fn blocked_loop_of(&self, parties: &[Party], at: usize) -> Option<usize> {
+        let tid = parties[at].task()?.tid?;
+        let thread = *self.threads.get(&(parties[at].pid(), tid))?;
+        let event_loop = parties[thread].thread()?.event_loop.as_ref()?;
+        (event_loop.state == "blocked").then_some(thread)
     }
 
     fn awaited(&self, task: &Task, pid: i32, links: &mut Links) {
@@ -410,6 +425,10 @@ fn needs_all(wait: &Wait) -> bool {
         // The first of several will do for `wait(…, return_when=FIRST_COMPLETED)`.
         "task" | "future" if wait.detail.get("first").and_then(Value::as_bool) == Some(true) => false,
         "task" | "lock" | "thread" | "process" | "gil" | "file" => true,
+        // Those who are still to come, if that is all of them.
+        "barrier" => number(wait, "parties")
+            .zip(number(wait, "waiting"))
+            .is_some_and(|(parties, here)| wait.on.len() as i64 == parties - here),
         // Of workers among which nobody knows who has it, any one may.
         "future" => !is_queued(wait) && (wait.on.len() < 2 || !is_pending(wait)),
         _ => false,
@@ -496,8 +515,15 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
                 let to = &links[at].to;
                 // Who accepts other connections at leisure does not answer on this one.
                 let answers = is_answer(&parties[at]);
+                // A lock is given back by whoever goes on, sooner or later.
+                let leaves = parties[at].wait().is_some_and(|w| w.kind != "file" && leaves_it_open(w));
                 let by = |n: usize| {
-                    fates[n].map(|f| if answers && accepts(&parties[n]) { f.max(Outside) } else { f })
+                    let elsewhere = leaves && parties[n].pid() != parties[at].pid();
+                    fates[n].map(|f| match f {
+                        Ends if elsewhere => Outside,
+                        f if answers && accepts(&parties[n]) => f.max(Outside),
+                        f => f,
+                    })
                 };
                 let known = || to.iter().filter_map(|&n| by(n));
                 let by_others = if to.is_empty() {
@@ -545,10 +571,30 @@ fn has_deadline(party: &Party) -> bool {
     party.wait().is_some_and(|wait| wait.deadline.as_deref() == Some("at") || wait.ends_in.is_some())
 }
 
+/// That another process goes on does not mean that it does what this wait is for: answers, reads, unlocks.
+pub fn leaves_it_open(wait: &Wait) -> bool {
+    match wait.kind.as_str() {
+        "socket" | "file" => true,
+        "pipe" => word(wait, "operation") == Some("write"),
+        _ => false,
+    }
+}
+
+/// Has a lock that one of those needs who would have to put something in.
+fn holds_what_is_wanted(party: &Party, wait: &Wait) -> bool {
+    let wanted = |lock: &Lock| {
+        let threads = party.process.threads.iter().filter(|t| wait.on.iter().any(|on| on.tid == t.tid));
+        threads.filter_map(|t| t.waits_on.as_ref()).any(|w| w.address == Some(lock.address))
+    };
+    party.thread().is_some() && party.holds().iter().any(wanted)
+}
+
 /// Waits for work: what the look itself calls idle, unless it wants to get rid of something.
 fn is_idle(party: &Party) -> bool {
     let idle = party.thread().is_some_and(|t| t.activity == Activity::Idle);
     let gets = match party.wait() {
+        // Who takes a lock along to where work comes in is not at rest.
+        Some(wait) if wait.kind == "queue" && holds_what_is_wanted(party, wait) => false,
         None => true,
         Some(wait) => match wait.kind.as_str() {
             "poll" => return true,
@@ -585,7 +631,7 @@ fn by_itself(party: &Party) -> Fate {
         // Who gets waits for work all the same, unless it was not woken.
         kind if party.task().is_some() && nobody_can(party) => {
             let gets = kind == "queue" && word(wait, "operation") == Some("get");
-            if gets && !says("done") { Fate::Idle } else { Fate::Stuck }
+            if gets && !says("done") && !says("unwoken") { Fate::Idle } else { Fate::Stuck }
         }
         "pipe" | "socket" if is_abandoned(wait) => Fate::Stuck,
         // Both ends are here: nobody outside can move it.
@@ -637,6 +683,9 @@ pub fn nobody_can(party: &Party) -> bool {
         return false;
     };
     let says = |key: &str| wait.detail.get(key).and_then(Value::as_bool) == Some(true);
+    if says("unwoken") {
+        return true;
+    }
     if wait.certainty != Certainty::Proved {
         // What was searched for and not found.
         return party.task().is_some() && says("nobody");

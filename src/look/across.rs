@@ -106,6 +106,7 @@ impl All<'_> {
                     tid: thread.and_then(|t| t.tid),
                     thread: thread.and_then(|t| t.name.clone()),
                     task: None,
+                    task_name: None,
                 };
                 if !on.contains(&holder) {
                     on.push(holder);
@@ -167,7 +168,7 @@ impl All<'_> {
             wait.certainty = Certainty::Proved;
         }
         for pid in &sharers {
-            let actor = Actor { pid: Some(*pid), tid: None, thread: None, task: None };
+            let actor = Actor { pid: Some(*pid), tid: None, thread: None, task: None, task_name: None };
             if !wait.on.iter().any(|a| a.pid == Some(*pid)) {
                 wait.on.push(actor);
             }
@@ -180,6 +181,9 @@ impl All<'_> {
     /// The workers that are at the job; those that are at others, if it is still in the queue; nobody, if
     /// all of them wait for the next one.
     fn pool(&self, wait: &mut Wait) {
+        if !wait.detail["handler"].is_null() {
+            return;
+        }
         let workers: Vec<i32> = wait.detail["workers"]
             .as_array()
             .into_iter()
@@ -195,7 +199,8 @@ impl All<'_> {
             for (tid, its) in &worker.kin.jobs {
                 let thread = worker.threads.iter().find(|t| t.tid == Some(*tid));
                 let name = thread.and_then(|t| t.name.clone());
-                let actor = Actor { pid: Some(*pid), tid: Some(*tid), thread: name, task: None };
+                let actor =
+                    Actor { pid: Some(*pid), tid: Some(*tid), thread: name, task: None, task_name: None };
                 match its {
                     At::Job(its) if job.is_none_or(|job| job == *its) => at_it.push(actor),
                     // Whoever has not asked for work yet will take it, too, when its initializer is done.

@@ -264,11 +264,12 @@ impl Stacks {
         let tid = |tstate| tids.get(&tstate).map(|inside| outside(*inside));
         let call = |tid| facts.threads.iter().find(|t| t.tid == tid)?.syscall;
         let now = Now { monotonic: facts.monotonic, realtime: facts.realtime };
+        let pids = (facts.pid, facts.ns_pid);
         if !options.no_findings {
             stacks.seen = window::read_waits(
                 heap,
                 python,
-                facts.pid,
+                pids,
                 &mut stacks.codes,
                 &mut stacks.names,
                 &interpreters,
@@ -286,7 +287,7 @@ impl Stacks {
         }
         if !options.no_findings {
             let (codes, names) = (&stacks.codes, &stacks.names);
-            let scene = Scene::new(heap, python, facts.pid, codes, &interpreters, names, &tid, &call, now);
+            let scene = Scene::new(heap, python, pids, codes, &interpreters, names, &tid, &call, now);
             stdlib::read_slowly(&scene, codes, &mut stacks.seen);
         }
         stacks.locals =

@@ -226,12 +226,24 @@ pub fn of_stacks(
         let shown = stdlib::visible(heap, &codes, frames);
         task.frames = shown.iter().map(|f| resolver.frame(f)).collect();
     }
+    name_tasks(&mut process);
     process.problems.extend(stacks.seen.problems.iter().cloned());
     process.kin.runtime = Some(snapshot::Address(python.runtime));
     process.kin.fds = std::mem::take(&mut stacks.seen.fds);
     process.kin.jobs = std::mem::take(&mut stacks.seen.jobs);
     process.kin.queued_work = stacks.seen.queued_work;
     process
+}
+
+/// Waits name the tasks that they need by their addresses.
+fn name_tasks(process: &mut Process) {
+    let names: FxHashMap<Address, String> =
+        process.tasks.iter().filter_map(|t| Some((t.id, t.name.clone()?))).collect();
+    let of_threads = process.threads.iter_mut().filter_map(|t| t.waits_on.as_mut());
+    let of_tasks = process.tasks.iter_mut().filter_map(|t| t.waits_on.as_mut());
+    for actor in of_threads.chain(of_tasks).flat_map(|wait| &mut wait.on) {
+        actor.task_name = actor.task.and_then(|task| names.get(&task).cloned());
+    }
 }
 
 /// While a cancelled coroutine unwinds, 3.8 and 3.9 lose frames below it, the event loop's included
@@ -268,7 +280,13 @@ fn settle_activity(thread: &mut Thread, tstate: Addr, seen: &Seen, gil: Option<&
         // every few milliseconds.
         Activity::WaitingForGil => {
             let holder = gil.and_then(|g| g.holder);
-            let actor = |tid| Actor { pid: Some(facts.pid), tid: Some(tid), thread: None, task: None };
+            let actor = |tid| Actor {
+                pid: Some(facts.pid),
+                tid: Some(tid),
+                thread: None,
+                task: None,
+                task_name: None,
+            };
             thread.waits_on =
                 Some(Wait { on: holder.map(actor).into_iter().collect(), ..Wait::new("gil", None) });
         }

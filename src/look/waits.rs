@@ -300,7 +300,7 @@ impl Join<'_> {
     /// Whom the process is connected to, with what local servers say of themselves.
     fn peers(&self) -> Value {
         let one = |facts: &FdFacts| {
-            let socket = facts.socket.as_ref()?;
+            let socket = facts.socket.as_ref().filter(|s| self.is_inbound(s) != Some(true))?;
             let peer = socket.peer_process.as_ref()?;
             let title = self.command(&peer.command).join(" ");
             Some(json!({ "fd": facts.fd, "peer": socket.peer, "pid": peer.pid, "title": title.trim() }))

@@ -173,7 +173,7 @@ impl Window<'_> {
         let seen = read_waits(
             &heap,
             self.python,
-            self.pid,
+            self.pids(),
             codes,
             names,
             &stacks.interpreters,
@@ -207,8 +207,17 @@ impl Window<'_> {
         let tid = |tstate| stacks.tids.get(&tstate).map(|tid| (self.tid_of)(*tid));
         let call = |tid| stacks.standings.get(&tid)?.doing.syscall();
         let (python, codes, names) = (self.python, &stacks.codes, &stacks.names);
-        let scene =
-            Scene::new(&heap, python, self.pid, codes, &stacks.interpreters, names, &tid, &call, stacks.now);
+        let scene = Scene::new(
+            &heap,
+            python,
+            self.pids(),
+            codes,
+            &stacks.interpreters,
+            names,
+            &tid,
+            &call,
+            stacks.now,
+        );
         stdlib::read_slowly(&scene, codes, &mut stacks.seen);
     }
 
@@ -277,6 +286,12 @@ impl Window<'_> {
     fn waits_for(&self, gil: &RawGil, standing: &Standing) -> bool {
         let futex = standing.doing.syscall().and_then(|call| syscalls::futex_address(Arch::HERE, &call));
         futex.is_some_and(|futex| gil.waits_here(&self.python.layout, futex))
+    }
+
+    /// As we number it, and as it numbers itself.
+    fn pids(&self) -> (i32, i32) {
+        let main = self.probes.iter().position(|p| p.tid == self.pid);
+        (self.pid, main.map_or(self.pid, |at| self.tasks[at]))
     }
 
     fn probe(&self, target_tid: i32) -> Option<&ThreadProbe> {
@@ -355,7 +370,7 @@ impl Window<'_> {
             stacks.seen = read_waits(
                 &heap,
                 self.python,
-                self.pid,
+                self.pids(),
                 &mut stacks.codes,
                 names,
                 &interpreters,
@@ -537,7 +552,7 @@ pub fn now() -> Now {
 pub fn read_waits(
     heap: &Heap,
     python: &Python,
-    pid: i32,
+    pids: (i32, i32),
     codes: &mut Codes,
     names: &mut Names,
     interpreters: &[RawInterpreter],
@@ -548,7 +563,7 @@ pub fn read_waits(
 ) -> Seen {
     codes.load(heap, interpreters.iter().flat_map(|i| &i.threads).flat_map(|t| &t.frames).map(|f| f.code));
     *names = interpreters.iter().map(|i| (i.addr, names::of_interpreter(heap, i.addr))).collect();
-    let scene = Scene::new(heap, python, pid, codes, interpreters, names, tid, syscall, now);
+    let scene = Scene::new(heap, python, pids, codes, interpreters, names, tid, syscall, now);
     stdlib::read(&scene, codes, tasks)
 }
 

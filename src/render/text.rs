@@ -88,8 +88,20 @@ pub fn write_findings(out: &mut dyn io::Write, report: &Report, options: &TextOp
     out.write_all(page.into_text().as_bytes())
 }
 
+/// Other programs that are named in one line.
+const MOST_BY_THE_WAY: usize = 8;
+
 fn skipped(page: &mut Page, skipped: &[Skipped]) {
-    for target in skipped {
+    let by_the_way: Vec<&Skipped> = skipped.iter().filter(|s| s.by_the_way).collect();
+    if !by_the_way.is_empty() {
+        let one = |s: &&Skipped| format!("{} {}", s.pid, process::command_line(&s.command));
+        let all: Vec<String> = by_the_way.iter().take(MOST_BY_THE_WAY).map(one).collect();
+        let more = by_the_way.len().saturating_sub(MOST_BY_THE_WAY);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        page.gap();
+        page.prose(Ink::Faint, 2, &format!("below them, and no Python: {}{more}", all.join(", ")));
+    }
+    for target in skipped.iter().filter(|s| !s.by_the_way) {
         page.gap();
         let indent = page.marks.critical.chars().count() + 1;
         let mark = page.marks.warning;

@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 
 use super::flow::Shape;
 use super::locks;
-use super::{FrameScene, Known, Scene};
+use super::{FrameScene, Known, Scene, ThreadScene};
 use crate::python::opcodes::{self, Instruction, Op};
 use crate::target::memory::Addr;
 pub use reader::resource;
@@ -192,6 +192,19 @@ pub fn of_manager(scene: &Scene, manager: Addr) -> Vec<Addr> {
     analysis.acquired().into_iter().filter(is_left).collect()
 }
 
+/// Whether who is inside of a `with` has released the lock by hand meanwhile: in this frame or further in, the
+/// next thing to be done with it is to take it again.
+pub fn is_given_back(scene: &Scene, thread: &ThreadScene, frame: usize, lock: Addr) -> bool {
+    let says_both = |code| {
+        let names = scene.names(code);
+        ["acquire", "release"].iter().all(|wanted| names.iter().any(|n| n == wanted))
+    };
+    let frames = thread.frames[..=frame].iter().filter(|f| !f.in_file("/threading.py"));
+    frames
+        .filter(|f| says_both(f.raw.code))
+        .any(|f| of_frame(scene, f).is_some_and(|analysis| analysis.acquires_first(f.offset, lock)))
+}
+
 fn is_worth_it(scene: &Scene, frame: &FrameScene) -> bool {
     !frame.in_file("/threading.py") && (speaks(scene, frame.raw.code) || scene.is_user(frame))
 }
@@ -339,6 +352,29 @@ impl Analysis {
             }
         }
         false
+    }
+
+    /// Whether what comes next, on every way, is to take this lock (again).
+    fn acquires_first(&self, offset: i64, lock: Addr) -> bool {
+        let Some(start) = opcodes::at(&self.shape.instructions, offset) else { return false };
+        let mut seen = vec![false; self.shape.instructions.len()];
+        let (mut queue, mut acquires) = (vec![start], false);
+        while let Some(at) = queue.pop() {
+            if std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            let next = self.events.get(&at).into_iter().flatten().find_map(|e| match e {
+                Event::Acquire { object, .. } if *object == lock => Some(true),
+                Event::Release { object } if *object == lock => Some(false),
+                _ => None,
+            });
+            match next {
+                Some(true) => acquires = true,
+                Some(false) => return false,
+                None => queue.extend(self.shape.next(at)),
+            }
+        }
+        acquires
     }
 
     /// The state of one lock before each instruction, and when the function returns.

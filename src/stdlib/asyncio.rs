@@ -4,6 +4,7 @@
 //! the future that will wake it. Who can complete that future is learned from the callbacks that hang on
 //! tasks and futures, which is how `gather`, `shield`, `wait_for` and `TaskGroup` work; no version is asked for.
 
+mod across_await;
 mod anyio;
 pub mod connections;
 pub mod coroutines;
@@ -12,6 +13,7 @@ pub mod futures;
 pub mod iteration;
 mod labels;
 mod loops;
+pub mod pools;
 mod search;
 mod tasks;
 pub mod threadsafe;
@@ -80,7 +82,7 @@ pub fn current_task(heap: &Heap, tstate: Addr, tasks: Option<Addr>) -> Option<Ta
     let (size, a) = (heap.layout.tstate.size, &heap.layout.asyncio);
     let task = match a.running_task {
         NONE => {
-            let event_loop = loops::running_loop(heap, tstate)?;
+            let event_loop = loops::running_loop(heap, tstate, None)?;
             let (entries, _) = heap.dict(tasks?, MAX_LOOPS)?;
             entries.into_iter().find(|(key, _)| *key == event_loop)?.1
         }
@@ -128,15 +130,19 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
     };
     for (i, (object, frames, on)) in raw.iter().enumerate() {
         let frames = visible(heap, codes, frames);
-        let holds = held(scene, &frames);
+        let mut holds = held(scene, &frames);
         for lock in &holds {
             world.holders.entry(lock.address.0).or_default().push(i);
+        }
+        if on.is_none() {
+            across_await::held(scene, &frames, &mut holds);
         }
         let thread = object.future.event_loop.and_then(|l| running.get(&l).copied()).or(*on);
         world.tasks.push(TaskScene { object: object.clone(), frames, on: *on, thread, holds });
     }
     world.awaits = edges::between(heap, &world);
     tell(scene, &world, &found.current, seen);
+    across_await::name(scene, seen);
     seen.running = running;
     seen.task_frames = raw.into_iter().map(|(object, frames, _)| (object.future.addr, frames)).collect();
 }
@@ -196,7 +202,9 @@ fn held(scene: &Scene, frames: &[FrameScene]) -> Vec<Lock> {
     for (i, frame) in frames.iter().enumerate() {
         let mut inside: Vec<((Addr, &'static str), Option<u32>)> = Vec::new();
         for exit in exits::of_frame(heap, frame) {
-            inside.extend(lock_of(scene, exit.manager).map(|lock| (lock, frame.code.line(exit.handler))));
+            let stack = exits::of_stack(heap, exit.manager).unwrap_or_else(|| vec![exit.manager]);
+            let locks = stack.into_iter().filter_map(|manager| lock_of(scene, manager));
+            inside.extend(locks.map(|lock| (lock, frame.code.line(exit.handler))));
         }
         // One that was left in the middle of a lock holds it as long as somebody keeps it.
         for value in scene.values(frame) {
@@ -227,9 +235,9 @@ fn lock_of(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
     let heap = scene.heap;
     let ty = heap.type_of(manager).filter(|t| t.is_heap_type())?;
     match () {
-        _ if waits::is_asyncio(heap, &ty, "asyncio.locks", "Lock") => Some((manager, "asyncio-lock")),
-        _ if waits::is_asyncio(heap, &ty, "asyncio.locks", "Semaphore") => Some((manager, "semaphore")),
-        _ if waits::is_asyncio(heap, &ty, "asyncio.locks", "Condition") => {
+        _ if heap.is_of(&ty, "asyncio.locks", "Lock") => Some((manager, "asyncio-lock")),
+        _ if heap.is_of(&ty, "asyncio.locks", "Semaphore") => Some((manager, "semaphore")),
+        _ if heap.is_of(&ty, "asyncio.locks", "Condition") => {
             Some((heap.attrs(manager, ["_lock"])[0]?, "asyncio-lock"))
         }
         // `async with await lock` of old, and `@asynccontextmanager`: the lock stands in a suspended generator.

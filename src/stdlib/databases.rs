@@ -3,6 +3,8 @@
 //! Drivers in Python show it by their frames. Of drivers in C the caller's value stack has the method that
 //! is being called, the cursor and the arguments.
 
+/// Which pools there are.
+pub mod kinds;
 /// Pools of connections.
 pub mod pools;
 /// Statements as they are shown: without what they were about.

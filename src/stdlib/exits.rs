@@ -227,6 +227,14 @@ fn is_exit_name(name: &str) -> bool {
     name == "__exit__" || name == "__aexit__"
 }
 
+/// The managers that an `ExitStack` or `AsyncExitStack` has entered.
+pub fn of_stack(heap: &Heap, stack: Addr) -> Option<Vec<Addr>> {
+    let callbacks = super::locks::deque(heap, heap.attrs(stack, ["_exit_callbacks"])[0]?, 64)?;
+    // (is_sync, bound method)
+    let manager = |pair: Addr| bound_exit(heap, *heap.tuple(pair, 4)?.get(1)?);
+    Some(callbacks.into_iter().filter_map(manager).collect())
+}
+
 /// How far the value stack of a frame may reach, as slots: for searches that prove what they find.
 pub fn stack_slots(heap: &Heap, frame: &FrameScene) -> Vec<Addr> {
     let words = stack_words(heap, frame).into_iter();

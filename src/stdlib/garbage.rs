@@ -208,7 +208,9 @@ fn heads(heap: &Heap, runtime: Addr, interp: Addr) -> Option<(Vec<Addr>, bool)> 
         (heap.mem.u64(next + 8).ok()? & !3 == *head).then_some(())
     };
     heads.iter().all(|head| goes_round(head).is_some()).then_some(())?;
-    let enabled = heap.mem.i32(start - 8).ok().filter(|e| matches!(e, 0 | 1))?;
+    // Up to 3.13: a pointer, then `int trash_delete_nesting, enabled, debug`, and four bytes to align.
+    let before = if heap.layout.minor <= 13 { 12 } else { 8 };
+    let enabled = heap.mem.i32(start - before).ok().filter(|e| matches!(e, 0 | 1))?;
     Some((heads, enabled == 1))
 }
 

@@ -29,7 +29,7 @@ impl Held {
 }
 
 /// A lock that a manager stands for, and how certain that is.
-type Managed = (LockObject, Certainty);
+pub type Managed = (LockObject, Certainty);
 
 /// All locks that the frames of a thread are inside of, by live exit slots.
 pub fn of_thread(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
@@ -48,6 +48,7 @@ pub fn of_thread(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
         }
         for ((lock, certainty), line) in locks {
             if !locks::released_by_wait(scene, thread, index, lock.object)
+                && !acquired::is_given_back(scene, thread, index, lock.object)
                 && !found.iter().any(|h| h.object == lock.object)
             {
                 found.push(Held { frame: index, line, certainty, ..Held::of(&lock) });
@@ -67,7 +68,7 @@ fn with_line(heap: &Heap, frame: &FrameScene, exit: &Exit) -> Option<u32> {
 
 /// From a context manager to the locks that it stands for: a manager may be made of a generator that is
 /// inside of another one, or of an ExitStack.
-fn of_manager(scene: &Scene, manager: Addr, depth: u32) -> Vec<Managed> {
+pub fn of_manager(scene: &Scene, manager: Addr, depth: u32) -> Vec<Managed> {
     let heap = scene.heap;
     let proved = |lock: LockObject| (lock, Certainty::Proved);
     if depth > MAX_NESTING {
@@ -80,19 +81,13 @@ fn of_manager(scene: &Scene, manager: Addr, depth: u32) -> Vec<Managed> {
     if matches!(ty.name.as_str(), "generator" | "coroutine" | "async_generator") {
         return of_generator(scene, manager, depth);
     }
-    // Condition._lock; _GeneratorContextManager.gen; ExitStack._exit_callbacks.
-    let [inner, generator, callbacks] = heap.attrs(manager, ["_lock", "gen", "_exit_callbacks"]);
+    // Condition._lock; _GeneratorContextManager.gen.
+    let [inner, generator] = heap.attrs(manager, ["_lock", "gen"]);
     if let Some(generator) = generator {
         return of_generator(scene, generator, depth + 1);
     }
-    if let Some(callbacks) = callbacks {
-        let exits = locks::deque(heap, callbacks, 64).unwrap_or_default();
-        let managers = exits.into_iter().filter_map(|pair| {
-            // (is_sync, bound method)
-            let items = heap.tuple(pair, 4)?;
-            exits::bound_exit(heap, *items.get(1)?)
-        });
-        return managers.flat_map(|m| of_manager(scene, m, depth + 1)).collect();
+    if let Some(managers) = exits::of_stack(heap, manager) {
+        return managers.into_iter().flat_map(|m| of_manager(scene, m, depth + 1)).collect();
     }
     if let Some(inner) = inner.filter(|_| heap.is_a(&ty, "Condition")) {
         return locks::lock(heap, inner).into_iter().map(proved).collect();

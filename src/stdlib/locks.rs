@@ -8,6 +8,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::holders::{self, Held};
+use super::spoken;
 use super::{FrameScene, Scene, Seen, ThreadScene, acquired, exits};
 use crate::python::layout::Frames;
 use crate::python::objects::Heap;
@@ -24,6 +25,17 @@ pub enum Kind {
     Lock,
     RLock,
     Semaphore,
+}
+
+impl Kind {
+    /// The report's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Lock => "lock",
+            Kind::RLock => "rlock",
+            Kind::Semaphore => "semaphore",
+        }
+    }
 }
 
 /// A lock object, read.
@@ -387,7 +399,16 @@ pub fn who_has(scene: &Scene, seen: &mut Seen, lock: &LockObject, name: Option<&
     let verdict = acquired::of_lock(scene, lock.object);
     // Nobody but one can hold a lock: of two that may, neither is named.
     let plausible = lock.kind == Kind::Semaphore || verdict.holders.len() == 1;
-    if !verdict.signallers.is_empty() {
+    // One who has it counts for more than one who would give it back, unless he waits for it himself: then it is
+    // a signal.
+    let has = |taken: &acquired::Taken| {
+        !parked(scene, &scene.threads[taken.thread]).is_some_and(|parked| parked.is_at(lock.key))
+    };
+    let held = plausible
+        && lock.kind == Kind::Lock
+        && verdict.holders.iter().all(has)
+        && !verdict.holders.is_empty();
+    if !verdict.signallers.is_empty() && !held {
         let on = verdict.signallers.iter().map(|t| actor(scene, &scene.threads[*t])).collect();
         return Found { on, certainty: Certainty::Likely, signal: true };
     }
@@ -467,17 +488,13 @@ fn is_signal(thread: &ThreadScene) -> bool {
 }
 
 pub fn actor(scene: &Scene, thread: &ThreadScene) -> Actor {
-    Actor { pid: Some(scene.pid), tid: thread.tid, thread: thread.name(), task: None }
+    Actor { pid: Some(scene.pid), tid: thread.tid, thread: thread.name(), task: None, task_name: None }
 }
 
 fn add_hold(seen: &mut Seen, thread: &ThreadScene, held: &Held, name: Option<String>) {
     seen.holds.entry(thread.raw.tstate).or_default().push(Lock {
         address: Address(held.object),
-        kind: match held.kind {
-            Kind::Lock => "lock".into(),
-            Kind::RLock => "rlock".into(),
-            Kind::Semaphore => "semaphore".into(),
-        },
+        kind: held.kind.word().to_owned(),
         name,
         frame: Some(held.frame),
         line: held.line,
@@ -489,12 +506,7 @@ fn add_hold(seen: &mut Seen, thread: &ThreadScene, held: &Held, name: Option<Str
 /// attribute of one, or a global that the code names.
 pub fn uses(scene: &Scene, thread: usize, frame: usize, object: Addr, attributes: &[&str]) -> bool {
     scene.reach().get(&object).is_some_and(|frames| frames.contains(&(thread as u32, frame as u32)))
-        && speaks_of(scene, &scene.threads[thread].frames[frame], attributes)
-}
-
-/// Whether the code of a frame names one of these attributes.
-pub fn speaks_of(scene: &Scene, frame: &FrameScene, attributes: &[&str]) -> bool {
-    scene.names(frame.raw.code).iter().any(|n| attributes.contains(&n.as_str()))
+        && spoken::speaks_of(scene, &scene.threads[thread].frames[frame], object, attributes)
 }
 
 /// `co_names`: globals and attributes that the code speaks of.

@@ -38,6 +38,8 @@ pub mod queue;
 pub mod remote;
 /// Servers and workers: what part this process plays.
 pub mod servers;
+/// Which methods the code of a frame speaks of.
+pub mod spoken;
 /// `threading`: conditions, events, semaphores, barriers, joins.
 pub mod threading;
 /// trio's loop.
@@ -73,6 +75,8 @@ pub struct Scene<'a> {
     pub python: &'a Python,
     pub threads: Vec<ThreadScene<'a>>,
     pub pid: i32,
+    /// As the process itself knows it.
+    pub ns_pid: i32,
     /// The clocks at this moment.
     pub now: os::Now,
     reach: OnceCell<Reach>,
@@ -196,6 +200,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
 pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     asyncio::threadsafe::find(scene, seen);
     asyncio::connections::find(scene, codes, seen);
+    asyncio::pools::find(scene, codes, seen);
     asyncio::wakers::find(scene, codes, seen);
 }
 
@@ -223,12 +228,12 @@ pub fn visible<'a>(heap: &Heap, codes: &Codes, frames: &'a [RawFrame]) -> Vec<Fr
 }
 
 impl<'a> Scene<'a> {
-    /// `tid` answers by thread state, `syscall` by tid.
+    /// `pids`: as we number the process, and as it numbers itself. `tid` answers by thread state, `syscall` by tid.
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         heap: &'a Heap<'a>,
         python: &'a Python,
-        pid: i32,
+        pids: (i32, i32),
         codes: &Codes,
         interpreters: &'a [RawInterpreter],
         names: &FxHashMap<Addr, FxHashMap<u64, ThreadName>>,
@@ -254,7 +259,8 @@ impl<'a> Scene<'a> {
             heap,
             python,
             threads,
-            pid,
+            pid: pids.0,
+            ns_pid: pids.1,
             now,
             reach: OnceCell::new(),
             work: OnceCell::new(),
@@ -276,6 +282,13 @@ impl<'a> Scene<'a> {
             let at = frame.raw.addr + self.heap.layout.frame.locals + 8 * i as u64;
             known.variables.value(self.heap, i, self.heap.mem.u64(at).ok()?)
         })
+    }
+
+    /// The value of a variable by its slot.
+    fn slot(&self, frame: &FrameScene, slot: usize) -> Option<Addr> {
+        let known = self.variables(frame).filter(|known| slot < known.names.len())?;
+        let at = frame.raw.addr + self.heap.layout.frame.locals + 8 * slot as u64;
+        known.variables.value(self.heap, slot, self.heap.mem.u64(at).ok()?)
     }
 
     /// All variables of a frame that hold an object: (name, object).

@@ -87,7 +87,7 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
 /// A process that is named by nothing but its number.
 pub fn by_pid(pid: i64) -> Option<Actor> {
     let pid = i32::try_from(pid).ok().filter(|p| *p > 0)?;
-    Some(Actor { pid: Some(pid), tid: None, thread: None, task: None })
+    Some(Actor { pid: Some(pid), tid: None, thread: None, task: None, task_name: None })
 }
 
 /// The pipe below a queue: whoever has the other end may get or put.

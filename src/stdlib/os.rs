@@ -4,9 +4,9 @@
 
 use serde_json::json;
 
-use super::{FrameScene, Scene, Seen, ThreadScene, exits};
+use super::{FrameScene, Scene, Seen, ThreadScene, exits, locks};
 use crate::python::paths::Paths;
-use crate::snapshot::{Actor, Address, Wait};
+use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::target::facts::RawSyscall;
 use crate::target::fds::LockCall;
 use crate::target::memory::Addr;
@@ -226,9 +226,32 @@ impl Room<'_, '_> {
             }
             _ => {
                 wait.address = self.thread.futex().map(Address);
+                self.mutex(wait);
                 On::Other
             }
         }
+    }
+
+    /// A mutex of native code: glibc's `pthread_mutex_t { lock, count, owner, nusers, kind }` of 32-bit words,
+    /// where 2 is a lock that others wait for (sysdeps/nptl/bits/struct_mutex.h, nptl/lowlevellock.h).
+    fn mutex(&self, wait: &mut Wait) {
+        const CONTENDED: u32 = 2;
+        let (Some(Address(at)), Some(call)) = (wait.address, self.thread.syscall) else { return };
+        let Ok(bytes) = self.scene.heap.mem.bytes(at, 16) else { return };
+        let word = |i: usize| u32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("4 bytes"));
+        let (locked, owner, users) = (word(0), word(2) as i32, word(3));
+        if call.args[2] as u32 != CONTENDED || locked != CONTENDED || owner <= 0 || users == 0 {
+            return;
+        }
+        let is_owner = |t: &&ThreadScene| t.raw.native_tid.or(t.tid) == Some(owner);
+        let Some(owner) = self.scene.threads.iter().find(is_owner) else { return };
+        *wait = Wait {
+            label: Some(format!("mutex {at:#x}")),
+            on: vec![locks::actor(self.scene, owner)],
+            certainty: Certainty::Likely,
+            detail: json!({ "owner": owner.tid, "locked": true, "native": true }),
+            ..Wait::new("lock", Some(at))
+        };
     }
 
     fn sleep(&self, wait: &mut Wait) -> On {
@@ -518,5 +541,5 @@ pub fn bare(call: &RawSyscall) -> Option<(Wait, OsWait)> {
 
 /// A process that must act.
 pub fn process(pid: i32) -> Actor {
-    Actor { pid: Some(pid), tid: None, thread: None, task: None }
+    Actor { pid: Some(pid), tid: None, thread: None, task: None, task_name: None }
 }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::locks::{self, Parked};
+use super::spoken;
 use super::threading::{Found, others};
 use super::{FrameScene, Scene, Seen, ThreadScene};
 use crate::python::objects::Heap;
@@ -50,9 +51,20 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         "put" => consumers.clone(),
         "get" => producers.clone(),
         // A consumer that never says task_done() is to blame as much.
-        _ => Some(others(scene, thread, object, &["task_done"]))
-            .filter(|on| !on.is_empty())
-            .unwrap_or_else(|| consumers.clone()),
+        _ => Some(others(scene, thread, object, &["task_done"])).filter(|on| !on.is_empty()).unwrap_or_else(
+            || {
+                // Who would have to say it may be the very one who waits for that.
+                let own =
+                    thread.frames.iter().skip(index + 1).any(|f| {
+                        !f.in_file("/queue.py") && spoken::speaks_of(scene, f, object, &["task_done"])
+                    });
+                if own && consumers.is_empty() {
+                    vec![locks::actor(scene, thread)]
+                } else {
+                    consumers.clone()
+                }
+            },
+        ),
     };
     let maxsize = int(maxsize).unwrap_or(0);
     let described = if maxsize > 0 { format!("{class}(maxsize={maxsize})") } else { class };

@@ -7,6 +7,7 @@
 use serde_json::json;
 
 use super::locks::{self, actor};
+use super::spoken;
 use super::{FrameScene, Scene, Seen, ThreadScene};
 use crate::snapshot::{Actor, Certainty, Wait};
 use crate::target::memory::Addr;
@@ -126,7 +127,18 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         "wait" | "_wait" | "_enter" if heap.is_a(&ty, "Barrier") => {
             let [parties, here] = heap.attrs(object, ["_parties", "_count"]);
             let detail = json!({ "parties": count(parties), "waiting": count(here) });
-            Some(found("barrier", "wait", Vec::new(), Certainty::Likely, detail))
+            // Who is there already waits for the others.
+            let here = |actor: &Actor| {
+                let thread = scene.threads.iter().find(|t| t.tid == actor.tid);
+                thread.is_some_and(|t| {
+                    let is_it =
+                        |f: &FrameScene| f.in_file("/threading.py") && scene.receiver(f) == Some(object);
+                    t.frames.iter().take(4).any(is_it)
+                })
+            };
+            let mut on = others(scene, thread, object, &["wait"]);
+            on.retain(|actor| !here(actor));
+            Some(found("barrier", "wait", on, Certainty::Likely, detail))
         }
         "acquire" | "__enter__" if heap.is_a(&ty, "Semaphore") => {
             let [value, initial] = heap.attrs(object, ["_value", "_initial_value"]);
@@ -198,7 +210,7 @@ pub fn others(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str
         let other = &scene.threads[*t as usize];
         if other.raw.tstate != thread.raw.tstate
             && !found.contains(t)
-            && locks::speaks_of(scene, &other.frames[*f as usize], methods)
+            && spoken::speaks_of(scene, &other.frames[*f as usize], object, methods)
         {
             found.push(*t);
         }

@@ -203,6 +203,7 @@ pub fn find(selector: &Selector) -> Result<Found, FindError> {
                     command: Vec::new(),
                     reason: error.to_string(),
                     remedy: error.remedy(),
+                    by_the_way: false,
                 });
                 errors.push(FindError::Access(error));
             }
@@ -233,6 +234,7 @@ pub fn find(selector: &Selector) -> Result<Found, FindError> {
             command: Vec::new(),
             reason: error.to_string(),
             remedy: error.remedy(),
+            by_the_way: false,
         });
     }
     Ok(Found { pids: parents_first(&pids), skipped, errors })
@@ -303,7 +305,11 @@ fn with_descendants(roots: &[i32], skipped: &mut Vec<Skipped>) -> Vec<i32> {
                 queue.push(child);
                 match looks_like_python(child) {
                     Looks::Python => found.push(child),
-                    _ => skipped.push(not_python(child, &format!("descendant of {pid}"))),
+                    _ => {
+                        let of_child = not_python(child, &format!("descendant of {pid}"));
+                        let ended = matches!(access::check(child), Err(AccessError::Zombie { .. }));
+                        skipped.push(Skipped { by_the_way: !ended, ..of_child });
+                    }
                 }
             }
         }
@@ -351,7 +357,7 @@ fn not_python(pid: i32, how: &str) -> Skipped {
             (format!("does not look like Python ({how})"), Some(format!("read it all the same: --pid {pid}")))
         }
     };
-    Skipped { pid, command: proc::command_of(pid), reason, remedy }
+    Skipped { pid, command: proc::command_of(pid), reason, remedy, by_the_way: false }
 }
 
 /// Every process with its parent.

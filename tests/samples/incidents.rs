@@ -33,6 +33,7 @@ fn cause(tid: i32, thread: &str, frame: Frame, wait: Option<Wait>) -> Cause {
         tid: Some(tid),
         thread: Some(thread.into()),
         task: None,
+        task_name: None,
         summary: String::new(),
         wait,
         frame: Some(frame),
@@ -217,7 +218,7 @@ pub fn across_processes() -> Report {
     (put.label, put.ends_in, put.deadline) = (Some("jobs".into()), Some(29.7), Some("at".into()));
     put.certainty = Certainty::Likely;
     let mut lock = wait("file", 0, serde_json::json!({ "path": "/var/lib/news/index.lock" }));
-    lock.on = vec![Actor { pid: Some(991), tid: None, thread: None, task: None }];
+    lock.on = vec![Actor { pid: Some(991), tid: None, thread: None, task: None, task_name: None }];
     let mut victim =
         cause(4242, "MainThread", own("submit", "app.jobs", 14, "JOBS.put(job, timeout=30)"), Some(put));
     victim.task = Some(Address(0x7f2e_5c1a_0000));

@@ -165,7 +165,7 @@ pub fn wait(kind: &str, frame: usize, detail: Value) -> Wait {
 }
 
 pub fn actor(pid: i32, tid: i32, name: &str) -> Actor {
-    Actor { pid: Some(pid), tid: Some(tid), thread: Some(name.into()), task: None }
+    Actor { pid: Some(pid), tid: Some(tid), thread: Some(name.into()), task: None, task_name: None }
 }
 
 pub fn idle_worker(tid: i32, name: &str, blocked_for: f64) -> Thread {
@@ -281,6 +281,7 @@ fn hostile() -> Snapshot {
         command: vec!["\x1bc".into()],
         reason: "gone\r\n".into(),
         remedy: Some("none\u{202d}".into()),
+        by_the_way: false,
     }];
     snapshot
 }
@@ -399,6 +400,7 @@ fn skipped() -> Snapshot {
         command: command.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect(),
         reason: reason.into(),
         remedy: remedy.map(str::to_owned),
+        by_the_way: false,
     };
     snapshot.skipped = vec![
         skipped(4711, "nginx: worker process", "not a Python process", None),

@@ -2,7 +2,7 @@
 //! and until when, and what to do.
 
 use super::{TextOptions, stack, thread, wait};
-use crate::diagnose::{Cause, Finding, Severity};
+use crate::diagnose::{Cause, Finding, Severity, leaves_it_open};
 use crate::duration::Duration;
 use crate::render::page::Page;
 use crate::render::style::Ink;
@@ -85,6 +85,8 @@ fn title(finding: &Finding) -> String {
             "ACROSS PROCESSES"
         } else if links().all(|cause| cause.task.is_some()) {
             "TASKS"
+        } else if links().any(|cause| cause.task.is_some()) {
+            "THREADS AND TASKS"
         } else {
             "THREADS"
         };
@@ -96,6 +98,7 @@ fn title(finding: &Finding) -> String {
         "lock-orphan" | "fork-lock" => "LOCK WITHOUT A HOLDER".to_owned(),
         "loop-cpu" => "EVENT LOOP BUSY".to_owned(),
         "loop-flood" => "EVENT LOOP FLOODED".to_owned(),
+        "loop-not-woken" => "EVENT LOOP NOT WOKEN".to_owned(),
         "gil-blocked" => "GIL HELD BY A SLEEPER".to_owned(),
         _ if rule.starts_with("loop-") => "EVENT LOOP BLOCKED".to_owned(),
         _ => rule.replace('-', " ").to_uppercase(),
@@ -245,8 +248,7 @@ fn name(cause: &Cause, process: Option<&Process>) -> String {
     let here = process.is_some_and(|process| cause.pid == Some(process.pid));
     let who = match (&cause.thread, cause.task, cause.tid) {
         (_, Some(task), _) => {
-            let known = process.and_then(|process| process.tasks.iter().find(|t| t.id == task));
-            let name = known.and_then(|task| task.name.clone());
+            let name = cause.task_name.as_ref();
             Some(name.map_or_else(|| format!("task {:#x}", task.0), |name| format!("task {name}")))
         }
         (Some(name), None, _) => Some(name.clone()),
@@ -270,7 +272,13 @@ fn ending(page: &mut Page, finding: &Finding) {
             && (wait.kind == "poll"
                 || lasts.is_some_and(|lasts| finding.blocked_for.is_some_and(|b| b > lasts)))
     };
-    let all = || finding.cause.iter().enumerate();
+    // When another process has done what it does now, it may do what is waited for, or not.
+    let known = finding
+        .cause
+        .windows(2)
+        .position(|pair| pair[0].wait.as_ref().is_some_and(leaves_it_open) && pair[0].pid != pair[1].pid);
+    let known = known.map_or(finding.cause.len(), |at| at + 1);
+    let all = || finding.cause[..known].iter().enumerate();
     let waits = || all().filter_map(|(at, c)| c.wait.as_ref().filter(|wait| !begins_anew(at, wait)));
     // Any link that gives up ends the chain.
     let earliest = waits().filter_map(|wait| wait.ends_in).min_by(f64::total_cmp);

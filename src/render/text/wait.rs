@@ -56,6 +56,7 @@ pub(super) fn actors(on: &[Actor]) -> String {
 
 fn actor(actor: &Actor) -> String {
     match actor {
+        Actor { task: Some(_), task_name: Some(name), .. } => format!("task {name}"),
         Actor { task: Some(task), .. } => format!("task {:#x}", task.0),
         Actor { thread: Some(name), tid: Some(tid), .. } => format!("{name} ({tid})"),
         Actor { thread: Some(name), .. } => name.clone(),
@@ -256,6 +257,9 @@ pub(super) fn what_ends_it(wait: &Wait) -> Option<String> {
             None => "the process ends".to_owned(),
         },
         "future" | "task" => "it is done".to_owned(),
+        "pipe" if word(&wait.detail, "operation") == Some("open") => {
+            "somebody opens the other end".to_owned()
+        }
         "pipe" => "the other end of the pipe moves".to_owned(),
         "file" => "the file can be had".to_owned(),
         _ => return None,
@@ -289,7 +293,13 @@ mod tests {
         assert_eq!(note(&socket, "→"), "recv on fd 17 → 10.0.0.7:443, established, no timeout, 46 s");
 
         let mut lock = wait("lock", Value::Null);
-        lock.on = vec![Actor { pid: Some(1), tid: Some(2), thread: Some("T-2".into()), task: None }];
+        lock.on = vec![Actor {
+            pid: Some(1),
+            tid: Some(2),
+            thread: Some("T-2".into()),
+            task: None,
+            task_name: None,
+        }];
         lock.certainty = Certainty::Likely;
         assert_eq!(note(&lock, "→"), "waits for lock 0x7f00, held by T-2 (2) (likely)");
 

@@ -131,7 +131,7 @@ fn known(heap: &Heap, code: Addr) -> Option<Known> {
 /// The place of the loop that runs in this thread, if one does and has one. `deep`: also of loops that only the
 /// stack tells of, which takes a walk.
 pub fn find(heap: &Heap, tstate: Addr, codes: &mut Codes, deep: bool) -> Option<Place> {
-    let Some(object) = loops::running_loop(heap, tstate) else {
+    let Some(object) = loops::running_loop(heap, tstate, None) else {
         return if deep { by_stack(heap, tstate, codes, other) } else { None };
     };
     if let Some(uv) = uv_loop(heap, object) {

@@ -21,7 +21,8 @@ const POLLS: &[&str] = &["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "p
 pub fn read(scene: &Scene, current: &FxHashMap<Addr, Addr>, seen: &mut Seen) -> FxHashMap<Addr, usize> {
     let mut running = FxHashMap::default();
     for (i, thread) in scene.threads.iter().enumerate() {
-        let object = running_loop(scene.heap, thread.raw.tstate).filter(|l| looks_like_loop(scene.heap, *l));
+        let object = running_loop(scene.heap, thread.raw.tstate, Some(scene.ns_pid))
+            .filter(|l| looks_like_loop(scene.heap, *l));
         if let Some(object) = object {
             running.insert(object, i);
         }
@@ -33,8 +34,9 @@ pub fn read(scene: &Scene, current: &FxHashMap<Addr, Addr>, seen: &mut Seen) -> 
     running
 }
 
-/// The loop that asyncio says is running in this thread.
-pub(super) fn running_loop(heap: &Heap, tstate: Addr) -> Option<Addr> {
+/// The loop that asyncio says is running in this thread. A child that was forked by a callback has that of its
+/// parent, with the parent's pid: none of its own.
+pub(super) fn running_loop(heap: &Heap, tstate: Addr, ns_pid: Option<i32>) -> Option<Addr> {
     let l = heap.layout;
     if l.asyncio.running_loop != NONE {
         return heap.ptr(tstate + l.tstate.size + l.asyncio.running_loop);
@@ -43,8 +45,11 @@ pub(super) fn running_loop(heap: &Heap, tstate: Addr) -> Option<Addr> {
     heap.type_of(dict).filter(|t| t.is_dict())?;
     let found = heap.dict_get(dict, ["__asyncio_running_event_loop__"])[0]?;
     match heap.type_of(found)?.name.as_str() {
-        // Up to 3.11 with the pid, for forks: `PyRunningLoopHolder { rl_pid or rl_loop first }`.
-        "_RunningLoopHolder" => heap.ptr(found + l.object.size),
+        // Up to 3.11: `PyRunningLoopHolder { rl_loop, rl_pid }` (Modules/_asynciomodule.c).
+        "_RunningLoopHolder" => {
+            let pid = heap.mem.i32(found + l.object.size + 8).ok()?;
+            heap.ptr(found + l.object.size).filter(|_| ns_pid.is_none_or(|own| pid == own))
+        }
         _ => Some(found),
     }
 }

@@ -176,6 +176,27 @@ impl<'s, 'a> Search<'s, 'a> {
         }
     }
 
+    /// What these objects are and keep, a few steps on, whatever may be called.
+    pub fn near(&mut self, roots: &[Addr], depth: usize, most: usize) -> FxHashSet<Addr> {
+        let mut seen: FxHashSet<Addr> = FxHashSet::default();
+        let mut now = roots.to_vec();
+        for _ in 0..depth {
+            let mut next = Vec::new();
+            for obj in now {
+                if self.loops.contains(&obj) || seen.len() >= most || self.left == 0 || !seen.insert(obj) {
+                    continue;
+                }
+                self.left -= 1;
+                let Some(ty) = self.heap.type_of(obj).filter(|t| !t.is_type() && t.name != "module") else {
+                    continue;
+                };
+                next.extend_from_slice(&self.parts_of(obj, &ty));
+            }
+            now = next;
+        }
+        seen
+    }
+
     fn visit(&mut self, walk: &mut Walk, obj: Addr) {
         if self.wanted.contains(&obj) {
             walk.found.reached.insert(obj);

@@ -55,6 +55,7 @@ fn completer(scene: &Scene, seen: &Seen, future: Addr, waiter: Option<Addr>) -> 
             tid: runs.and_then(|t| t.tid),
             thread: None,
             task: Some(Address(task)),
+            task_name: None,
         },
         None => locks::actor(scene, runs?),
     };

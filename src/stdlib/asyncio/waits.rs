@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{World, anyio, futures};
-use crate::python::objects::{Heap, TypeInfo};
+use super::{World, anyio, futures, pools};
+use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Wait};
 use crate::stdlib::{FrameScene, Scene, databases, exits};
 use crate::target::memory::Addr;
@@ -25,11 +25,15 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
             ..Wait::new("future", Some(future))
         });
     databases::of_task(scene, &task.frames, &mut wait);
+    pools::of_task(scene, &task.frames, &mut wait);
     // The loop sleeps, though this one could go on: nobody has woken it.
     let done = futures::future(scene.heap, future).is_some_and(|f| !f.is_pending());
     if done && task.thread.is_some_and(|t| world.asleep.contains(&t)) {
         wait.detail["done"] = json!(true);
         wait.on.clear();
+    } else if task.thread.is_some_and(|t| world.asleep.contains(&t)) && wait.on.is_empty() {
+        // What would go on is in line, and the loop does not know.
+        wait.detail["unwoken"] = json!(true);
     }
     if let Some(deadline) = deadline(scene, &task.frames)
         && wait.ends_in.is_none()
@@ -69,7 +73,7 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
         ("locks.py", "acquire" | "wait" | "_block" | "_wait") => {
             let lock = object()?;
             let ty = heap.type_of(lock)?;
-            let is = |class: &str| is_asyncio(heap, &ty, "asyncio.locks", class);
+            let is = |class: &str| heap.is_of(&ty, "asyncio.locks", class);
             let class = ty.name.clone();
             match name {
                 "acquire" if is("Semaphore") => Wait {
@@ -124,7 +128,8 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
         ("base_subprocess.py", "_wait") | ("subprocess.py", "wait") => {
             let transport = object()?;
             let pid = number(transport, "_pid").and_then(|p| i32::try_from(p).ok());
-            let on = pid.map(|pid| Actor { pid: Some(pid), tid: None, thread: None, task: None });
+            let on =
+                pid.map(|pid| Actor { pid: Some(pid), tid: None, thread: None, task: None, task_name: None });
             let detail = json!({ "unread": unread(scene, &frames[at..]) });
             Wait { on: on.into_iter().collect(), detail, ..with("process", "subprocess.Process.wait", None) }
         }
@@ -163,7 +168,13 @@ fn holders(scene: &Scene, world: &World, lock: Addr) -> Vec<Actor> {
 pub fn actor(scene: &Scene, world: &World, index: usize) -> Actor {
     let task = &world.tasks[index];
     let tid = task.thread.and_then(|t| scene.threads[t].tid);
-    Actor { pid: Some(scene.pid), tid, thread: None, task: Some(Address(task.object.future.addr)) }
+    Actor {
+        pid: Some(scene.pid),
+        tid,
+        thread: None,
+        task: Some(Address(task.object.future.addr)),
+        task_name: None,
+    }
 }
 
 /// Other tasks, awaited directly or through `gather`, `wait_for` and their kind.
@@ -184,7 +195,13 @@ fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     let first_will_do = returns.and_then(|r| scene.heap.checked_str(r)).is_some_and(|r| r != "ALL_COMPLETED");
     let actor = |i: &usize| {
         let task = &world.tasks[*i];
-        Actor { pid: None, tid: None, thread: None, task: Some(Address(task.object.future.addr)) }
+        Actor {
+            pid: None,
+            tid: None,
+            thread: None,
+            task: Some(Address(task.object.future.addr)),
+            task_name: None,
+        }
     };
     let names: Vec<&str> =
         awaits.iter().take(3).filter_map(|i| world.tasks[*i].object.name.as_deref()).collect();
@@ -278,21 +295,4 @@ fn seconds(heap: &Heap, obj: Addr) -> Option<f64> {
         "int" => heap.int(obj).map(|i| i as f64),
         _ => None,
     }
-}
-
-/// Whether this is a class of asyncio's by that name, or derived from it.
-pub fn is_asyncio(heap: &Heap, ty: &TypeInfo, module: &str, class: &str) -> bool {
-    let mut name = heap.type_name(ty);
-    let mut base = ty.base;
-    for _ in 0..16 {
-        if name.strip_prefix(module).and_then(|n| n.strip_prefix('.')) == Some(class) {
-            return true;
-        }
-        let Some(next) = (base != 0).then(|| heap.type_at(base)).flatten().filter(|t| t.is_heap_type())
-        else {
-            return false;
-        };
-        (name, base) = (heap.type_name(&next), next.base);
-    }
-    false
 }

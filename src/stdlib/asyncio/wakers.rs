@@ -86,7 +86,12 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             let awaits = seen.tasks[i].waits_on.as_ref().and_then(self::key);
             // Who stands at the same place for a future of its own is in the same need.
             let alike = |waiter: &usize| key.1.is_empty() && places[*waiter] == places[i];
-            if awaits != Some(key) && !target.waiters.iter().any(alike) {
+            // Who waits in a condition has given its lock back, and wants it himself when he is woken.
+            let gave_back = || {
+                let waits = frames.iter().filter(|f| f.is("/asyncio/locks.py", &["wait"]));
+                waits.filter_map(|f| scene.heap.attrs(scene.receiver(f)?, ["_lock"])[0]).any(|l| l == key.0)
+            };
+            if awaits != Some(key) && !gave_back() && !target.waiters.iter().any(alike) {
                 target.tasks.push(i);
             }
         });
@@ -142,7 +147,13 @@ fn each_hit(
 fn key(wait: &Wait) -> Option<Key> {
     let address = wait.address?.0;
     let says = |key: &str| wait.detail.get(key).is_some_and(|v| v == true);
-    if !wait.on.is_empty() || wait.deadline.as_deref() == Some("at") || says("may_come") || says("done") {
+    if !wait.on.is_empty()
+        || wait.deadline.as_deref() == Some("at")
+        || says("may_come")
+        || says("done")
+        || says("unwoken")
+        || wait.detail["pool"].is_object()
+    {
         return None;
     }
     let operation = wait.detail.get("operation").and_then(|o| o.as_str());
@@ -204,8 +215,13 @@ fn tell(
     search: &Search,
     hidden: bool,
 ) {
-    let of_task =
-        |task: &Task| Actor { pid: Some(scene.pid), tid: task.tid, thread: None, task: Some(task.id) };
+    let of_task = |task: &Task| Actor {
+        pid: Some(scene.pid),
+        tid: task.tid,
+        thread: None,
+        task: Some(task.id),
+        task_name: None,
+    };
     let actors: Vec<Actor> = seen.tasks.iter().map(of_task).collect();
     let above = Above::new(&seen.tasks);
     let awaited: Vec<Option<Key>> = seen.tasks.iter().map(|t| t.waits_on.as_ref().and_then(key)).collect();
@@ -239,7 +255,13 @@ fn tell(
         }
         let threads = target.threads.iter().map(|t| {
             let thread = &scene.threads[*t];
-            Actor { pid: Some(scene.pid), tid: thread.tid, thread: thread.name(), task: None }
+            Actor {
+                pid: Some(scene.pid),
+                tid: thread.tid,
+                thread: thread.name(),
+                task: None,
+                task_name: None,
+            }
         });
         let tasks = may.iter().map(|t| actors[*t].clone());
         wait.on = tasks.chain(threads).take(MAX_ACTORS).collect();

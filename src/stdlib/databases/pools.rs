@@ -4,28 +4,13 @@ use serde_json::{Value, json};
 
 use super::super::garbage::{Garbage, Keeper};
 use super::super::{FrameScene, Scene, Seen, ThreadScene, locks};
+use super::kinds;
 use crate::python::objects::TypeInfo;
 use crate::snapshot::{Address, Certainty, Wait};
 use crate::target::memory::Addr;
 
-/// (library, part of the path, functions that wait, whose `self` is the pool)
-const POOLS: [(&str, &str, &[&str]); 5] = [
-    ("sqlalchemy", "/sqlalchemy/pool/impl.py", &["_do_get"]),
-    ("psycopg_pool", "/psycopg_pool/pool.py", &["getconn"]),
-    ("redis", "/redis/connection.py", &["get_connection"]),
-    ("urllib3", "/urllib3/connectionpool.py", &["_get_conn"]),
-    ("dbutils", "/dbutils/pooled_db.py", &["connection", "steady_connection"]),
-];
-
 /// Most connections whose holders are looked for.
 const MAX_HOLDERS: usize = 64;
-
-#[derive(Default)]
-struct Pool {
-    size: Option<i64>,
-    out: Option<i64>,
-    waiting: Option<i64>,
-}
 
 /// Waits for a lock inside of a pool are waits for the pool. To learn who has its connections takes long:
 /// only where `thorough`.
@@ -53,7 +38,7 @@ pub fn read(scene: &Scene, seen: &mut Seen, thorough: bool) {
             holders.push((*pool, some));
         }
         let known = &holders.iter().find(|h| h.0 == *pool).expect("it was just put there").1;
-        let measured = measure(scene, library, *pool);
+        let measured = kinds::measure(scene.heap, library, *pool);
         let others = found.iter().filter(|f| f.3 == *pool).count() as i64;
         let Some(wait) = seen.waits.get_mut(&thread.raw.tstate) else { continue };
         let class =
@@ -133,74 +118,19 @@ impl Holder {
 
 fn pool_of(scene: &Scene, thread: &ThreadScene) -> Option<(&'static str, usize, Addr)> {
     for (at, frame) in thread.frames.iter().enumerate().take(16) {
-        let is_it = |p: &&(&str, &str, &[&str])| {
-            p.2.contains(&&*frame.code.name) && frame.code.file.as_deref().is_some_and(|f| f.contains(p.1))
-        };
-        if let Some((library, ..)) = POOLS.iter().find(is_it) {
-            return Some((library, outermost(thread, at, library), scene.receiver(frame)?));
+        if let Some(library) = kinds::of_frame(frame, kinds::OF_THREADS) {
+            return Some((library, outermost(&thread.frames, at, library), scene.receiver(frame)?));
         }
     }
     None
 }
 
 /// The last frame of the library on the way to the application.
-fn outermost(thread: &ThreadScene, from: usize, library: &str) -> usize {
+pub fn outermost(frames: &[FrameScene], from: usize, library: &str) -> usize {
     let of_library =
         |f: &FrameScene| f.code.file.as_deref().is_some_and(|file| file.contains(&format!("/{library}/")));
-    let rest = thread.frames[from..].iter().take_while(|f| of_library(f)).count();
+    let rest = frames[from..].iter().take_while(|f| of_library(f)).count();
     from + rest.max(1) - 1
-}
-
-fn measure(scene: &Scene, library: &str, pool: Addr) -> Pool {
-    let heap = scene.heap;
-    let int = |obj: Option<Addr>| {
-        obj.filter(|o| heap.type_of(*o).is_some_and(|t| t.is_int())).and_then(|o| heap.int(o))
-    };
-    let length = |obj: Option<Addr>| {
-        let obj = obj?;
-        let ty = heap.type_of(obj)?;
-        match ty.name.as_str() {
-            "list" => heap.size(obj),
-            // PyVarObject as well (Modules/_collectionsmodule.c).
-            _ if ty.name.ends_with("deque") => heap.size(obj),
-            _ => heap.size(heap.attrs(obj, ["queue"])[0]?),
-        }
-    };
-    match library {
-        "sqlalchemy" => {
-            let [queue, overflow, most] = heap.attrs(pool, ["_pool", "_overflow", "_max_overflow"]);
-            let max = queue.and_then(|q| int(heap.attrs(q, ["maxsize"])[0]));
-            // `_overflow` begins at minus the size (sqlalchemy/pool/impl.py).
-            let made = max.zip(int(overflow)).map(|(max, over)| max + over);
-            Pool {
-                size: max.zip(int(most)).map(|(max, most)| max + most.max(0)),
-                out: made.zip(length(queue)).map(|(made, idle)| made - idle),
-                waiting: None,
-            }
-        }
-        "psycopg_pool" => {
-            let [max, made, idle, waiting] = heap.attrs(pool, ["_max_size", "_nconns", "_pool", "_waiting"]);
-            Pool {
-                size: int(max),
-                out: int(made).zip(length(idle)).map(|(made, idle)| made - idle),
-                waiting: length(waiting),
-            }
-        }
-        "redis" => {
-            let [max, queue] = heap.attrs(pool, ["max_connections", "pool"]);
-            // Its queue holds `None` for connections that are not made yet.
-            Pool { size: int(max), out: int(max).zip(length(queue)).map(|(m, q)| m - q), waiting: None }
-        }
-        "urllib3" => {
-            let [queue] = heap.attrs(pool, ["pool"]);
-            let max = queue.and_then(|q| int(heap.attrs(q, ["maxsize"])[0]));
-            Pool { size: max, out: max.zip(length(queue)).map(|(m, q)| m - q), waiting: None }
-        }
-        _ => {
-            let [max, made] = heap.attrs(pool, ["_maxconnections", "_connections"]);
-            Pool { size: int(max), out: int(made), waiting: None }
-        }
-    }
 }
 
 /// The connections of a pool that are out, by whoever keeps them.

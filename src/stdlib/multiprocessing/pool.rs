@@ -53,7 +53,12 @@ fn result(
     detail["state"] = json!("PENDING");
     let mut certainty = Certainty::Likely;
     let threads = worker_threads(scene, pool);
-    if let Some(runners) = runners(scene, &threads, job) {
+    if let Some(handler) = handler(scene, pool) {
+        // Whatever the workers do, he hands out the results.
+        certainty = Certainty::Proved;
+        detail["handler"] = json!(handler);
+        on = vec![handler];
+    } else if let Some(runners) = runners(scene, &threads, job) {
         certainty = Certainty::Proved;
         on = runners.on;
         detail["state"] = json!(if runners.queued { "PENDING" } else { "RUNNING" });
@@ -99,6 +104,18 @@ fn feeder(scene: &Scene, wanted: Option<i64>) -> Option<Actor> {
     // Outside of the iterable's own code it is on its way to the next.
     let inside = |t: &&ThreadScene| t.frames.iter().position(feeds).is_some_and(|at| at > 0);
     scene.threads.iter().find(inside).map(|t| actor(scene, t))
+}
+
+/// The pool's thread that hands out results, if it is in a callback of the application.
+fn handler(scene: &Scene, pool: Addr) -> Option<Actor> {
+    let cache = scene.heap.attrs(pool, ["_cache"])[0]?;
+    let hands_out =
+        |f: &FrameScene| f.is(POOL, &["_handle_results"]) && scene.local(f, "cache") == Some(cache);
+    let in_callback = |t: &&ThreadScene| {
+        let at = t.frames.iter().position(hands_out);
+        at.is_some_and(|at| t.frames[..at].iter().any(|f| f.is(POOL, &["_set"])))
+    };
+    scene.threads.iter().find(in_callback).map(|t| actor(scene, t))
 }
 
 /// Who of a pool's threads is at a job.
