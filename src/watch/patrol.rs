@@ -129,7 +129,8 @@ impl Engine {
             }
             // A server that is busy with short ones, or with one that is known, is asked less and less often.
             let busy = requests.is_empty() && target.poller.is_active(now, stall);
-            target.active_wait = if busy { (target.active_wait * 2.0).min(ACTIVE_MOST) } else { stall };
+            target.active_wait =
+                if busy { (target.active_wait * 2.0).min(ACTIVE_MOST).max(stall) } else { stall };
         }
         // One report has them all.
         let mut seen = Some((seen, report));
