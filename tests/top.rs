@@ -179,7 +179,7 @@ fn a_finding_turns_the_line_red_and_enter_shows_it() {
     let Some(terminal) = Terminal::open(80, 24) else { return };
     let program = program(&["stuck"]);
     terminal.top(&format!("{} --delay 0.2", program.pid()));
-    let line = terminal.until("the finding", |s| s.contains("Enter shows it"));
+    let line = terminal.until("the finding", |s| s.contains("Enter"));
     assert!(line.lines().nth(2).is_some_and(|l| l.contains("loop-")), "{line}");
     // Red behind it, once it is critical.
     let is_red = || {
@@ -220,8 +220,19 @@ fn the_terminal_is_given_back_after_signals_and_a_panic() {
     terminal.until("the shell", |s| s.contains("Stopped") && s.contains("BEFORE"));
     terminal.line("fg");
     terminal.until("the screen again", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+    // And without a word: the shell has its own settings of the terminal meanwhile.
+    let pid = top_of(&shell).expect("it runs");
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    assert!(common::within(|| common::state(pid, pid) == Some('T')), "it is not stopped");
+    terminal.until("the shell", |s| s.contains("Stopped"));
+    terminal.line("stty sane; clear");
+    terminal.line("fg");
+    terminal.until("the screen again", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+    // Its keys need no Enter, and are not echoed.
+    terminal.keys(&["t"]);
+    terminal.until("the threads", |s| s.contains("Stack of"));
     terminal.keys(&["q"]);
-    terminal.until("the shell", |s| s.contains("BEFORE"));
+    terminal.until("the shell", |s| s.contains("fg"));
     // `fg` has the code now.
     terminal.line("echo CODE=$?");
     terminal.is_restored(0);
@@ -320,6 +331,61 @@ fn one_screen_as_text() {
     let output = hangscope(&["top", &program.pid().to_string()]);
     assert_eq!(output.status.code(), Some(3));
     assert!(lossy(&output.stderr).contains("--once"), "{}", lossy(&output.stderr));
+}
+
+#[test]
+fn what_cannot_be_read_is_said_at_once() {
+    let mut sleep = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = sleep.id().to_string();
+    let output = hangscope(&["top", "--once", &pid]);
+    let checks = || {
+        assert_eq!(output.status.code(), Some(3), "{}", lossy(&output.stderr));
+        assert!(lossy(&output.stderr).contains("is not a Python"), "{}", lossy(&output.stderr));
+        let Some(terminal) = Terminal::open(80, 24) else { return };
+        terminal.top(&pid);
+        terminal.until("the reason", |s| s.contains("is not a Python"));
+        terminal.is_restored(3);
+    };
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(checks));
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_target_that_ends_ends_it() {
+    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let program = program(&["burn"]);
+    terminal.top(&format!("{} --delay 0.2", program.pid()));
+    terminal.until("the burning function", |s| first_row(s).is_some_and(|row| row.contains("burn (")));
+    drop(program);
+    let screen = terminal.until("its end", |s| s.contains("CODE=0"));
+    assert!(screen.contains("has ended"), "{screen}");
+    terminal.is_restored(0);
+}
+
+#[test]
+fn children_are_followed() {
+    let Some(terminal) = Terminal::open(80, 24) else { return };
+    let python = python().command[0].to_string_lossy().into_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("parent.py");
+    // The child ends with its parent.
+    let child =
+        "import os\nparent = os.getppid()\ndef toil():\n  while os.getppid() == parent: pass\ntoil()\n";
+    let text = format!("import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child:?}])\n");
+    std::fs::write(&file, text).unwrap();
+    terminal.top(&format!("-s --delay 0.2 -- {python} {}", file.display()));
+    let screen = terminal.until("the child", |s| {
+        s.contains("and 1 more") && first_row(s).is_some_and(|row| row.contains("toil ("))
+    });
+    assert!(screen.contains("threads 2"), "{screen}");
+    terminal.keys(&["t"]);
+    terminal.until("both", |s| s.contains("PID     TID"));
+    terminal.keys(&["q"]);
+    terminal.is_restored(0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod server;
 mod venv;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -187,6 +187,9 @@ fn a_stall_among_health_is_caught_with_its_line_and_its_culprit() {
         assert!(samples.lines().any(|line| line.contains("stall (") && line.contains(';')), "{samples}");
         let end = json(&profile.with_extension("over.json"));
         assert!(end["lasted"].as_f64().is_some_and(|lasted| lasted >= 1.0), "{end}");
+        // Where there was time for another look, it slept at the same place.
+        assert_ne!(end["moved"], Value::Bool(true), "{end}");
+        assert!(end["places"][0].as_str().is_some_and(|place| place.starts_with("stall ")), "{end}");
         // Health is no stall.
         let stalls = said.lines().filter(|l| l.contains(" · for ")).count();
         assert_eq!(
@@ -226,6 +229,26 @@ fn a_request_that_computes_or_sleeps_in_small_steps_is_caught_and_a_stream_is_no
     let chunks = stream.rest().unwrap();
     assert!(chunks.contains("chunk"), "{chunks}");
     assert!(!watch.said().contains("/stream"), "{}", watch.said());
+}
+
+#[test]
+fn a_request_that_awaits_is_caught_where_that_is_asked_for() {
+    let server =
+        Server::start(&python(), &["-m", "uvicorn", "watched:app", "--port", "{port}"], &[]).unwrap();
+    let port = server.port.to_string();
+    let [asked, not_asked] = [&["--await", "500ms"][..], &[]]
+        .map(|args| Watch::start(&[&["--port", &port, "--stall", "500ms"], args].concat()));
+    for watch in [&asked, &not_asked] {
+        watch.line(&["watching pid"]).unwrap();
+    }
+    let client = server::Client::request(server.port, "GET", "/await?seconds=600").unwrap();
+    let line = asked.line(&["request-stall", " · for "]).unwrap();
+    assert!(line.contains("GET /await") && line.contains("awaits in awaits "), "{line}");
+    // Once, for all that it lasts.
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    assert_eq!(asked.said().matches(" · for ").count(), 1, "{}", asked.said());
+    assert!(!not_asked.said().contains(" · for "), "{}", not_asked.said());
+    drop(client);
 }
 
 #[test]
@@ -327,6 +350,51 @@ fn a_stuck_loop_is_caught_under_every_interpreter() {
 }
 
 #[test]
+fn stalls_of_loops_that_asyncio_knows_nothing_of_are_caught() {
+    common::each_interpreter("stalls_of_other_loops", venv::has_servers, |interpreter| {
+        let interpreter = venv::loops(interpreter)?;
+        for (kind, how) in
+            [("trio", "compute"), ("trio", "sleep"), ("gevent", "compute"), ("gevent", "sleep")]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("now");
+            let args = [kind, how, file.to_str().unwrap()];
+            let program = Program::start(&interpreter, "incidents/other_loops.py", &args)?;
+            program.line("READY ")?;
+            let pid = program.pid().to_string();
+            let watch = Watch::start(&["--stall", "800ms", "--metrics", "127.0.0.1:0", &pid]);
+            let port = port_of(&watch)?;
+            // Its loop is known, and healthy for longer than the limit.
+            let seen = format!("hangscope_loop_lag_seconds_count{{pid=\"{pid}\"}} ");
+            let polls = || -> Outcome<u64> {
+                let text = get(port, "/metrics")?;
+                let count = text.lines().find_map(|line| line.strip_prefix(&seen)?.parse().ok());
+                Ok(count.unwrap_or(0))
+            };
+            program.until("its loop", || Ok(polls()? > 0))?;
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            if watch.said().contains(" · for ") {
+                return Err(format!("{kind}, healthy: {}", watch.said()));
+            }
+            fs::write(&file, "").unwrap();
+            let line = watch.line(&[" loop-", " · for "]).map_err(|e| format!("{kind}, {how}: {e}"))?;
+            let function = if how == "compute" { "compute" } else { "sleep" };
+            if !line.contains(function) {
+                return Err(format!("{kind}, {how}: {line}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Where its metrics are served.
+fn port_of(watch: &Watch) -> Outcome<u16> {
+    let served = watch.line(&["metrics are served on http://127.0.0.1:"])?;
+    let port = served.rsplit(':').next().and_then(|end| end.trim_end_matches("/metrics").parse().ok());
+    port.ok_or(served)
+}
+
+#[test]
 fn many_stalls_fill_no_disk() {
     let program = program(&python(), &["stalls"]);
     let out = tempfile::tempdir().unwrap();
@@ -374,9 +442,13 @@ fn a_restart_is_followed() {
     drop(first);
     watch.line(&[&format!("pid {old} has ended")]).unwrap();
     let second = program(&python(), &["stuck", &mark]);
-    watch.line(&[&format!("watching pid {}", second.pid())]).unwrap();
-    // It waits for our next line, and we for its: which of the rules says so is not the matter here.
-    watch.line(&[&format!("pid {}", second.pid()), " · for "]).unwrap();
+    // It waits for our next line, and we for its: which of the rules says so is not the matter here. The two come on
+    // two streams, in whatever order.
+    let (watched, pid) = (format!("watching pid {}", second.pid()), format!("pid {} ", second.pid()));
+    let is_stall = |line: &str| line.contains(&pid) && line.contains(" · for ");
+    let said = || watch.said();
+    let caught = || Ok(said().contains(&watched) && said().lines().any(is_stall));
+    second.until("its stall", caught).unwrap_or_else(|e| panic!("{e}: {}", said()));
 }
 
 #[test]
@@ -413,12 +485,22 @@ fn metrics_tell_of_pools_and_descriptors() {
     let program = program(&python(), &["pool"]);
     let pid = program.pid();
     let watch = Watch::start(&["--metrics", "127.0.0.1:0", &pid.to_string()]);
-    let served = watch.line(&["metrics are served on http://127.0.0.1:"]).unwrap();
-    let port = served.rsplit(':').next().unwrap().trim_end_matches("/metrics").parse().unwrap();
+    let port = port_of(&watch).unwrap();
     let wanted = format!("hangscope_executor_queue_depth{{pid=\"{pid}\"}} 5\n");
     program.until(&wanted, || Ok(get(port, "/metrics")?.contains(&wanted))).unwrap();
     let text = get(port, "/metrics").unwrap();
-    assert!(text.contains("application/openmetrics-text"), "{text}");
+    // Who does not ask for OpenMetrics gets what everybody understands.
+    assert!(text.contains("text/plain; version=0.0.4"), "{text}");
+    assert!(text.contains("# TYPE hangscope_polls_total counter\n"), "{text}");
+    if let Some(promtool) = common::tool("promtool") {
+        let body = text.split("\r\n\r\n").nth(1).expect("a body");
+        let mut command = Command::new(promtool);
+        command.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut check = command.spawn().expect("it starts");
+        check.stdin.take().expect("piped").write_all(body.as_bytes()).unwrap();
+        let output = check.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", lossy(&output.stderr));
+    }
     let fds = format!("hangscope_open_fds{{pid=\"{pid}\"}} ");
     assert!(text.lines().any(|l| l.starts_with(&fds)), "{text}");
     assert!(get(port, "/nothing").unwrap().starts_with("HTTP/1.1 404"));

@@ -16,7 +16,7 @@ pub struct Top {
     #[command(flatten)]
     pub targets: Targets,
     /// Start this command and look at it, with what it starts itself
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "targets")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pids", "pid", "port", "name"])]
     pub command: Vec<std::ffi::OsString>,
     /// Samples per second
     #[arg(short, long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]

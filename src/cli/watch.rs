@@ -20,11 +20,15 @@ pub struct Watch {
     #[command(flatten)]
     pub targets: Targets,
     /// Start this command and watch it, with what it starts itself
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "targets")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pids", "pid", "port", "name"])]
     pub command: Vec<std::ffi::OsString>,
     /// How long an iteration of an event loop, a request or a wait for a lock may last
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration("s", 10, 86_400_000))]
     pub stall: Duration,
+    /// How long a request may last whose coroutine awaits something while its client is sent nothing. Long polls and
+    /// quiet streams do just that: only where TIME is given
+    #[arg(long = "await", value_name = "TIME", value_parser = duration("s", 10, 86_400_000))]
+    pub awaiting: Option<Duration>,
     /// Keep reports in this directory; without it stalls are told and not kept
     #[arg(short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,

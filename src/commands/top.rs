@@ -5,17 +5,18 @@ use std::io::{IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::layout::Rect;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 
-use super::{complain, nothing_found, text_options};
+use super::{UNREAD, complain, nothing_found, text_options};
 use crate::cli::Top;
+use crate::target::access::AccessError;
 use crate::target::command;
 use crate::target::find::{Found, Selector};
 use crate::target::host;
@@ -72,10 +73,21 @@ fn top(args: &Top) -> anyhow::Result<ExitCode> {
     let gatherers = Gatherers::start(settings, found.pids)?;
     let look = Look { unicode: text_options().unicode, colors: colors() };
     let code = match args.once {
-        true => once(args, &gatherers, look)?,
+        true => once(args, &gatherers, look, started.is_some())?,
         false => live(args, &gatherers, look, &mut started)?,
     };
+    let code = match code {
+        Shown::Code(code) => code,
+        Shown::Refused(error) => {
+            complain(&error.to_string(), error.remedy().as_deref());
+            return Ok(ExitCode::from(UNREAD));
+        }
+    };
+    let gathered = Arc::clone(&gatherers.gathered);
     drop(gatherers);
+    if started.is_none() && code == 0 && gathered.is_at_end() {
+        anstream::eprintln!("hangscope: what was looked at has ended");
+    }
     match &mut started {
         Some(started) => Ok(ExitCode::from(started.end(code)?)),
         None => Ok(ExitCode::from(code)),
@@ -86,8 +98,15 @@ fn colors() -> bool {
     anstream::stdout().current_choice() != anstream::ColorChoice::Never
 }
 
+/// How it went.
+enum Shown {
+    Code(u8),
+    /// None of the targets can be read.
+    Refused(AccessError),
+}
+
 /// One screen as plain text.
-fn once(args: &Top, gatherers: &Gatherers, look: Look) -> anyhow::Result<u8> {
+fn once(args: &Top, gatherers: &Gatherers, look: Look, is_started: bool) -> anyhow::Result<Shown> {
     let gathered = &gatherers.gathered;
     let began = Instant::now();
     let width = text_options().width.map_or(100, |w| w.clamp(40, 500)) as u16;
@@ -97,6 +116,10 @@ fn once(args: &Top, gatherers: &Gatherers, look: Look) -> anyhow::Result<u8> {
         let screen = gathered.screen();
         if screen.samples > 0 || gathered.is_at_end() {
             break;
+        }
+        // What was started may become a Python yet.
+        if let Some(error) = gathered.refused().filter(|_| !is_started) {
+            return Ok(Shown::Refused(error));
         }
         if began.elapsed() > PATIENCE || gatherers.have_failed() {
             bail!("{}", screen.problems.first().map_or("no sample could be taken", |p| p.as_str()));
@@ -122,23 +145,39 @@ fn once(args: &Top, gatherers: &Gatherers, look: Look) -> anyhow::Result<u8> {
         }
     }
     out.flush()?;
-    Ok(0)
+    Ok(Shown::Code(0))
 }
 
 /// The live view; the exit code. A terminal that vanishes ends it, whether or not a signal says so.
-fn live(args: &Top, gatherers: &Gatherers, look: Look, started: &mut Option<Started>) -> anyhow::Result<u8> {
+fn live(
+    args: &Top,
+    gatherers: &Gatherers,
+    look: Look,
+    started: &mut Option<Started>,
+) -> anyhow::Result<Shown> {
     match show(args, gatherers, look, started) {
-        Err(_) if terminal::is_gone() => Ok(128 + SIGHUP as u8),
+        Err(_) if terminal::is_gone() => Ok(Shown::Code(128 + SIGHUP as u8)),
         outcome => outcome,
     }
 }
 
-fn show(args: &Top, gatherers: &Gatherers, look: Look, started: &mut Option<Started>) -> anyhow::Result<u8> {
+fn show(
+    args: &Top,
+    gatherers: &Gatherers,
+    look: Look,
+    started: &mut Option<Started>,
+) -> anyhow::Result<Shown> {
     let gathered = &gatherers.gathered;
     let signal = Arc::new(AtomicUsize::new(0));
-    for number in [SIGINT, SIGTERM, SIGHUP, SIGTSTP] {
+    for number in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)?;
     }
+    // Apart, for they may come together with one of those.
+    let [stop, go_on] = [SIGTSTP, SIGCONT].map(|number| {
+        let flag = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(number, Arc::clone(&flag)).map(|_| flag)
+    });
+    let (stop, go_on) = (stop?, go_on?);
     let mut screen = Screen::enter().context("the terminal cannot be taken over")?;
     let mut app = App::default();
     let mut refresh = Instant::now();
@@ -146,20 +185,29 @@ fn show(args: &Top, gatherers: &Gatherers, look: Look, started: &mut Option<Star
     loop {
         match signal.swap(0, SeqCst) as i32 {
             0 => {}
-            SIGTSTP => screen.suspend()?,
-            number => return Ok(128 + number as u8),
+            number => return Ok(Shown::Code(128 + number as u8)),
         }
         if terminal::is_gone() {
-            return Ok(128 + SIGHUP as u8);
+            return Ok(Shown::Code(128 + SIGHUP as u8));
+        }
+        if stop.swap(false, SeqCst) {
+            screen.suspend()?;
+        }
+        // After a SIGSTOP, too, of which nobody is told.
+        let mut redraw = go_on.swap(false, SeqCst);
+        if redraw {
+            screen.resume()?;
+        }
+        if let Some(error) = gathered.refused().filter(|_| started.is_none()) {
+            return Ok(Shown::Refused(error));
         }
         if gatherers.have_failed() {
             bail!("a thread of ours has failed");
         }
         let ended = started.as_mut().is_some_and(Started::has_ended) || gathered.is_at_end();
         if ended {
-            return Ok(0);
+            return Ok(Shown::Code(0));
         }
-        let mut redraw = false;
         if Instant::now() >= refresh {
             app.update(gathered.screen());
             // The first screens come fast, so that there is something to see.
@@ -170,7 +218,7 @@ fn show(args: &Top, gatherers: &Gatherers, look: Look, started: &mut Option<Star
         match answer(&mut app, gathered, &mut screen, refresh)? {
             Answer::Nothing => {}
             Answer::Redraw => redraw = true,
-            Answer::Quit(code) => return Ok(code),
+            Answer::Quit(code) => return Ok(Shown::Code(code)),
         }
         if redraw {
             gathered.set_width(screen.terminal.size()?.width);
@@ -213,6 +261,7 @@ fn answer(
             Action::Reset => {
                 gathered.reset();
                 app.update(gathered.screen());
+                app.note = Some("counted anew from here".into());
             }
             Action::Save => app.note = Some(save(app)),
             Action::Stack { name, file, line } => {

@@ -81,6 +81,7 @@ fn watch(args: &Watch) -> anyhow::Result<u8> {
     };
     let settings = Settings {
         stall: args.stall.as_secs_f64(),
+        awaiting: args.awaiting.map(|limit| limit.as_secs_f64()),
         look: args.look_options(),
         metrics: metrics.map(|(_, metrics)| metrics),
     };
@@ -213,9 +214,14 @@ impl Teller {
                 };
                 self.line(&format!("{at} {} · pid {}{age} · {}{kept}", stall.rule, stall.pid, stall.summary));
             }
-            Event::Over { pid, rule, lasted } => {
+            Event::Over { pid, rule, lasted, moved } => {
+                let moved = match moved {
+                    Some(true) => " · it moved meanwhile",
+                    Some(false) => " · it stood at one place",
+                    None => "",
+                };
                 self.line(&format!(
-                    "{} {rule} · pid {pid} · over after {}",
+                    "{} {rule} · pid {pid} · over after {}{moved}",
                     crate::target::host::now(),
                     Span(*lasted)
                 ));

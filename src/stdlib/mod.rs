@@ -20,6 +20,8 @@ mod flow;
 pub mod futures;
 /// Who keeps an object alive.
 pub mod garbage;
+/// gevent's loop.
+pub mod gevent;
 /// Which locks each thread is inside of.
 pub mod holders;
 /// `importlib`.
@@ -40,6 +42,8 @@ pub mod servers;
 pub mod spoken;
 /// `threading`: conditions, events, semaphores, barriers, joins.
 pub mod threading;
+/// trio's loop.
+pub mod trio;
 /// Requests being served.
 pub mod web;
 

@@ -2,6 +2,7 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::draw::HELP_LINES;
 use super::screen::{FunctionRow, Screen, StackView};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub enum Action {
 pub struct App {
     pub view: View,
     /// Where Esc leads back to.
-    back: View,
+    pub back: View,
     pub order: Order,
     /// The screen stands still.
     pub frozen: bool,
@@ -206,9 +207,16 @@ impl App {
 
     fn step(&mut self, by: isize) {
         let is_text = matches!(self.view, View::Stack | View::Finding | View::Help);
-        let most = if is_text { self.lines() } else { self.rows() }.saturating_sub(1);
+        let most = if is_text { self.most_scroll() } else { self.rows().saturating_sub(1) };
         let at = if is_text { &mut self.scroll } else { &mut self.selected };
         *at = at.saturating_add_signed(by).min(most);
+    }
+
+    /// The first line of a text when its last one is at the bottom.
+    pub fn most_scroll(&self) -> usize {
+        // A stack has a line above it that stays.
+        let room = if self.view == View::Stack { self.page } else { self.page + 1 };
+        self.lines().saturating_sub(room)
     }
 
     /// Lines of the text that is shown.
@@ -216,6 +224,7 @@ impl App {
         match self.view {
             View::Stack => self.stack.as_ref().map_or(0, |s| s.frames.len()),
             View::Finding => self.screen.findings.iter().map(|f| f.text.lines().count() + 1).sum(),
+            View::Help => HELP_LINES,
             _ => 0,
         }
     }

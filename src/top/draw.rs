@@ -22,6 +22,10 @@ pub struct Look {
 
 /// A screen of this width has room for longer bars.
 const WIDE: usize = 110;
+/// How long the help is.
+pub const HELP_LINES: usize = 17;
+/// Columns that `(file:line)` gets at least, or it is left out.
+const LEAST_PLACE: usize = 8;
 
 pub fn draw(frame: &mut Frame, app: &mut App, look: Look) {
     let area = frame.area();
@@ -42,13 +46,15 @@ pub fn render(app: &mut App, look: Look, area: Rect, out: &mut Buffer) {
     paint.lines(header, out, paint.header(&app.screen, app.frozen));
     paint.lines(finding, out, vec![paint.finding(&app.screen)]);
     app.page = body.height.saturating_sub(1) as usize;
+    // The place may have grown, or the text shrunk.
+    app.scroll = app.scroll.min(app.most_scroll());
     let lines = match app.view {
         View::Functions => paint.functions(app, body.height as usize),
         View::Threads => paint.threads(app, body.height as usize),
         View::Loops => paint.loops(app, body.height as usize),
         View::Stack => paint.stack(app),
         View::Finding => paint.findings(app),
-        View::Help => paint.help(),
+        View::Help => paint.help().into_iter().skip(app.scroll).collect(),
     };
     paint.lines(body, out, lines);
     paint.lines(footer, out, vec![paint.footer(app)]);
@@ -153,47 +159,59 @@ impl Paint {
             true => format!("{} Hz ", screen.rate),
             false => format!("{}{separator}{} Hz ", screen.python, screen.rate),
         };
-        let left = format!(" hangscope top{separator}{pids}{separator}");
-        let room = self.width.saturating_sub(width(&left) + width(&right) + 1);
-        let command = self.column(&screen.command, room);
-        let first = Line::from(vec![
-            Span::styled(left, self.bold()),
-            Span::raw(command),
-            Span::raw(" "),
-            Span::styled(right, self.faint()),
-        ]);
-        let mut facts = vec![
-            ("GIL", format!("{:.0} %", 100.0 * screen.gil)),
-            ("gc", format!("{:.0} %", 100.0 * screen.gc)),
-            ("active", format!("{:.2}", screen.active)),
-            ("threads", screen.threads.len().to_string()),
-            ("samples", screen.samples.to_string()),
-            ("torn", screen.torn.to_string()),
-        ];
-        if let Some(lag) = screen.loop_lag {
-            facts.insert(3, ("loop lag", milliseconds(lag)));
-        }
         let mut spans = Vec::new();
         if frozen {
             spans.push(Span::styled(" FROZEN ", self.inverse()));
         }
+        spans.push(Span::styled(format!(" hangscope top{separator}{pids}{separator}"), self.bold()));
+        let used: usize = spans.iter().map(Span::width).sum();
+        let room = self.width.saturating_sub(used + width(&right) + 1);
+        spans.push(Span::raw(self.column(&screen.command, room)));
         spans.push(Span::raw(" "));
+        spans.push(Span::styled(right, self.faint()));
+        vec![Line::from(spans), self.facts(screen)]
+    }
+
+    /// Numbers of the whole; in a narrow place as many as there is room for, the most telling ones first.
+    fn facts(&self, screen: &Screen) -> Line<'static> {
+        let mut facts = vec![
+            ("GIL", format!("{:.0} %", 100.0 * screen.gil)),
+            ("gc", format!("{:.0} %", 100.0 * screen.gc)),
+            ("threads", screen.threads.len().to_string()),
+            ("samples", screen.samples.to_string()),
+            ("errors", screen.torn.to_string()),
+            ("active", format!("{:.2}", screen.active)),
+        ];
+        if let Some(lag) = screen.loop_lag {
+            facts.insert(2, ("loop lag", milliseconds(lag)));
+        }
+        let mut spans = vec![Span::raw(" ")];
+        let mut left = self.width.saturating_sub(1);
         for (name, value) in facts {
+            let needs = name.len() + 1 + width(&value);
+            if needs > left {
+                break;
+            }
+            left = left.saturating_sub(needs + 2);
             spans.push(Span::styled(format!("{name} "), self.faint()));
             spans.push(Span::raw(format!("{value}  ")));
         }
-        vec![first, Line::from(spans)]
+        Line::from(spans)
     }
 
     fn finding(&self, screen: &Screen) -> Line<'static> {
         let Some(worst) = screen.findings.first() else {
+            if let Some(problem) = screen.problems.first() {
+                let said = self.text(&format!(" ! {problem}"), self.width);
+                return Line::styled(said, self.style(Style::new().fg(Color::Yellow)));
+            }
             let (mark, style) = match self.look.unicode {
                 true => (" ✔ ", self.style(Style::new().fg(Color::Green))),
                 false => (" ", Style::new()),
             };
-            let said = match screen.problems.first() {
-                Some(problem) => self.text(problem, self.width.saturating_sub(4)),
-                None => "nothing is found to be wrong".to_owned(),
+            let said = match screen.looks {
+                0 => "it has not been looked at so far",
+                _ => "nothing is found to be wrong",
             };
             return Line::from(vec![Span::styled(mark, style), Span::styled(said, self.faint())]);
         };
@@ -203,10 +221,13 @@ impl Paint {
             1 => String::new(),
             n => format!(" and {} more", n - 1),
         };
-        let end = format!("{age}{more}{}Enter shows it ", self.separator());
         let start = format!(" {mark} {}: ", worst.rule);
-        let room = self.width.saturating_sub(width(&start) + width(&end));
-        let line = format!("{start}{}{end}", self.column(&worst.summary, room));
+        let facts = format!("{age}{more}{}", self.separator());
+        let room = |end: &str| self.width.saturating_sub(width(&start) + width(&facts) + end.len());
+        // What is wrong says more than what the key does.
+        let whole = width(&clean(&worst.summary, self.look.unicode));
+        let end = if whole <= room("Enter shows it ") { "Enter shows it " } else { "Enter " };
+        let line = format!("{start}{}{facts}{end}", self.column(&worst.summary, room(end)));
         let color = if worst.critical { Color::Red } else { Color::Yellow };
         let style = if self.look.colors {
             Style::new().bg(color).fg(if worst.critical { Color::White } else { Color::Black })
@@ -252,12 +273,11 @@ impl Paint {
         // Two shares with their bars, two times.
         let room = self.width.saturating_sub(2 * (8 + self.bar_cells()) + 20);
         let name = self.text(&row.name, room);
-        let left = room.saturating_sub(width(&name));
-        let place = match row.file.is_empty() {
+        let left = room.saturating_sub(width(&name) + 1);
+        // A few columns of a place say nothing.
+        let place = match row.file.is_empty() || left < LEAST_PLACE {
             true => String::new(),
-            false => {
-                self.text(&format!(" {}", self.place(&format!("({}:{})", row.file, row.line), left)), left)
-            }
+            false => format!(" {}", self.place(&format!("({}:{})", row.file, row.line), left)),
         };
         let own = self.style(Style::new().fg(Color::Cyan));
         let total = self.style(Style::new().fg(Color::Blue));
@@ -267,7 +287,7 @@ impl Paint {
             Span::styled(self.bar(row.own_now), own),
             Span::raw(format!(" {:>5.1}% ", 100.0 * row.total_now)),
             Span::styled(self.bar(row.total_now), total),
-            Span::raw(format!(" {:>7.2}s {:>7.2}s  ", row.own, row.total)),
+            Span::raw(format!(" {:>7}s {:>7}s  ", seconds(row.own), seconds(row.total))),
             Span::styled(name, name_style),
             Span::styled(place, if selected { Style::new() } else { self.faint() }),
         ]);
@@ -324,10 +344,11 @@ impl Paint {
     fn loops(&self, app: &App, height: usize) -> Vec<Line<'static>> {
         let head = "    TID  Iteration   Longest   Ready  Overdue  Tasks  Loop";
         let mut lines = vec![Line::styled(head, self.bold())];
-        let each = 5; // lines for one loop
+        // Lines for one loop; the first of them is worth the most.
+        let each = 5.min(height.saturating_sub(1)).max(1);
         let rows: Vec<&LoopRow> = app.screen.loops.iter().collect();
         for (i, row) in window(&rows, app.selected, height.saturating_sub(1) / each) {
-            lines.extend(self.event_loop(row, i == app.selected));
+            lines.extend(self.event_loop(row, app.screen.pids.len() > 1, i == app.selected));
         }
         if rows.is_empty() {
             lines.push(Line::styled(" no thread runs an event loop", self.faint()));
@@ -335,12 +356,16 @@ impl Paint {
         lines
     }
 
-    fn event_loop(&self, row: &LoopRow, selected: bool) -> Vec<Line<'static>> {
+    fn event_loop(&self, row: &LoopRow, several: bool, selected: bool) -> Vec<Line<'static>> {
         let number = |n: Option<u64>| n.map_or("?".to_owned(), |n| n.to_string());
         let event_loop = row.event_loop.as_ref();
-        let iteration = row.iteration.map_or("waits".to_owned(), |age| Duration(age).to_string());
         let kind = event_loop.map_or("", |l| &l.kind);
         let state = event_loop.map_or("", |l| &l.state);
+        let iteration = match row.iteration {
+            Some(age) => Duration(age).to_string(),
+            None if state == "polling" => "waits".to_owned(),
+            None => "?".to_owned(),
+        };
         let line = format!(
             "{:>7} {:>10} {:>9} {:>7} {:>8} {:>6}  {kind}, {state}",
             row.tid,
@@ -361,7 +386,8 @@ impl Paint {
             let value = self.text(&value, self.width.saturating_sub(18));
             Line::from(vec![Span::styled(format!("         {name:<8} "), self.faint()), Span::raw(value)])
         };
-        lines.push(fact("thread", row.thread.clone()));
+        let of = if several { format!(" of pid {}", row.pid) } else { String::new() };
+        lines.push(fact("thread", row.thread.clone() + &of));
         if let Some(task) = &row.task {
             lines.push(fact("task", task.clone()));
         }
@@ -413,7 +439,7 @@ impl Paint {
     }
 
     fn help(&self) -> Vec<Line<'static>> {
-        const KEYS: [(&str, &str); 16] = [
+        const KEYS: [(&str, &str); HELP_LINES] = [
             ("1  2", "sort by own / total share of the last seconds"),
             ("3  4", "sort by own / total time since the start"),
             ("f t e", "functions, threads, event loops (Tab: the next of them)"),
@@ -430,6 +456,7 @@ impl Paint {
             ("", ""),
             ("own", "samples in which the function itself ran"),
             ("total", "samples in which it was anywhere on the stack"),
+            ("errors", "samples that could not be proven to be of one moment"),
         ];
         let key = |(key, what): &(&str, &str)| {
             Line::from(vec![Span::styled(format!("  {key:<10}"), self.bold()), Span::raw((*what).to_owned())])
@@ -450,17 +477,29 @@ impl Paint {
             View::Threads => " Up Down select  f functions  e loops  Space freeze  ? help  q quit",
             View::Loops => " Up Down select  f functions  t threads  Space freeze  ? help  q quit",
             View::Stack | View::Finding => " Up Down scroll  Esc back  Space freeze  q quit",
-            View::Help => " Esc back  q quit",
+            View::Help => " Up Down scroll  Esc back  q quit",
         };
-        let mut spans = vec![Span::styled(self.text(keys, self.width), self.faint())];
+        let mut spans = Vec::new();
+        let mut room = self.width;
         if !app.search.is_empty() && app.view == View::Functions {
-            spans.insert(
-                0,
-                Span::styled(format!(" /{} ", clean(&app.search, self.look.unicode)), self.inverse()),
-            );
+            let search = self.text(&format!(" /{} ", app.search), self.width / 2);
+            room = room.saturating_sub(width(&search));
+            spans.push(Span::styled(search, self.inverse()));
         }
+        // Whole keys, or none of the rest.
+        let keys = match room < width(keys) {
+            true if app.search.is_empty() => " ? help  q quit",
+            true => " Esc all  Right stack  ? help  q quit",
+            false => keys,
+        };
+        spans.push(Span::styled(self.text(keys, room), self.faint()));
         Line::from(spans)
     }
+}
+
+/// Seven columns last for years: after some hours nobody asks for hundredths.
+fn seconds(time: f64) -> String {
+    if time < 9999.995 { format!("{time:.2}") } else { format!("{time:.0}") }
 }
 
 /// What is less than half a millisecond is nothing here.

@@ -17,7 +17,8 @@ use crate::profile::{Outcome, Sampler, SamplerOptions, Seat, State, Tree};
 use crate::render::profile::{ProfileOptions, label};
 use crate::render::report::Report;
 use crate::render::text::{self, TextOptions};
-use crate::snapshot::{Activity, Frame, Process, Snapshot, Thread};
+use crate::snapshot::{Activity, EventLoop, Frame, Process, Snapshot, Thread};
+use crate::target::access::AccessError;
 use crate::target::blocked::monotonic;
 use crate::target::find::{self, Selector};
 use crate::target::host;
@@ -28,6 +29,10 @@ use crate::watch::poll::Poller;
 const POLL: Duration = Duration::from_millis(50);
 /// How often the whole process is looked at.
 const LOOK: Duration = Duration::from_millis(1000);
+/// And at once, but not more often than this, when an iteration of a loop lasts so long, seconds: who looks at the
+/// screen wants to know what it does.
+const LOOK_SOON: Duration = Duration::from_millis(250);
+const LATE: f64 = 0.1;
 /// An attach that failed is tried again after this.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -49,6 +54,8 @@ pub struct Gathered {
     width: AtomicU16,
     /// Processes that are sampled now; `u32::MAX` before the first was.
     alive: AtomicU32,
+    /// Why none of the targets can be read, if none can.
+    refused: Mutex<Option<AccessError>>,
 }
 
 #[derive(Default)]
@@ -56,7 +63,8 @@ struct Profile {
     tree: Tree,
     counts: Counts,
     began: Option<Instant>,
-    problems: Vec<String>,
+    /// By process, in words.
+    problems: Vec<(i32, String)>,
     pythons: Vec<(i32, String)>,
 }
 
@@ -65,8 +73,26 @@ struct Health {
     pids: Vec<i32>,
     processes: Vec<Process>,
     findings: Vec<FindingRow>,
-    /// pid, tid, the present iteration, the longest since the screen was made.
-    loops: Vec<(i32, i32, Option<f64>, f64)>,
+    loops: Vec<LoopSeen>,
+    looks: u64,
+    /// When the last look began, CLOCK_MONOTONIC.
+    looked_at: f64,
+}
+
+/// An event loop, by the last poll.
+struct LoopSeen {
+    pid: i32,
+    tid: i32,
+    /// Since when its iteration lasts (CLOCK_MONOTONIC), and how long that is; `None`: it waits for work.
+    iteration: Option<(f64, f64)>,
+    /// The longest iteration since the screen was made.
+    longest: f64,
+}
+
+impl LoopSeen {
+    fn age(&self) -> Option<f64> {
+        self.iteration.map(|(_, age)| age)
+    }
 }
 
 pub struct Gatherers {
@@ -83,6 +109,7 @@ impl Gatherers {
             stop: AtomicBool::new(false),
             width: AtomicU16::new(80),
             alive: AtomicU32::new(u32::MAX),
+            refused: Mutex::default(),
         });
         let (one, two) = (Arc::clone(&gathered), Arc::clone(&gathered));
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -126,6 +153,11 @@ impl Gathered {
         self.alive.load(SeqCst) == 0
     }
 
+    /// None of the targets can be read, and that will not change.
+    pub fn refused(&self) -> Option<AccessError> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn set_width(&self, width: u16) {
         self.width.store(width, SeqCst);
     }
@@ -149,7 +181,9 @@ impl Gathered {
             let wanted = self.health().pids.clone();
             gone.retain(|pid| wanted.contains(pid));
             failed.retain(|(_, at)| at.elapsed() < AGAIN);
-            for pid in wanted {
+            self.profile().problems.retain(|(pid, _)| wanted.contains(pid));
+            let mut refusals = 0;
+            for pid in wanted.iter().copied() {
                 let known = samplers.iter().any(|s| s.pid() == pid) || gone.contains(&pid);
                 if known || failed.iter().any(|f| f.0 == pid) {
                     continue;
@@ -159,13 +193,21 @@ impl Gathered {
                     Ok(sampler) => {
                         let mut profile = self.profile();
                         profile.began.get_or_insert_with(Instant::now);
-                        profile.problems.clear();
+                        profile.problems.retain(|(of, _)| *of != pid);
                         profile.pythons.push((pid, sampler.python().sys.version()));
                         samplers.push(sampler);
                     }
                     Err(error) => {
                         failed.push((pid, Instant::now()));
-                        self.profile().problems = vec![error.to_string()];
+                        let problems = &mut self.profile().problems;
+                        problems.retain(|(of, _)| *of != pid);
+                        problems.push((pid, error.to_string()));
+                        let passing =
+                            matches!(error, AccessError::Starting { .. } | AccessError::Gone { .. });
+                        refusals += usize::from(!passing);
+                        if refusals == wanted.len() {
+                            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        }
                     }
                 }
             }
@@ -214,6 +256,7 @@ impl Gathered {
         let mut pollers: Vec<Poller> = Vec::new();
         let mut before: Option<Snapshot> = None;
         let mut look_at = Instant::now();
+        let mut looked = look_at;
         while !self.is_over() {
             let now = monotonic().as_secs_f64();
             if let Some(Ok(found)) = follower.search(now) {
@@ -228,39 +271,44 @@ impl Gathered {
                     pollers.extend(Poller::attach(*pid, LOOK.as_secs_f64(), now));
                 }
                 before = self.look(&pids, before);
-                look_at = Instant::now() + LOOK;
+                looked = Instant::now();
+                look_at = looked + LOOK;
             }
-            let mut seen: Vec<(i32, i32, Option<f64>)> = Vec::new();
+            let mut seen: Vec<LoopSeen> = Vec::new();
             pollers.retain_mut(|poller| {
                 let now = monotonic().as_secs_f64();
                 let alive = poller.poll(now).is_ok();
                 let loops = poller.threads().iter().filter(|t| t.event_loop.is_some());
-                seen.extend(
-                    loops.map(|t| (poller.pid, t.tid, t.iteration().map(|start| (now - start).max(0.0)))),
-                );
+                seen.extend(loops.map(|t| {
+                    let iteration = t.iteration().map(|start| (start, (now - start).max(0.0)));
+                    LoopSeen { pid: poller.pid, tid: t.tid, iteration, longest: 0.0 }
+                }));
                 alive
             });
-            self.note_loops(&seen);
+            if self.note_loops(seen) {
+                look_at = look_at.min(looked + LOOK_SOON);
+            }
             std::thread::sleep(POLL);
         }
     }
 
-    fn note_loops(&self, seen: &[(i32, i32, Option<f64>)]) {
-        let loops = &mut self.health().loops;
-        loops.retain(|l| seen.iter().any(|s| (s.0, s.1) == (l.0, l.1)));
-        for (pid, tid, age) in seen {
-            let longest = age.unwrap_or(0.0);
-            match loops.iter_mut().find(|l| (l.0, l.1) == (*pid, *tid)) {
-                Some(known) => (known.2, known.3) = (*age, known.3.max(longest)),
-                None => loops.push((*pid, *tid, *age, longest)),
-            }
+    /// Takes over what was polled; whether some loop is late and its iteration has not been looked at.
+    fn note_loops(&self, mut seen: Vec<LoopSeen>) -> bool {
+        let health = &mut *self.health();
+        for now in &mut seen {
+            let known = health.loops.iter().find(|l| (l.pid, l.tid) == (now.pid, now.tid));
+            now.longest = known.map_or(0.0, |l| l.longest).max(now.age().unwrap_or(0.0));
         }
+        health.loops = seen;
+        let is_new = |(start, age): (f64, f64)| age > LATE && start > health.looked_at;
+        health.loops.iter().filter_map(|l| l.iteration).any(is_new)
     }
 
     /// What is wrong, by this look and the one before.
     fn look(&self, pids: &[i32], before: Option<Snapshot>) -> Option<Snapshot> {
         let options = &self.settings.look;
         let captured_at = host::now();
+        let began = monotonic().as_secs_f64();
         let processes: Vec<Process> = pids
             .iter()
             .filter_map(|pid| look::live(*pid, options).ok())
@@ -303,6 +351,8 @@ impl Gathered {
         let health = &mut *self.health();
         health.processes = processes;
         health.findings = rows;
+        health.looks += 1;
+        health.looked_at = began;
         Some(snapshot)
     }
 
@@ -342,7 +392,7 @@ impl Gathered {
         screen.gil = now.gil as f64 / rounds;
         screen.gc = now.gc as f64 / rounds;
         screen.active = now.active as f64 / rounds;
-        screen.problems = profile.problems.clone();
+        screen.problems = profile.problems.iter().map(|(_, problem)| problem.clone()).collect();
         let second = 1.0 / f64::from(self.settings.rate);
         for (i, function) in profile.counts.functions.iter().enumerate() {
             let Some(all) = start.functions.get(i).filter(|f| f.total > 0) else { continue };
@@ -370,6 +420,7 @@ impl Gathered {
         let mut health = self.health();
         screen.pids = health.pids.clone();
         screen.findings = health.findings.clone();
+        screen.looks = health.looks;
         screen.command = health.processes.first().map(|p| command(&p.command)).unwrap_or_default();
         let thread_of = |pid: i32, tid: i32| {
             let process = health.processes.iter().find(|p| p.pid == pid)?;
@@ -387,46 +438,66 @@ impl Gathered {
         screen
             .threads
             .sort_by(|a, b| b.active.total_cmp(&a.active).then((a.pid, a.tid).cmp(&(b.pid, b.tid))));
-        for (pid, tid, iteration, longest) in &health.loops {
-            let known = thread_of(*pid, *tid);
-            screen.loops.push(loop_row(*pid, *tid, *iteration, *longest, known));
+        for seen in &health.loops {
+            let known = thread_of(seen.pid, seen.tid);
+            screen.loops.push(loop_row(seen, known, health.looked_at));
         }
-        screen.loop_lag = screen.loops.iter().map(|l| l.longest).reduce(f64::max);
-        for l in &mut health.loops {
-            l.3 = l.2.unwrap_or(0.0);
+        // Those that no poll can see.
+        for process in &health.processes {
+            for thread in &process.threads {
+                let (Some(tid), Some(_)) = (thread.tid, &thread.event_loop) else { continue };
+                if !health.loops.iter().any(|l| (l.pid, l.tid) == (process.pid, tid)) {
+                    let row = LoopRow { pid: process.pid, tid, ..LoopRow::default() };
+                    screen.loops.push(of_look(row, process, thread));
+                }
+            }
+        }
+        screen.loop_lag = health.loops.iter().map(|l| l.longest).reduce(f64::max);
+        for seen in &mut health.loops {
+            seen.longest = seen.age().unwrap_or(0.0);
         }
         screen
     }
 }
 
-fn loop_row(
-    pid: i32,
-    tid: i32,
-    iteration: Option<f64>,
-    longest: f64,
-    known: Option<(&Process, &Thread)>,
-) -> LoopRow {
-    let thread = known.map(|k| k.1);
-    let task = known.and_then(|(process, thread)| process.tasks.iter().find(|t| Some(t.id) == thread.task));
+/// What the last poll and the last look say of a loop, as far as they speak of the same iteration.
+fn loop_row(seen: &LoopSeen, known: Option<(&Process, &Thread)>, looked_at: f64) -> LoopRow {
+    let LoopSeen { pid, tid, iteration, longest } = *seen;
+    let row = LoopRow { pid, tid, iteration: seen.age(), longest, ..LoopRow::default() };
+    let Some((process, thread)) = known else {
+        return LoopRow { thread: format!("thread {tid}"), ..row };
+    };
+    let mut row = of_look(row, process, thread);
+    if let Some(state) = outdated(iteration, looked_at) {
+        row.event_loop = row.event_loop.map(|l| EventLoop { state: state.to_owned(), ..l });
+        (row.task, row.request, row.place) = (None, None, None);
+    }
+    row
+}
+
+/// The state of a loop whose present iteration the last look does not know.
+fn outdated(iteration: Option<(f64, f64)>, looked_at: f64) -> Option<&'static str> {
+    match iteration {
+        None => Some("polling"),
+        Some((start, _)) => (looked_at < start).then_some("running"),
+    }
+}
+
+fn of_look(row: LoopRow, process: &Process, thread: &Thread) -> LoopRow {
+    let task = process.tasks.iter().find(|t| Some(t.id) == thread.task);
     let task_name = task.map(|t| {
         let name = t.name.clone().unwrap_or_else(|| "a task".into());
         t.coroutine.as_ref().map_or(name.clone(), |c| format!("{name}: {c}"))
     });
-    let of_task = task.and_then(|t| t.request.clone());
+    let polls = thread.event_loop.as_ref().is_some_and(|l| l.state == "polling");
     LoopRow {
-        pid,
-        tid,
-        thread: thread.and_then(|t| t.name.clone()).unwrap_or_else(|| format!("thread {tid}")),
-        event_loop: thread.and_then(|t| t.event_loop.clone()),
-        iteration,
-        longest,
+        thread: thread.name.clone().unwrap_or_else(|| format!("thread {}", row.tid)),
+        event_loop: thread.event_loop.clone(),
         task: task_name,
-        request: thread.and_then(|t| t.request.clone()).or(of_task),
-        tasks: known.map_or(0, |(process, _)| process.tasks.iter().filter(|t| t.tid == Some(tid)).count()),
-        place: thread
-            .filter(|_| iteration.is_some())
-            .and_then(|t| Frame::telling(&t.frames))
-            .map(of_snapshot),
+        request: thread.request.clone().or(task.and_then(|t| t.request.clone())),
+        tasks: process.tasks.iter().filter(|t| t.tid == Some(row.tid)).count(),
+        place: Some(thread).filter(|_| !polls).and_then(|t| Frame::telling(&t.frames)).map(of_snapshot),
+        ..row
     }
 }
 
@@ -470,4 +541,16 @@ fn of_snapshot(frame: &Frame) -> String {
 /// The targets at the start; later ones are found while it runs.
 pub fn targets(selector: &Selector) -> Result<find::Found, find::FindError> {
     find::find(selector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_from_before_an_iteration_says_nothing_of_it() {
+        assert_eq!(outdated(Some((100.0, 2.0)), 101.0), None);
+        assert_eq!(outdated(Some((100.0, 2.0)), 99.0), Some("running"));
+        assert_eq!(outdated(None, 101.0), Some("polling"));
+    }
 }

@@ -12,3 +12,5 @@ pub mod gather;
 pub mod screen;
 /// The terminal, taken and given back.
 pub mod terminal;
+#[cfg(test)]
+mod tests;

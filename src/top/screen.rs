@@ -14,7 +14,9 @@ pub struct Screen {
     /// Since the start, seconds.
     pub since: f64,
     pub samples: u64,
-    /// Rounds that could not be proven.
+    /// How often it was looked for what is wrong.
+    pub looks: u64,
+    /// Rounds that could not be proven: the screen's errors.
     pub torn: u64,
     /// Shares of the last stretch, 0 to 1.
     pub gil: f64,
@@ -65,7 +67,8 @@ pub struct LoopRow {
     pub thread: String,
     #[serde(rename = "loop")]
     pub event_loop: Option<EventLoop>,
-    /// How long the present iteration has lasted, as the last poll has it; `None`: it waits for work.
+    /// How long the present iteration has lasted, as the last poll has it; `None`: it waits for work, or (where its
+    /// state is another) that is not known.
     pub iteration: Option<f64>,
     /// The longest of the last stretch.
     pub longest: f64,

@@ -37,6 +37,13 @@ impl Screen {
     pub fn suspend(&mut self) -> io::Result<()> {
         give_back();
         signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP)?;
+        self.resume()
+    }
+
+    /// Takes the terminal again, whatever a shell has made of it while we were stopped.
+    pub fn resume(&mut self) -> io::Result<()> {
+        // What is thought to be raw already is not made so.
+        let _ = disable_raw_mode();
         take()?;
         self.terminal.clear()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::exec::{Call, Runner};
 use super::follow::Follower;
@@ -24,6 +24,7 @@ use crate::target::blocked::monotonic;
 use crate::target::clocks::own_cpu;
 use crate::target::find::FindError;
 use crate::target::host;
+use crate::target::own_memory;
 
 /// When a stall that goes on is looked at again, in multiples of the limit after the look before: at once, to
 /// tell what moves; then after as long again; then when there is no hope left.
@@ -43,17 +44,35 @@ const TRY_AGAIN: f64 = 5.0;
 /// What happened, for whoever prints it.
 #[derive(Debug)]
 pub enum Event {
-    Watching { pid: i32, command: Vec<String> },
+    Watching {
+        pid: i32,
+        command: Vec<String>,
+    },
     Unreadable(AccessError),
     NotFound(FindError),
-    Gone { pid: i32 },
-    Stall { stall: Stall, at: String, file: Option<std::path::PathBuf>, refused: Option<Refusal> },
-    Over { pid: i32, rule: String, lasted: f64 },
+    Gone {
+        pid: i32,
+    },
+    Stall {
+        stall: Stall,
+        at: String,
+        file: Option<std::path::PathBuf>,
+        refused: Option<Refusal>,
+    },
+    /// `moved`: whether it stood elsewhere at one of its looks; `None`: there was but one.
+    Over {
+        pid: i32,
+        rule: String,
+        lasted: f64,
+        moved: Option<bool>,
+    },
     Trouble(String),
 }
 
 pub struct Settings {
     pub stall: f64,
+    /// The limit for requests whose tasks await something, if there is one.
+    pub awaiting: Option<f64>,
     pub look: Options,
     pub metrics: Option<Metrics>,
 }
@@ -74,6 +93,8 @@ pub struct Engine {
     last_poll: f64,
     last_second: f64,
     said_not_found: bool,
+    /// Whole looks have been taken, and freed, since memory was given back.
+    has_looked: bool,
 }
 
 /// A stall that goes on.
@@ -85,6 +106,8 @@ pub(super) struct Episode {
     series: Option<Series>,
     first: Option<Arc<Snapshot>>,
     looks: usize,
+    /// Where it stood at each look, as far as it is a thread's stall.
+    stood: Vec<(String, u64)>,
     /// Infinite while one is under way.
     next_look: f64,
     profiling: Option<Profiling>,
@@ -120,6 +143,7 @@ impl Engine {
             last_poll: f64::NAN,
             last_second: f64::NEG_INFINITY,
             said_not_found: false,
+            has_looked: false,
         })
     }
 
@@ -183,6 +207,9 @@ impl Engine {
         if second {
             self.last_second = now;
             self.publish();
+            if std::mem::take(&mut self.has_looked) {
+                own_memory::give_back();
+            }
         }
     }
 
@@ -256,6 +283,7 @@ impl Engine {
                 let stall = Stall {
                     pid: suspect.pid,
                     tid: Some(suspect.tid),
+                    task: None,
                     rule: rule.to_string(),
                     place: place.to_string(),
                     summary: format!("again in {place}"),
@@ -312,9 +340,11 @@ impl Engine {
             Cause::Finding | Cause::Request => now - stall.age.unwrap_or(0.0),
         };
         let (mut file, mut refused, mut series, mut first, mut profiling) = (None, None, None, None, None);
+        let mut stood = Vec::new();
         match (&mut self.reports, seen) {
             (Some(reports), Some((mut seen, report))) => {
                 profiling = seen.profiling.take();
+                stood.extend(stall.tid.and_then(|tid| stall::stands(&report, stall.pid, tid)));
                 match reports.begin(&stall.rule, &stall.place, stall.pid, &at, now) {
                     Ok(begun) => {
                         match write::files(&report, &seen.capture)
@@ -331,9 +361,15 @@ impl Engine {
                                 }
                                 series = Some(begun);
                             }
-                            Err(WriteError::Full) => refused = Some(Refusal::Bytes),
                             Err(error) => {
-                                tell(Event::Trouble(format!("the report cannot be written: {error}")))
+                                reports.nothing_kept();
+                                match error {
+                                    WriteError::Full => refused = Some(Refusal::Bytes),
+                                    error => {
+                                        let text = format!("the report cannot be written: {error}");
+                                        tell(Event::Trouble(text));
+                                    }
+                                }
                             }
                         }
                         first = Some(Arc::new(seen.snapshot));
@@ -363,6 +399,7 @@ impl Engine {
             series,
             first,
             looks,
+            stood,
             next_look,
             profiling,
         });
@@ -416,9 +453,11 @@ impl Engine {
         let over = self.episodes.swap_remove(episode);
         let lasted = now - over.began;
         if let (Some(series), Some(reports)) = (&over.series, &mut self.reports) {
-            kept(write::end(reports, series, &over.stall, over.looks, lasted), "the report", tell);
+            let end = write::end(reports, series, &over.stall, &over.stood, over.looks, lasted);
+            kept(end, "the report", tell);
         }
-        tell(Event::Over { pid: over.stall.pid, rule: over.stall.rule, lasted });
+        let moved = write::moved(&over.stood);
+        tell(Event::Over { pid: over.stall.pid, rule: over.stall.rule, lasted, moved });
     }
 
     fn looked_again(&mut self, number: u64, answer: Answer, now: f64, tell: &mut dyn FnMut(Event)) {
@@ -430,6 +469,9 @@ impl Engine {
         if episode.looks > SERIES.len() {
             episode.first = None;
         }
+        let Stall { pid, tid, .. } = episode.stall;
+        let seen = answer.seen.as_ref().zip(tid);
+        episode.stood.extend(seen.and_then(|((_, report), tid)| stall::stands(report, pid, tid)));
         let (Some(files), Some(series), Some(reports)) = (answer.files, &episode.series, &mut self.reports)
         else {
             return;
@@ -457,6 +499,7 @@ impl Engine {
     }
 
     fn spend(&mut self, took: f64) {
+        self.has_looked = true;
         self.allowance = (self.allowance - took).max(-LOOKS_AT_ONCE);
     }
 
@@ -466,8 +509,10 @@ impl Engine {
         metrics.keep_only(&pids);
         for target in &mut self.targets {
             let pid = target.poller.pid;
-            let blocked = self.episodes.iter().filter(|e| e.stall.pid == pid).count();
-            metrics.blocked_threads.get_or_create(&OfProcess { pid }).set(blocked as i64);
+            // A thread may have more than one to answer for.
+            let of_pid = self.episodes.iter().filter(|e| e.stall.pid == pid);
+            let blocked: FxHashSet<i32> = of_pid.filter_map(|e| e.stall.tid).collect();
+            metrics.blocked_threads.get_or_create(&OfProcess { pid }).set(blocked.len() as i64);
             if let Some(share) = target.gil.share() {
                 metrics.gil_held.get_or_create(&OfProcess { pid }).set(share);
             }

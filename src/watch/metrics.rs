@@ -15,7 +15,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tiny_http::{Header, Method, Response, Server};
 
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What those understand that do not ask for the other.
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfProcess {
@@ -85,8 +87,7 @@ impl Default for Metrics {
             "Stalls that were not written, by reason",
             m.unwritten.clone(),
         );
-        let help =
-            "Threads that have slept in one call for longer than the limit, and somebody suffers from it";
+        let help = "Threads that somebody has suffered from just now for longer than the limit";
         registry.register("blocked_threads", help, m.blocked_threads.clone());
         let help = "Share of the last polls at which some thread held the GIL";
         registry.register("gil_held_ratio", help, m.gil_held.clone());
@@ -124,6 +125,27 @@ impl Metrics {
     }
 }
 
+/// The same in the format of before OpenMetrics: there a counter has one name, `_total` and all, and neither units
+/// nor an end are told.
+fn plain(text: &str) -> String {
+    let counters: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(&name) => {
+                out.push_str(&format!("# {kind} {name}_total {rest}\n"));
+            }
+            _ => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    out
+}
+
 /// Serves until dropped.
 pub struct Endpoint {
     pub address: SocketAddr,
@@ -151,7 +173,10 @@ impl Endpoint {
         let answer = move || {
             while !ended.load(SeqCst) {
                 if let Ok(Some(request)) = ours.recv_timeout(Duration::from_secs(3600)) {
-                    let response = response(request.method(), request.url(), &metrics);
+                    let is_accept = |header: &&Header| header.field.equiv("Accept");
+                    let accept = request.headers().iter().find(is_accept).map(|h| h.value.as_str());
+                    let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+                    let response = response(request.method(), request.url(), open, &metrics);
                     // Whoever asked may have gone.
                     let _ = request.respond(response);
                 }
@@ -173,22 +198,24 @@ impl Drop for Endpoint {
     }
 }
 
-fn response(method: &Method, url: &str, metrics: &Metrics) -> Response<std::io::Cursor<Vec<u8>>> {
-    let plain = |status: u16, text: &str| Response::from_string(text).with_status_code(status);
+/// `open`: whoever asks understands OpenMetrics.
+fn response(method: &Method, url: &str, open: bool, metrics: &Metrics) -> Response<std::io::Cursor<Vec<u8>>> {
+    let words = |status: u16, text: &str| Response::from_string(text).with_status_code(status);
     if !matches!(method, Method::Get | Method::Head) {
-        return plain(405, "only GET\n");
+        return words(405, "only GET\n");
     }
     match url.split('?').next() {
         Some("/metrics") => match metrics.text() {
             Some(text) => {
-                let header = Header::from_bytes("Content-Type", CONTENT_TYPE).expect("it is a header");
+                let (text, kind) = if open { (text, OPEN_METRICS) } else { (plain(&text), PLAIN) };
+                let header = Header::from_bytes("Content-Type", kind).expect("it is a header");
                 Response::from_string(text).with_header(header)
             }
-            None => plain(500, "the metrics cannot be encoded\n"),
+            None => words(500, "the metrics cannot be encoded\n"),
         },
-        Some("/healthz") => plain(200, "ok\n"),
-        Some("/") => plain(200, "hangscope watch: the metrics are at /metrics\n"),
-        _ => plain(404, "there is /metrics\n"),
+        Some("/healthz") => words(200, "ok\n"),
+        Some("/") => words(200, "hangscope watch: the metrics are at /metrics\n"),
+        _ => words(404, "there is /metrics\n"),
     }
 }
 
@@ -221,5 +248,18 @@ mod tests {
         assert!(text.contains("hangscope_loop_lag_seconds_bucket{le=\"0.025\",pid=\"8\"} 1"), "{text}");
         assert!(!text.contains("pid=\"7\""), "{text}");
         assert!(text.contains("hangscope_targets 1") && text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn the_older_format_names_counters_in_full() {
+        let metrics = Metrics::default();
+        metrics.stalls.get_or_create(&OfRule { rule: "loop-sleep".into() }).inc();
+        metrics.loop_lag.get_or_create(&OfProcess { pid: 7 }).observe(0.02);
+        let text = plain(&metrics.text().unwrap());
+        assert!(text.contains("# HELP hangscope_stalls_total Stalls seen, by rule.\n"), "{text}");
+        assert!(text.contains("# TYPE hangscope_stalls_total counter\n"), "{text}");
+        assert!(text.contains("\nhangscope_stalls_total{rule=\"loop-sleep\"} 1\n"), "{text}");
+        assert!(text.contains("# TYPE hangscope_loop_lag_seconds histogram\n"), "{text}");
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
     }
 }

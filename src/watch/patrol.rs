@@ -85,7 +85,7 @@ impl Engine {
         let Some(process) = report.processes.first() else { return };
         let stall = self.settings.stall;
         let mut found = stall::of_findings(process, &report.findings, stall);
-        let requests = stall::of_requests(&process.process, stall);
+        let requests = stall::of_requests(&process.process, stall, self.settings.awaiting);
         // What was a finding and is none any more is over, and so is a request that another one has followed.
         let (mut i, mut doubted) = (0, false);
         while i < self.episodes.len() {
@@ -99,9 +99,9 @@ impl Engine {
                     doubted |= answer.quick;
                     answer.quick
                 }
-                Cause::Request => requests
-                    .iter()
-                    .any(|s| s.tid == stall.tid && s.age.is_some_and(|age| answer.at - age < began + EXACT)),
+                Cause::Request => requests.iter().any(|s| {
+                    s.is_of_the_same(stall) && s.age.is_some_and(|age| answer.at - age < began + EXACT)
+                }),
             };
             if goes_on {
                 i += 1;
@@ -111,10 +111,10 @@ impl Engine {
         }
         let of_pid = || self.episodes.iter().map(|e| &e.stall).filter(|s| s.pid == pid);
         let requests: Vec<Stall> =
-            requests.into_iter().filter(|s| !of_pid().any(|known| known.tid == s.tid)).collect();
+            requests.into_iter().filter(|s| !of_pid().any(|known| known.is_of_the_same(s))).collect();
         found.retain(|s| {
-            let is_known = of_pid().any(|known| known.rule == s.rule || known.tid == s.tid);
-            !is_known && !requests.iter().any(|r| r.tid == s.tid)
+            let is_known = of_pid().any(|known| known.rule == s.rule || known.is_of_the_same(s));
+            !is_known && !requests.iter().any(|r| r.is_of_the_same(s))
         });
         if let Some(target) = self.targets.iter_mut().find(|t| t.poller.pid == pid) {
             let soon = (now + PATROL_AGAIN).max(target.whole_at(AGAIN_SHARE));
@@ -129,7 +129,8 @@ impl Engine {
             }
             // A server that is busy with short ones, or with one that is known, is asked less and less often.
             let busy = requests.is_empty() && target.poller.is_active(now, stall);
-            target.active_wait = if busy { (target.active_wait * 2.0).min(ACTIVE_MOST) } else { stall };
+            target.active_wait =
+                if busy { (target.active_wait * 2.0).min(ACTIVE_MOST).max(stall) } else { stall };
         }
         // One report has them all.
         let mut seen = Some((seen, report));

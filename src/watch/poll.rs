@@ -29,6 +29,8 @@ const REFRESH: f64 = 1.0;
 /// A thread that runs no loop is asked again after this, twice as long each time.
 const ASK_AGAIN: f64 = 1.0;
 const ASK_AGAIN_MAX: f64 = 32.0;
+/// The main thread is asked more often: it has the loop, if one has. What costs little, each time.
+const ASK_MAIN_MAX: f64 = 4.0;
 /// Threads without a loop are asked this many times per stall.
 const PER_STALL: f64 = 8.0;
 
@@ -217,13 +219,17 @@ impl Poller {
         }
         for thread in &mut self.threads {
             let (Some(tstate), None) = (thread.tstate, thread.event_loop) else { continue };
-            if now < thread.ask_at && thread.tid != self.pid {
+            let (is_due, is_main) = (now >= thread.ask_at, thread.tid == self.pid);
+            if !is_due && !is_main {
                 continue;
             }
-            let place = iteration::find(&heap, tstate, &mut self.codes);
+            let place = iteration::find(&heap, tstate, &mut self.codes, is_due);
             thread.event_loop = place.map(|place| LoopNow { place, doing: Doing::Lost, polls: 0 });
-            thread.ask_at = now + thread.ask_every;
-            thread.ask_every = (thread.ask_every * 2.0).min(ASK_AGAIN_MAX);
+            if is_due {
+                thread.ask_at = now + thread.ask_every;
+                let most = if is_main { ASK_MAIN_MAX } else { ASK_AGAIN_MAX };
+                thread.ask_every = (thread.ask_every * 2.0).min(most);
+            }
         }
     }
 

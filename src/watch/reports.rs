@@ -149,6 +149,12 @@ impl Reports {
         Ok(Series { stem: self.dir.join(name) })
     }
 
+    /// Of the stall that was begun last nothing could be written: it does not count. Its place cools down all the
+    /// same, for the next look at it would hardly fare better.
+    pub fn nothing_kept(&mut self) {
+        self.written = self.written.saturating_sub(1);
+    }
+
     /// Writes one file, whole or not at all; never over another one.
     pub fn write(&mut self, file: &Path, content: &[u8]) -> Result<(), WriteError> {
         let size = content.len() as u64;
@@ -262,6 +268,18 @@ mod tests {
         assert!(reports.begin("a", "y", 7, AT, 59.0).is_ok());
         assert!(reports.begin("a", "x", 7, AT, 61.0).is_ok());
         assert_eq!(reports.begin("b", "x", 7, AT, 62.0), Err(Refusal::Reports));
+    }
+
+    #[test]
+    fn what_could_not_be_written_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reports = Reports::open(dir.path(), Limits { reports: 1, ..limits() }).unwrap();
+        for n in 0..5 {
+            assert!(reports.begin("a", &n.to_string(), 7, AT, 0.0).is_ok(), "{n}");
+            reports.nothing_kept();
+        }
+        assert!(reports.begin("a", "x", 7, AT, 0.0).is_ok());
+        assert_eq!(reports.begin("a", "y", 7, AT, 0.0), Err(Refusal::Reports));
     }
 
     #[test]

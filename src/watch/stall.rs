@@ -1,8 +1,12 @@
 //! What lasts too long: first as polls see it, then as a look explains it. Pure.
 
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHasher;
+
 use crate::diagnose::{Finding, Severity};
 use crate::render::report::{Report, ReportProcess};
-use crate::snapshot::{Activity, Frame, Process, Thread};
+use crate::snapshot::{Activity, Address, Frame, Process, Request, Task, Thread};
 
 /// What a poll saw that lasts longer than the limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +31,8 @@ pub enum What {
 pub struct Stall {
     pub pid: i32,
     pub tid: Option<i32>,
+    /// The task, where it is one's and no thread's.
+    pub task: Option<Address>,
     pub rule: String,
     /// The application's line, or the blocking call's.
     pub place: String,
@@ -34,6 +40,13 @@ pub struct Stall {
     /// How long it has lasted, seconds.
     pub age: Option<f64>,
     pub severity: Severity,
+}
+
+impl Stall {
+    /// Both are of the same thread, or of the same task.
+    pub fn is_of_the_same(&self, other: &Stall) -> bool {
+        (self.tid.is_some() || self.task.is_some()) && (self.tid, self.task) == (other.tid, other.task)
+    }
 }
 
 /// What the look makes of the suspect; `None`: nobody suffers.
@@ -54,13 +67,15 @@ pub fn explain(report: &Report, suspect: &Suspect, age: f64) -> Option<Stall> {
     let told = |rule: &str, what: String| Stall {
         pid: suspect.pid,
         tid: Some(suspect.tid),
+        task: None,
         rule: found.map_or(rule, |f| &f.rule).to_owned(),
         summary: found.map_or(what, |f| f.summary.clone()),
         place: place.clone(),
         age: Some(age),
         severity: found.map_or(Severity::Warning, |f| f.severity),
     };
-    let name = thread.name.as_deref().unwrap_or("a thread");
+    let nameless = if thread.main { "the main thread" } else { "a thread" };
+    let name = thread.name.as_deref().unwrap_or(nameless);
     match suspect.what {
         What::Loop => Some(told("loop-stall", format!("the event loop of {name} is in {place}"))),
         What::Thread if found.is_some() => Some(told("", String::new())),
@@ -95,6 +110,7 @@ pub fn of_findings(process: &ReportProcess, global: &[Finding], stall: f64) -> V
         Some(Stall {
             pid,
             tid: f.tid,
+            task: f.task.filter(|_| f.tid.is_none()),
             rule: f.rule.clone(),
             place: of_task.or_else(|| thread.and_then(place)).unwrap_or_else(|| "?".to_owned()),
             summary: f.summary.clone(),
@@ -107,28 +123,65 @@ pub fn of_findings(process: &ReportProcess, global: &[Finding], stall: f64) -> V
 }
 
 /// The requests that have lasted longer than the limit, whatever their threads do: their clients have waited so
-/// long, and have been sent nothing so long.
-pub fn of_requests(process: &Process, stall: f64) -> Vec<Stall> {
-    let of_thread = |thread: &Thread| {
-        let request = thread.request.as_ref().filter(|_| thread.event_loop.is_none())?;
-        let age = request.quiet_for.filter(|age| *age >= stall)?;
+/// long, and have been sent nothing so long. `awaiting`: the limit for those whose tasks await something.
+pub fn of_requests(process: &Process, stall: f64, awaiting: Option<f64>) -> Vec<Stall> {
+    let quiet = |request: &Request, limit: f64| {
         // Between two messages nobody waits.
-        if request.method.as_deref() == Some("WEBSOCKET") {
-            return None;
-        }
-        let place = place(thread).unwrap_or_else(|| "?".to_owned());
-        let does = if thread.activity == Activity::Running { "computes" } else { "is" };
-        Some(Stall {
+        let is_message = request.method.as_deref() == Some("WEBSOCKET");
+        request.quiet_for.filter(|age| *age >= limit && !is_message)
+    };
+    let stall_of = |request: &Request, does: &str, frames: &[Frame], age: f64| {
+        let place = Frame::telling(frames).map_or_else(|| "?".to_owned(), at);
+        Stall {
             pid: process.pid,
-            tid: Some(thread.tid?),
+            tid: None,
+            task: None,
             rule: "request-stall".into(),
             summary: format!("{} {does} in {place}", request.words()),
             place,
             age: Some(age),
             severity: Severity::Warning,
-        })
+        }
     };
-    process.threads.iter().filter_map(of_thread).collect()
+    let of_thread = |thread: &Thread| {
+        let request = thread.request.as_ref().filter(|_| thread.event_loop.is_none())?;
+        let age = quiet(request, stall)?;
+        let does = if thread.activity == Activity::Running { "computes" } else { "is" };
+        Some(Stall { tid: Some(thread.tid?), ..stall_of(request, does, &thread.frames, age) })
+    };
+    let runs = |task: &Task| process.threads.iter().any(|t| t.task == Some(task.id));
+    let of_task = |task: &Task| {
+        let request = task.request.as_ref()?;
+        let age = quiet(request, awaiting?)?;
+        let stall = Stall { task: Some(task.id), ..stall_of(request, "awaits", &task.frames, age) };
+        Some(stall).filter(|_| !runs(task))
+    };
+    // A request may have several tasks, and threads that they wait for: what runs the application's code tells most.
+    let mut tasks: Vec<&Task> = process.tasks.iter().collect();
+    tasks.sort_by_key(|task| !Frame::telling(&task.frames).is_some_and(|f| f.user));
+    let threads = process.threads.iter().map(|thread| (thread.request.as_ref(), of_thread(thread)));
+    let tasks = tasks.into_iter().map(|task| (task.request.as_ref(), of_task(task)));
+    let mut clients: Vec<&str> = Vec::new();
+    let mut stalls = Vec::new();
+    for (request, stall) in threads.chain(tasks) {
+        let client = request.and_then(|request| request.client.as_deref());
+        if stall.is_some() && !client.is_some_and(|client| clients.contains(&client)) {
+            clients.extend(client);
+            stalls.extend(stall);
+        }
+    }
+    stalls
+}
+
+/// Where a thread stands in a report: its line, and all of its stack as one number, to tell what moves.
+pub fn stands(report: &Report, pid: i32, tid: i32) -> Option<(String, u64)> {
+    let process = report.processes.iter().find(|p| p.process.pid == pid)?;
+    let thread = process.process.threads.iter().find(|t| t.tid == Some(tid))?;
+    let mut hasher = FxHasher::default();
+    for frame in &thread.frames {
+        (&frame.file, &frame.function, frame.line).hash(&mut hasher);
+    }
+    Some((place(thread)?, hasher.finish()))
 }
 
 fn place(thread: &Thread) -> Option<String> {

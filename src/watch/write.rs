@@ -35,18 +35,41 @@ pub fn look(reports: &mut Reports, series: &Series, look: usize, files: &Files) 
     reports.write(&series.file(look, "txt"), &files.text)
 }
 
-/// Once it is over: what it was, and how long it lasted.
+/// Whether it stood elsewhere at one of its looks than at the first: slow rather than stuck.
+pub fn moved(stood: &[(String, u64)]) -> Option<bool> {
+    let (first, others) = stood.split_first().filter(|(_, others)| !others.is_empty())?;
+    Some(others.iter().any(|other| other != first))
+}
+
+/// Once it is over: what it was, whether it moved, and how long it lasted.
 pub fn end(
     reports: &mut Reports,
     series: &Series,
     stall: &Stall,
+    stood: &[(String, u64)],
     looks: usize,
     lasted: f64,
 ) -> Result<(), WriteError> {
-    let Stall { pid, tid, rule, place, summary, severity, age: _ } = stall;
+    let Stall { pid, tid, rule, place, summary, severity, age: _, task } = stall;
+    let places: Vec<&String> = stood.iter().map(|(place, _)| place).collect();
     let end = serde_json::json!({
+        "moved": moved(stood), "places": places,
         "rule": rule, "place": place, "summary": summary, "severity": severity,
-        "pid": pid, "tid": tid, "looks": looks, "lasted": lasted,
+        "pid": pid, "tid": tid, "task": task, "looks": looks, "lasted": lasted,
     });
     reports.write(&series.whole("over.json"), format!("{end:#}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_at_the_same_stack_each_time_has_not_moved() {
+        let at = |stack: u64| ("f a.py:1".to_owned(), stack);
+        assert_eq!(moved(&[]), None);
+        assert_eq!(moved(&[at(1)]), None);
+        assert_eq!(moved(&[at(1), at(1), at(1)]), Some(false));
+        assert_eq!(moved(&[at(1), at(2), at(1)]), Some(true));
+    }
 }

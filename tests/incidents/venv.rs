@@ -51,6 +51,12 @@ pub fn servers(interpreter: &Interpreter) -> Outcome<Interpreter> {
     with(interpreter, &name, &["requirements.txt", "requirements-servers.txt"])
 }
 
+/// The event loops that asyncio knows nothing of.
+#[allow(dead_code, reason = "only tests/watch.rs asks for them")]
+pub fn loops(interpreter: &Interpreter) -> Outcome<Interpreter> {
+    with(interpreter, &format!("loops-{}", interpreter.label), &["requirements-loops.txt"])
+}
+
 /// One that packs programs into one file.
 pub fn packer(interpreter: &Interpreter) -> Outcome<Interpreter> {
     with(interpreter, &format!("packer-{}", interpreter.label), &["requirements-packed.txt"])

@@ -76,6 +76,11 @@ pub fn chain(heap: &Heap, coroutine: Addr) -> Chain {
     chain
 }
 
+/// The frame of one that has not ended, and whether it runs just now.
+pub fn running(heap: &Heap, obj: Addr) -> Option<(RawFrame, bool)> {
+    frame(heap, obj).map(|(frame, stands)| (frame, stands == Stands::Executing))
+}
+
 /// The frame of one that has not ended, and where it stands.
 fn frame(heap: &Heap, obj: Addr) -> Option<(RawFrame, Stands)> {
     let (g, states) = (&heap.layout.generator, &heap.layout.gen_states);

@@ -3,14 +3,16 @@
 //! asyncio's own loops keep it in `end_time` of `BaseEventLoop._run_once` (Lib/asyncio/base_events.py): without a
 //! value while the selector waits, the monotonic clock once it has returned. uvloop has no frame of its own; libuv
 //! stamps its loop each time that epoll returns (`uv__update_time`, src/unix/linux.c), and again when a timer is
-//! started, which makes the age a lower bound.
+//! started, which makes the age a lower bound. Loops that asyncio knows nothing of are in rooms of their own:
+//! [`crate::stdlib::trio`], [`crate::stdlib::gevent`].
 
 use rustc_hash::FxHashMap;
 
 use super::loops;
-use crate::python::frames;
+use crate::python::frames::{self, RawFrame};
 use crate::python::locals;
 use crate::python::objects::Heap;
+use crate::stdlib::{gevent, trio};
 use crate::target::facts::RawSyscall;
 use crate::target::memory::Addr;
 use crate::target::syscalls::{self, Arch};
@@ -27,10 +29,12 @@ const MAX_DEPTH: usize = 2_000;
 const MAX_CODES: usize = 8_192;
 
 /// Where a loop keeps the start of its iteration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     RunOnce { frame: Addr, code: Addr, slot: Addr },
     Uv(UvLoop),
+    Trio(trio::Run),
+    Gevent(gevent::Hub),
 }
 
 /// A `uv_loop_t`.
@@ -48,34 +52,47 @@ pub enum Doing {
     Lost,
 }
 
-/// The code objects that were met: `_run_once` with the offset of its variable, or another.
+/// What a code object is to us. Offsets are those of variables in its frames.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Known {
+    Other,
+    /// asyncio's `_run_once`.
+    RunOnce {
+        end_time: u64,
+    },
+    /// trio's `run`, which drives the generator.
+    TrioRun {
+        runner: u64,
+        generator: u64,
+    },
+    /// That generator, `unrolled_run`.
+    TrioLoop {
+        now: u64,
+    },
+    /// gevent's `Hub.run`.
+    Hub {
+        event_loop: u64,
+    },
+}
+
+/// The code objects that were met.
 #[derive(Debug, Default)]
 pub struct Codes {
-    known: FxHashMap<Addr, Option<u64>>,
+    known: FxHashMap<Addr, Known>,
     /// Address of the type `float`, once one was seen.
     float_type: Addr,
 }
 
 impl Codes {
-    /// Where in the frame `end_time` stands, if this is the code of `_run_once`.
-    fn end_time(&mut self, heap: &Heap, code: Addr) -> Option<u64> {
+    pub fn of(&mut self, heap: &Heap, code: Addr) -> Known {
         if self.known.len() > MAX_CODES {
             self.known.clear();
         }
-        *self.known.entry(code).or_insert_with(|| {
-            let text = |offset: u64| heap.checked_str(heap.ptr(code.checked_add(offset)?)?);
-            let c = &heap.layout.code;
-            if text(c.name)? != "_run_once" || !text(c.filename)?.ends_with("/asyncio/base_events.py") {
-                return None;
-            }
-            let names = locals::variables(heap, code)?.names;
-            let at = names.iter().position(|n| heap.checked_str(*n).as_deref() == Some("end_time"))?;
-            Some(heap.layout.frame.locals + 8 * at as u64)
-        })
+        *self.known.entry(code).or_insert_with(|| known(heap, code).unwrap_or(Known::Other))
     }
 
     /// A time that a variable holds.
-    fn time(&mut self, heap: &Heap, obj: Addr) -> Option<f64> {
+    pub fn time(&mut self, heap: &Heap, obj: Addr) -> Option<f64> {
         let ty = heap.ptr(obj.checked_add(heap.layout.object.ob_type)?)?;
         if ty != self.float_type {
             heap.type_at(ty).filter(|ty| ty.name == "float")?;
@@ -85,24 +102,73 @@ impl Codes {
     }
 }
 
-/// The place of the loop that runs in this thread, if one does and has one.
-pub fn find(heap: &Heap, tstate: Addr, codes: &mut Codes) -> Option<Place> {
-    let object = loops::running_loop(heap, tstate, None)?;
+fn known(heap: &Heap, code: Addr) -> Option<Known> {
+    let text = |offset: u64| heap.checked_str(heap.ptr(code.checked_add(offset)?)?);
+    let c = &heap.layout.code;
+    let name = text(c.name)?;
+    if !matches!(name.as_str(), "_run_once" | "run" | "unrolled_run") {
+        return None;
+    }
+    let file = text(c.filename)?;
+    let slot = |variable: &str| {
+        let names = locals::variables(heap, code)?.names;
+        let at = names.iter().position(|n| heap.checked_str(*n).as_deref() == Some(variable))?;
+        Some(heap.layout.frame.locals + 8 * at as u64)
+    };
+    match name.as_str() {
+        "_run_once" if file.ends_with("/asyncio/base_events.py") => {
+            Some(Known::RunOnce { end_time: slot("end_time")? })
+        }
+        "run" if file.ends_with(trio::FILE) => {
+            Some(Known::TrioRun { runner: slot("runner")?, generator: slot("gen")? })
+        }
+        "unrolled_run" if file.ends_with(trio::FILE) => Some(Known::TrioLoop { now: slot("now")? }),
+        "run" if file.ends_with(gevent::FILE) => Some(Known::Hub { event_loop: slot("loop")? }),
+        _ => None,
+    }
+}
+
+/// The place of the loop that runs in this thread, if one does and has one. `deep`: also of loops that only the
+/// stack tells of, which takes a walk.
+pub fn find(heap: &Heap, tstate: Addr, codes: &mut Codes, deep: bool) -> Option<Place> {
+    let Some(object) = loops::running_loop(heap, tstate, None) else {
+        return if deep { by_stack(heap, tstate, codes, other) } else { None };
+    };
     if let Some(uv) = uv_loop(heap, object) {
         return Some(Place::Uv(uv));
     }
-    run_once(heap, tstate, codes)
+    by_stack(heap, tstate, codes, run_once)
 }
 
-/// The outermost `_run_once` of a thread: the iteration that everybody waits for.
-fn run_once(heap: &Heap, tstate: Addr, codes: &mut Codes) -> Option<Place> {
+/// The outermost loop of a thread: the iteration that everybody waits for.
+fn by_stack(
+    heap: &Heap,
+    tstate: Addr,
+    codes: &mut Codes,
+    place: fn(&Heap, &RawFrame, &mut Codes) -> Option<Place>,
+) -> Option<Place> {
     let mut thread = frames::of(tstate);
     frames::walk(heap, &mut thread);
-    let mut outermost = thread.frames.iter().rev().take(MAX_DEPTH);
-    outermost.find_map(|f| {
-        let slot = f.addr + codes.end_time(heap, f.code)?;
-        Some(Place::RunOnce { frame: f.addr, code: f.code, slot })
-    })
+    thread.frames.iter().rev().take(MAX_DEPTH).find_map(|f| place(heap, f, codes))
+}
+
+fn run_once(heap: &Heap, frame: &RawFrame, codes: &mut Codes) -> Option<Place> {
+    match codes.of(heap, frame.code) {
+        Known::RunOnce { end_time } => {
+            Some(Place::RunOnce { frame: frame.addr, code: frame.code, slot: frame.addr + end_time })
+        }
+        _ => None,
+    }
+}
+
+fn other(heap: &Heap, frame: &RawFrame, codes: &mut Codes) -> Option<Place> {
+    match codes.of(heap, frame.code) {
+        Known::TrioRun { runner, generator } => {
+            trio::Run::of(heap, frame, runner, generator).map(Place::Trio)
+        }
+        Known::Hub { event_loop } => gevent::Hub::of(heap, frame.addr + event_loop).map(Place::Gevent),
+        _ => None,
+    }
 }
 
 /// The `uv_loop_t` of a `uvloop.Loop`: it points back to the object (`uv_loop_t.data`).
@@ -134,6 +200,8 @@ impl Place {
         match *self {
             Place::Uv(uv) if call.is_some_and(|call| uv.is_selecting(heap, call)) => Doing::Selecting,
             Place::Uv(uv) => uv.time(heap).map_or(Doing::Lost, Doing::Since),
+            Place::Trio(run) => run.doing(heap, codes),
+            Place::Gevent(hub) => hub.doing(heap, call),
             Place::RunOnce { frame, code, slot } => {
                 if frames::at(heap, frame).is_none_or(|f| f.code != code) {
                     return Doing::Lost;
@@ -149,6 +217,10 @@ impl Place {
 
     /// Whether a loop really runs there: its frame may be the remains of one that has ended.
     pub fn is_live(&self, heap: &Heap, tstate: Addr, codes: &mut Codes) -> bool {
-        find(heap, tstate, codes) == Some(*self)
+        match self {
+            // While something else runs, the hub's frame is on no thread's stack.
+            Place::Gevent(hub) => hub.is_live(heap),
+            _ => find(heap, tstate, codes, true) == Some(*self),
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{futures, iteration};
+use super::futures;
+use super::iteration::{self, Doing};
 use crate::python::layout::NONE;
 use crate::python::objects::Heap;
 use crate::python::{sysinfo, threads};
@@ -115,8 +116,20 @@ fn by_frames(scene: &Scene, thread: &ThreadScene) -> Option<EventLoop> {
     } else {
         return None;
     };
-    let state = state(scene, thread, polls && in_poll(thread)).to_owned();
-    Some(EventLoop { kind: kind.to_owned(), state, iteration_age: None, ready: None, overdue: None })
+    let polls = polls && in_poll(thread);
+    let iteration_age = if polls { None } else { age(scene, thread) };
+    let state = state(scene, thread, polls).to_owned();
+    Some(EventLoop { kind: kind.to_owned(), state, iteration_age, ready: None, overdue: None })
+}
+
+/// How long the present iteration of a loop has lasted that only the stack tells of.
+fn age(scene: &Scene, thread: &ThreadScene) -> Option<f64> {
+    let mut codes = iteration::Codes::default();
+    let place = iteration::find(scene.heap, thread.raw.tstate, &mut codes, true)?;
+    match place.doing(scene.heap, thread.syscall.as_ref(), &mut codes) {
+        Doing::Since(start) => Some((scene.now.monotonic? - start).max(0.0)),
+        Doing::Selecting | Doing::Lost => None,
+    }
 }
 
 /// The stack of the main thread begins in a function: a main program begins in a module.
