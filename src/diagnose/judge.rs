@@ -2,7 +2,7 @@
 
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
-use super::rules::Rule;
+use super::rules::{HTTP, Rule};
 use super::waits::{Fate, asks_again, is_full, is_locked_file, is_lost_wakeup, number};
 use crate::kin::At;
 use crate::snapshot::{Certainty, EventLoop, Wait};
@@ -68,6 +68,10 @@ fn is_in_memory(case: &Case) -> bool {
 
 fn of_cycle(case: &Case) -> Option<Severity> {
     let from = case.cycle?;
+    // Both ends of a connection read, and nobody is known to have asked for anything: it may be at rest.
+    if request(case).is_none() && case.members().all(rests_on_connection) {
+        return Some(Info);
+    }
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
     // A handler might give the sign that all of them wait for.
     let is_sign = |party: &super::waits::Party| {
@@ -87,6 +91,17 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     let of_pool = case.in_cycle(|wait| wait.detail["pool"].is_object());
     let sure = proved || (!case.cycle_of_tasks() || of_pool && old) && (old || case.two_looks);
     Some(if sure { Critical } else { Warning })
+}
+
+/// A connection of TCP: what is between two ends of a pipe was made for the two.
+fn rests_on_connection(party: &super::waits::Party) -> bool {
+    party.wait().is_some_and(|w| {
+        let word = |key| super::waits::word(w, key).unwrap_or_default();
+        let asks = w.detail["database"].is_object()
+            || w.detail["url"].is_string()
+            || super::waits::has_library(party.frames(), HTTP);
+        w.kind == "socket" && word("operation") == "recv" && word("family").starts_with("tcp") && !asks
+    })
 }
 
 /// By the age of the iteration, whatever it is that takes so long.
@@ -111,7 +126,9 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     let alone = case.chain.len() == 1;
     // Who waits for one of these wants to go on; who joins may be a supervisor, for whom waiting is health.
     let wants = match case.kind() {
-        "lock" | "semaphore" | "gil" => true,
+        // Who will give a sign is at work.
+        "lock" => !case.says("signal"),
+        "semaphore" | "gil" => true,
         "queue" => case.operation() == "put",
         "file" => case.wait().is_some_and(is_locked_file),
         // A lock inside of a database.
@@ -298,6 +315,10 @@ fn is_parked(case: &Case) -> bool {
 /// has spoken last.
 fn is_listening(case: &Case) -> bool {
     let Some(wait) = case.wait().filter(|w| w.kind == "socket") else { return false };
+    // A server that waits for what its client asks next.
+    if case.says("inbound") && case.operation() == "recv" && request(case).is_none() {
+        return true;
+    }
     let asked = quiet(wait).map(|(sent, received)| sent < received || wait.detail["tcp"]["received"] == 0);
     let listens = match asked {
         Some(asked) => !asked && (case.operation() == "recv" || case.call_starts("select.")),

@@ -18,7 +18,7 @@ pub struct Rule {
     pub advice: &'static str,
 }
 
-const HTTP: &[&str] = &["requests", "urllib3", "urllib.request", "http.client", "httpx", "httpcore"];
+pub const HTTP: &[&str] = &["requests", "urllib3", "urllib.request", "http.client", "httpx", "httpcore"];
 const DATABASES: &[&str] = &[
     "psycopg",
     "psycopg2",

@@ -123,6 +123,10 @@ impl All<'_> {
             })
         });
         let itself = |a: &Actor| a.pid == Some(own.pid) && a.tid.is_some() && a.tid == waiter.tid;
+        // It had none when its stack was read: it has got it since.
+        if wait.detail["count"] == 0 && on.iter().any(itself) {
+            return;
+        }
         wait.certainty = match &on[..] {
             // Taken by the waiter itself, or as a signal by many: it may be somebody else's to release.
             [one] if !itself(one) && max == 1 => Certainty::Proved,

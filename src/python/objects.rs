@@ -339,9 +339,11 @@ impl<'a> Heap<'a> {
         digits.iter().all(|d| *d < 1 << 30).then_some((negative, digits))
     }
 
-    /// An `int` that fits; `bool` is one.
+    /// An `int` that fits; `bool` is one. A capture need not have its type.
     pub fn int(&self, obj: Addr) -> Option<i64> {
-        self.type_of(obj).filter(|t| t.is_int())?;
+        if self.type_of(obj).is_some_and(|t| !t.is_int()) {
+            return None;
+        }
         let (negative, digits) = self.int_digits(obj, 3)?;
         let value = digits.iter().rev().fold(0i128, |v, d| v << 30 | *d as i128);
         i64::try_from(if negative { -value } else { value }).ok()

@@ -21,9 +21,12 @@ const MAX_ACTORS: usize = 64;
 /// Calls through which a pool waits.
 const WAITING: &[&str] = &["wait", "wait_for", "wait_timeout", "wait_for_connection", "acquire", "get"];
 
+/// What a wait for a connection looks like; up to 3.11 `wait_for` makes a task of its own.
+const THROUGH: &[&str] = &["condition", "lock", "queue", "event", "semaphore", "future", "task"];
+
 /// Waits inside of a pool are waits for one of its connections.
 pub fn of_task(scene: &Scene, frames: &[FrameScene], wait: &mut Wait) {
-    if !matches!(wait.kind.as_str(), "condition" | "lock" | "queue" | "event" | "semaphore" | "future") {
+    if !THROUGH.contains(&wait.kind.as_str()) {
         return;
     }
     let Some((library, at, pool)) = pool_of(scene, frames) else { return };
