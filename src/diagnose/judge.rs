@@ -69,7 +69,7 @@ fn is_in_memory(case: &Case) -> bool {
 fn of_cycle(case: &Case) -> Option<Severity> {
     let from = case.cycle?;
     // Both ends of a connection read, and nobody is known to have asked for anything: it may be at rest.
-    if request(case).is_none() && case.members().all(rests_on_connection) {
+    if case.cycle_crosses() && request(case).is_none() && case.members().all(rests_on_connection) {
         return Some(Info);
     }
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
