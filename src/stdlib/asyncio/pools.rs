@@ -87,8 +87,10 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let stops: FxHashSet<Addr> =
         seen.tasks.iter().filter_map(|t| Some(t.event_loop?.0)).chain(pools.iter().map(|p| p.1)).collect();
     let mut search = Search::new(scene, FxHashSet::default(), &stops);
-    let mut holders: FxHashMap<Addr, Vec<Actor>> = FxHashMap::default();
-    for task in seen.tasks.iter().take(MAX_TASKS) {
+    // Of those that a connection can be reached from, the nearest have it: an application that keeps all of its
+    // parts reaches every one.
+    let mut nearest: FxHashMap<(Addr, Addr), (usize, Vec<usize>)> = FxHashMap::default();
+    for (i, task) in seen.tasks.iter().enumerate().take(MAX_TASKS) {
         let raw = seen.task_frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
         let frames = visible(scene.heap, codes, raw);
         let of_frame = |f: &FrameScene| {
@@ -99,19 +101,30 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         let near = search.near(&roots, DEPTH, MAX_OBJECTS);
         for (library, pool) in &pools {
             let out = kinds::out(scene.heap, library, *pool);
-            let has =
-                near.iter().any(|o| out.contains(o) || out.is_empty() && kinds::is_of(scene.heap, *o, *pool));
-            if has {
-                let actor = Actor {
-                    pid: Some(scene.pid),
-                    tid: task.tid,
-                    thread: None,
-                    task: Some(task.id),
-                    task_name: None,
-                };
-                holders.entry(*pool).or_default().push(actor);
+            let is_out = |o: Addr| out.contains(&o) || out.is_empty() && kinds::is_of(scene.heap, o, *pool);
+            for (connection, step) in near.iter().filter(|(o, _)| is_out(**o)) {
+                let best = nearest.entry((*pool, *connection)).or_insert((*step, Vec::new()));
+                if *step < best.0 {
+                    *best = (*step, Vec::new());
+                }
+                if *step == best.0 {
+                    best.1.push(i);
+                }
             }
         }
+    }
+    let mut holders: FxHashMap<Addr, Vec<Actor>> = FxHashMap::default();
+    let mut found: Vec<(Addr, usize)> = nearest
+        .into_iter()
+        .flat_map(|((pool, _), (_, tasks))| tasks.into_iter().map(move |t| (pool, t)))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    for (pool, task) in found {
+        let task = &seen.tasks[task];
+        let actor =
+            Actor { pid: Some(scene.pid), tid: task.tid, thread: None, task: Some(task.id), task_name: None };
+        holders.entry(pool).or_default().push(actor);
     }
     let waiting = |pool: Addr| {
         let of_pool = |w: &Wait| w.detail["pool"].is_object() && w.address == Some(Address(pool));

@@ -176,16 +176,18 @@ impl<'s, 'a> Search<'s, 'a> {
         }
     }
 
-    /// What these objects are and keep, a few steps on, whatever may be called.
-    pub fn near(&mut self, roots: &[Addr], depth: usize, most: usize) -> FxHashSet<Addr> {
-        let mut seen: FxHashSet<Addr> = FxHashSet::default();
+    /// What these objects are and keep, whatever may be called: each with how many steps away it is.
+    pub fn near(&mut self, roots: &[Addr], depth: usize, most: usize) -> FxHashMap<Addr, usize> {
+        let mut seen: FxHashMap<Addr, usize> = FxHashMap::default();
         let mut now = roots.to_vec();
-        for _ in 0..depth {
+        for step in 0..depth {
             let mut next = Vec::new();
             for obj in now {
-                if self.loops.contains(&obj) || seen.len() >= most || self.left == 0 || !seen.insert(obj) {
+                let full = seen.len() >= most || self.left == 0;
+                if self.loops.contains(&obj) || full || seen.contains_key(&obj) {
                     continue;
                 }
+                seen.insert(obj, step);
                 self.left -= 1;
                 let Some(ty) = self.heap.type_of(obj).filter(|t| !t.is_type() && t.name != "module") else {
                     continue;
