@@ -367,6 +367,11 @@ pub struct Wait {
 }
 
 impl Wait {
+    /// Waits for a connection of a pool. (A pool of workers is `true` there.)
+    pub fn is_for_pool(&self) -> bool {
+        self.detail["pool"].is_object()
+    }
+
     /// Of a kind, on an object; nothing else is known of it yet.
     pub fn new(kind: &str, address: Option<u64>) -> Wait {
         Wait {
@@ -394,6 +399,13 @@ pub struct Actor {
     /// How people know the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_name: Option<String>,
+}
+
+impl Actor {
+    /// A task; its name is added when all tasks are known.
+    pub fn task(pid: i32, tid: Option<i32>, task: Address) -> Actor {
+        Actor { pid: Some(pid), tid, thread: None, task: Some(task), task_name: None }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]

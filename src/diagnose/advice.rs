@@ -53,7 +53,7 @@ pub fn object(wait: &Wait) -> String {
         "poll" => "its selector".into(),
         "gil" => "the GIL".into(),
         "unknown" | "cpu" => "something unknown".into(),
-        _ if wait.detail["pool"].is_object() => format!("the pool `{}`", label.unwrap_or("pool")),
+        _ if wait.is_for_pool() => format!("the pool `{}`", label.unwrap_or("pool")),
         kind => match (label, wait.address) {
             (Some(label), _) => format!("{kind} `{label}`"),
             (None, Some(address)) => format!("{kind} {:#x}", address.0),
@@ -287,7 +287,7 @@ fn state(wait: &Wait) -> Option<String> {
             1 => format!("one item of {object} is not reported as done"),
             items => format!("{items} items of {object} are not reported as done"),
         }),
-        ("semaphore", _) if wait.detail["pool"].is_object() => {
+        ("semaphore", _) if wait.is_for_pool() => {
             let out = wait.detail["pool"]["out"].as_i64()?;
             Some(match out {
                 1 => format!("the only connection of {object} is out"),
@@ -484,7 +484,7 @@ fn culprit_line(case: &Case) -> String {
         return line(case.culprit());
     };
     // Whoever accepts connections does what it is there for.
-    let rests = root.wait().is_some_and(|w| w.kind == "socket" && word(w, "operation") == Some("accept"));
+    let rests = super::waits::accepts(root);
     match case.chain.len() {
         ..=2 => line(root),
         3 if rests => holds(second),
@@ -538,7 +538,7 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
 
 /// The rule's advice, with the names filled in.
 pub fn advice(case: &Case, rule: &Rule) -> String {
-    let of_pool = |wait: &&Wait| wait.detail["pool"].is_object();
+    let of_pool = |wait: &&Wait| wait.is_for_pool();
     let pool = || case.members().filter_map(Party::wait).find(of_pool).filter(|_| case.cycle.is_some());
     let wait = if is_named_by_root(case) { case.culprit().wait() } else { pool().or_else(|| case.wait()) };
     let object = wait.map_or_else(|| "it".into(), object);

@@ -88,7 +88,7 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     }
     let old = youngest >= LONG;
     // Tasks stand still for many reasons, and who could wake whom is an inference.
-    let of_pool = case.in_cycle(|wait| wait.detail["pool"].is_object());
+    let of_pool = case.in_cycle(|wait| wait.is_for_pool());
     let sure = proved || (!case.cycle_of_tasks() || of_pool && old) && (old || case.two_looks);
     Some(if sure { Critical } else { Warning })
 }
@@ -237,7 +237,7 @@ fn of_task(case: &Case) -> Option<Severity> {
         // Who has the lock waits for a thread that has slept for long.
         let locked = wait.kind == "lock" && case.culprit().thread().is_some();
         let severity = unanswered().map(|severity| severity.min(if serves { Warning } else { Info }));
-        let for_pool = wait.detail["pool"].is_object();
+        let for_pool = wait.is_for_pool();
         return severity.or((locked || for_pool).then_some(Warning)).filter(|_| old);
     }
     match case.fate {

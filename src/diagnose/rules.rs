@@ -86,7 +86,7 @@ pub static CYCLES: &[Rule] = &[
     Rule {
         id: "dbpool-exhausted",
         usual: Critical,
-        when: |c| c.in_cycle(|w| w.detail["pool"].is_object()),
+        when: |c| c.in_cycle(|w| w.is_for_pool()),
         advice: "{culprit} has the connections of {object} itself: use one connection for all of it, or give it back first",
     },
     Rule {
@@ -645,7 +645,7 @@ impl Case<'_, '_> {
 
     /// Waits for a pool of connections.
     pub fn is_pool(&self) -> bool {
-        self.wait().is_some_and(|wait| wait.detail["pool"].is_object())
+        self.wait().is_some_and(|wait| wait.is_for_pool())
     }
 
     /// Whoever listens there is known, and does not even acknowledge: its queue of connections is full.

@@ -563,7 +563,7 @@ fn is_answer(party: &Party) -> bool {
     party.wait().is_some_and(|w| w.kind == "socket" && w.detail["inbound"] != true)
 }
 
-fn accepts(party: &Party) -> bool {
+pub fn accepts(party: &Party) -> bool {
     party.wait().is_some_and(|w| w.kind == "socket" && word(w, "operation") == Some("accept"))
 }
 

@@ -51,7 +51,7 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
         }
     }
     // Where the connections of a pool lead that nobody gives back.
-    if seen.waits.values().any(|wait| wait.detail["pool"].is_object()) {
+    if seen.waits.values().any(|wait| wait.is_for_pool()) {
         let outgoing = facts.connections.iter().flatten().filter(|s| s.peer.is_some());
         outgoing.take(MAX_POLLED).for_each(|s| want(s.fd, true, None));
     }
@@ -124,7 +124,7 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         if wait.detail["asks_again"] != true {
             wait.blocked_for = wait.blocked_for.or(blocked_for);
         }
-        if wait.detail["pool"].is_object() {
+        if wait.is_for_pool() {
             wait.detail["pool"]["peers"] = join.peers();
         }
         // The pipe below a queue is read without a timeout, unless it is polled first.

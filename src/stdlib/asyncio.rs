@@ -189,16 +189,17 @@ fn order(name: Option<&str>) -> (String, u64) {
     (stem.to_owned(), name[stem.len()..].parse().unwrap_or(0))
 }
 
+/// Who waits in `Condition.wait` has given its lock back, and wants it himself when he is woken.
+fn given_back(scene: &Scene, frames: &[FrameScene]) -> Vec<Addr> {
+    let waits = frames.iter().filter(|f| f.is("/asyncio/locks.py", &["wait"]));
+    waits.filter_map(|f| scene.heap.attrs(scene.receiver(f)?, ["_lock"])[0]).collect()
+}
+
 /// The asyncio locks that these frames are inside of, proved by their exits.
 fn held(scene: &Scene, frames: &[FrameScene]) -> Vec<Lock> {
     let heap = scene.heap;
     let mut found = Vec::new();
-    // Who waits in `Condition.wait` has given its lock back.
-    let given_back: Vec<Addr> = frames
-        .iter()
-        .filter(|f| f.is("/asyncio/locks.py", &["wait"]))
-        .filter_map(|f| heap.attrs(scene.receiver(f)?, ["_lock"])[0])
-        .collect();
+    let given_back = given_back(scene, frames);
     for (i, frame) in frames.iter().enumerate() {
         let mut inside: Vec<((Addr, &'static str), Option<u32>)> = Vec::new();
         for exit in exits::of_frame(heap, frame) {

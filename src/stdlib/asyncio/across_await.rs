@@ -37,13 +37,7 @@ pub fn name(scene: &Scene, seen: &mut Seen) {
         let has = |lock: &&Lock| lock.address == address && lock.certainty == Certainty::Proved;
         let holder = seen.tasks.iter().find(|task| task.holds.iter().any(|lock| has(&lock)));
         if let Some(task) = holder {
-            wait.on = vec![Actor {
-                pid: Some(scene.pid),
-                tid: task.tid,
-                thread: None,
-                task: Some(task.id),
-                task_name: None,
-            }];
+            wait.on = vec![Actor::task(scene.pid, task.tid, task.id)];
             wait.certainty = Certainty::Proved;
             wait.detail["across_await"] = json!(true);
         }

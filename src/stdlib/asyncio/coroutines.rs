@@ -153,7 +153,7 @@ fn top(heap: &Heap, frame: &RawFrame) -> Option<Addr> {
     if is_pointer {
         return heap.ptr(frame.addr + f.stack_pointer);
     }
-    let depth = heap.mem.i32(frame.addr + f.stack_pointer).ok().filter(|d| *d >= 0)?;
+    let depth = heap.mem.i32(frame.addr + f.stack_pointer).ok().filter(|d| *d > 0)?;
     let base = match heap.layout.frames {
         Frames::Objects { .. } => heap.ptr(frame.addr + f.value_stack)?,
         Frames::Interpreter { .. } => frame.addr + f.locals,

@@ -122,17 +122,15 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     found.dedup();
     for (pool, task) in found {
         let task = &seen.tasks[task];
-        let actor =
-            Actor { pid: Some(scene.pid), tid: task.tid, thread: None, task: Some(task.id), task_name: None };
-        holders.entry(pool).or_default().push(actor);
+        holders.entry(pool).or_default().push(Actor::task(scene.pid, task.tid, task.id));
     }
     let waiting = |pool: Addr| {
-        let of_pool = |w: &Wait| w.detail["pool"].is_object() && w.address == Some(Address(pool));
+        let of_pool = |w: &Wait| w.is_for_pool() && w.address == Some(Address(pool));
         seen.tasks.iter().filter(|t| t.waits_on.as_ref().is_some_and(of_pool)).count()
     };
     let counts: FxHashMap<Addr, usize> = pools.iter().map(|p| (p.1, waiting(p.1))).collect();
     for wait in seen.tasks.iter_mut().filter_map(|t| t.waits_on.as_mut()) {
-        let Some(pool) = wait.address.filter(|_| wait.detail["pool"].is_object()) else { continue };
+        let Some(pool) = wait.address.filter(|_| wait.is_for_pool()) else { continue };
         wait.on =
             holders.get(&pool.0).map(|h| h.iter().take(MAX_ACTORS).cloned().collect()).unwrap_or_default();
         if wait.detail["pool"]["waiting"].is_null() {

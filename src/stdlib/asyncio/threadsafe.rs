@@ -50,13 +50,7 @@ fn completer(scene: &Scene, seen: &Seen, future: Addr, waiter: Option<Addr>) -> 
     let runs = seen.running.get(&event_loop).and_then(|t| scene.threads.get(*t));
     let own = runs.is_some_and(|t| Some(t.raw.tstate) == waiter);
     let actor = match task.filter(|_| !own) {
-        Some(task) => Actor {
-            pid: Some(scene.pid),
-            tid: runs.and_then(|t| t.tid),
-            thread: None,
-            task: Some(Address(task)),
-            task_name: None,
-        },
+        Some(task) => Actor::task(scene.pid, runs.and_then(|t| t.tid), Address(task)),
         None => locks::actor(scene, runs?),
     };
     Some((event_loop, actor))

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{World, anyio, futures, pools};
 use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Wait};
-use crate::stdlib::{FrameScene, Scene, databases, exits};
+use crate::stdlib::{FrameScene, Scene, databases, exits, os};
 use crate::target::memory::Addr;
 
 /// Tasks that are named as those who must act.
@@ -28,10 +28,11 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     pools::of_task(scene, &task.frames, &mut wait);
     // The loop sleeps, though this one could go on: nobody has woken it.
     let done = futures::future(scene.heap, future).is_some_and(|f| !f.is_pending());
-    if done && task.thread.is_some_and(|t| world.asleep.contains(&t)) {
+    let sleeps = task.thread.is_some_and(|t| world.asleep.contains(&t));
+    if done && sleeps {
         wait.detail["done"] = json!(true);
         wait.on.clear();
-    } else if task.thread.is_some_and(|t| world.asleep.contains(&t)) && wait.on.is_empty() {
+    } else if sleeps && wait.on.is_empty() {
         // What would go on is in line, and the loop does not know.
         wait.detail["unwoken"] = json!(true);
     }
@@ -128,8 +129,7 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
         ("base_subprocess.py", "_wait") | ("subprocess.py", "wait") => {
             let transport = object()?;
             let pid = number(transport, "_pid").and_then(|p| i32::try_from(p).ok());
-            let on =
-                pid.map(|pid| Actor { pid: Some(pid), tid: None, thread: None, task: None, task_name: None });
+            let on = pid.map(os::process);
             let detail = json!({ "unread": unread(scene, &frames[at..]) });
             Wait { on: on.into_iter().collect(), detail, ..with("process", "subprocess.Process.wait", None) }
         }
@@ -168,13 +168,7 @@ fn holders(scene: &Scene, world: &World, lock: Addr) -> Vec<Actor> {
 pub fn actor(scene: &Scene, world: &World, index: usize) -> Actor {
     let task = &world.tasks[index];
     let tid = task.thread.and_then(|t| scene.threads[t].tid);
-    Actor {
-        pid: Some(scene.pid),
-        tid,
-        thread: None,
-        task: Some(Address(task.object.future.addr)),
-        task_name: None,
-    }
+    Actor::task(scene.pid, tid, Address(task.object.future.addr))
 }
 
 /// Other tasks, awaited directly or through `gather`, `wait_for` and their kind.

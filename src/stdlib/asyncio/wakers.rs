@@ -18,7 +18,7 @@ use super::{connections, futures, labels};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Certainty, Task, Wait};
-use crate::stdlib::{FrameScene, Scene, Seen, visible};
+use crate::stdlib::{FrameScene, Scene, Seen, locks, visible};
 use crate::target::memory::Addr;
 
 /// With more waits than this only the first are explained.
@@ -86,11 +86,7 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             let awaits = seen.tasks[i].waits_on.as_ref().and_then(self::key);
             // Who stands at the same place for a future of its own is in the same need.
             let alike = |waiter: &usize| key.1.is_empty() && places[*waiter] == places[i];
-            // Who waits in a condition has given its lock back, and wants it himself when he is woken.
-            let gave_back = || {
-                let waits = frames.iter().filter(|f| f.is("/asyncio/locks.py", &["wait"]));
-                waits.filter_map(|f| scene.heap.attrs(scene.receiver(f)?, ["_lock"])[0]).any(|l| l == key.0)
-            };
+            let gave_back = || super::given_back(scene, frames).contains(&key.0);
             if awaits != Some(key) && !gave_back() && !target.waiters.iter().any(alike) {
                 target.tasks.push(i);
             }
@@ -152,7 +148,7 @@ fn key(wait: &Wait) -> Option<Key> {
         || says("may_come")
         || says("done")
         || says("unwoken")
-        || wait.detail["pool"].is_object()
+        || wait.is_for_pool()
     {
         return None;
     }
@@ -215,13 +211,7 @@ fn tell(
     search: &Search,
     hidden: bool,
 ) {
-    let of_task = |task: &Task| Actor {
-        pid: Some(scene.pid),
-        tid: task.tid,
-        thread: None,
-        task: Some(task.id),
-        task_name: None,
-    };
+    let of_task = |task: &Task| Actor::task(scene.pid, task.tid, task.id);
     let actors: Vec<Actor> = seen.tasks.iter().map(of_task).collect();
     let above = Above::new(&seen.tasks);
     let awaited: Vec<Option<Key>> = seen.tasks.iter().map(|t| t.waits_on.as_ref().and_then(key)).collect();
@@ -253,16 +243,7 @@ fn tell(
         if gets && (!quiet || !target.threads.is_empty() || may.iter().any(|t| joins(*t))) {
             continue;
         }
-        let threads = target.threads.iter().map(|t| {
-            let thread = &scene.threads[*t];
-            Actor {
-                pid: Some(scene.pid),
-                tid: thread.tid,
-                thread: thread.name(),
-                task: None,
-                task_name: None,
-            }
-        });
+        let threads = target.threads.iter().map(|t| locks::actor(scene, &scene.threads[*t]));
         let tasks = may.iter().map(|t| actors[*t].clone());
         wait.on = tasks.chain(threads).take(MAX_ACTORS).collect();
     }
