@@ -13,12 +13,18 @@ pub struct Kin {
     pub stack_end: Option<u64>,
     /// Signals that it catches, one bit each from 1 on (`SigCgt` of `/proc/PID/status`).
     pub caught_signals: Option<u64>,
+    /// Whether the application's handlers of signals do anything that others might wait for; `None`: not known.
+    pub handlers_act: Option<bool>,
     /// Shared semaphores that it maps.
     pub areas: Vec<Area>,
     /// Its SemLock objects, of those semaphores that somebody waits for.
     pub semlocks: Vec<SemLocks>,
     /// Descriptors of files and pipes that the frames of a thread can reach, by tid.
     pub fds: Vec<(i32, Vec<i32>)>,
+    /// Descendants that sleep in a write to what the process has the other end of, and its threads whose code
+    /// speaks of reading.
+    pub held_up: Vec<i32>,
+    pub readers: Vec<i32>,
     /// Threads that work for a pool, and what each is at.
     pub jobs: Vec<(i32, At)>,
     /// How often the GIL of each interpreter has changed hands.
@@ -110,7 +116,8 @@ impl Kin {
         const FAULTS: u64 = 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10;
         // 32 and 33 are the C library's own.
         const LIBC: u64 = 1 << 31 | 1 << 32;
-        self.caught_signals.is_none_or(|caught| caught & !(SIGINT | FAULTS | LIBC) != 0)
+        self.handlers_act != Some(false)
+            && self.caught_signals.is_none_or(|caught| caught & !(SIGINT | FAULTS | LIBC) != 0)
     }
 }
 

@@ -123,6 +123,11 @@ pub struct Child {
     pub pid: i32,
     pub command: Vec<String>,
     pub state: Option<String>,
+    /// Of a zombie: what it has returned, or what has killed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_signal: Option<i32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, JsonSchema)]
@@ -174,6 +179,9 @@ pub struct Thread {
     pub name: Option<String>,
     pub daemon: Option<bool>,
     pub main: bool,
+    /// The main thread, after the end of the program: it waits for other threads, or runs what `atexit` was given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exiting: bool,
     /// Id of the interpreter it belongs to; `null` for threads without Python.
     pub interpreter: Option<i64>,
     pub os: Option<ThreadOs>,
@@ -372,6 +380,17 @@ impl Wait {
         self.detail["pool"].is_object()
     }
 
+    /// With a timeout, and anew whenever it is over.
+    pub fn is_retried(&self) -> bool {
+        self.detail["retried"] == true
+    }
+
+    /// It has slept since the last time it asked, which is not since when it waits: also for a lock that has no
+    /// queue, with sleeps in between.
+    pub fn asks_again(&self) -> bool {
+        self.is_retried() || self.detail["asks_again"] == true
+    }
+
     /// Of a kind, on an object; nothing else is known of it yet.
     pub fn new(kind: &str, address: Option<u64>) -> Wait {
         Wait {
@@ -462,4 +481,7 @@ pub struct Task {
     /// Its loop runs until it is done.
     #[serde(default)]
     pub main: bool,
+    /// How often it was asked to end (`cancel()`), without `uncancel()` since; `null` before 3.11.
+    #[serde(default)]
+    pub cancels: Option<u32>,
 }

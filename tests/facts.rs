@@ -375,7 +375,7 @@ print(s.getsockname()[1], flush=True); sys.stdin.read()
     let mut looked = Vec::new();
     let mut look = |pid| {
         looked.push(pid);
-        ps::Seen { version: Some("3.9.9".into()), word: Some("idle".into()) }
+        ps::Seen { version: Some("3.9.9".into()), word: Some("idle".into()), ..ps::Seen::default() }
     };
     let args = hangscope::cli::Ps { json: false, show_secrets: false };
     let rows = ps::rows(&args, &mut look);

@@ -17,6 +17,8 @@ use crate::target::{find, net, proc};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub version: Option<String>,
+    /// `gunicorn worker of 4711`.
+    pub role: Option<String>,
     /// `idle`, `blocked 47 s`, …
     pub word: Option<String>,
 }
@@ -32,6 +34,9 @@ pub struct Row {
     pub word: String,
     pub threads: Option<u64>,
     pub ports: Vec<String>,
+    /// What part it plays in a server or a pool, and for whom.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     pub command: String,
 }
 
@@ -58,12 +63,20 @@ fn look(pid: i32) -> Seen {
     let process = match look::live(pid, &look::Options::default()) {
         Ok(Looked { process, error: None, .. }) => process,
         Ok(Looked { error: Some(AccessError::Starting { .. }), .. }) => {
-            return Seen { word: Some("starting".to_owned()), version: None };
+            return Seen { word: Some("starting".to_owned()), ..Seen::default() };
         }
-        _ => return Seen { word: Some("not read".to_owned()), version: None },
+        _ => return Seen { word: Some("not read".to_owned()), ..Seen::default() },
     };
     let version = process.python.as_ref().map(|p| p.version.clone());
-    Seen { version, word: Some(state(process)) }
+    Seen { version, role: role(&process), word: Some(state(process)) }
+}
+
+/// As people name it: which module of the standard library has started a child says nothing.
+fn role(process: &Process) -> Option<String> {
+    let server = process.server.as_ref()?;
+    let kind = Some(&server.kind).filter(|kind| *kind != "multiprocessing").map(|k| format!("{k} "));
+    let of = server.supervisor.map(|pid| format!(" of {pid}"));
+    Some(format!("{}{}{}", kind.unwrap_or_default(), server.role, of.unwrap_or_default()))
 }
 
 /// What one look tells: whether somebody suffers, else what the main thread is about.
@@ -108,13 +121,14 @@ pub fn rows(args: &Ps, look: &mut Look<'_>) -> Vec<Row> {
             let mut row = Row { pid, version: "?".into(), threads: Some(threads), ..Row::default() };
             row.command = if command.is_empty() { format!("[{comm}]") } else { command.join(" ") };
             let seen = match word(pid, state) {
-                Some(word) => Seen { word: Some(word.to_owned()), version: None },
+                Some(word) => Seen { word: Some(word.to_owned()), ..Seen::default() },
                 None => look(pid),
             };
             // A stopped process can be read as well as any other.
             let seen =
-                if state == 'T' || state == 't' { Seen { version: look(pid).version, ..seen } } else { seen };
+                if state == 'T' || state == 't' { Seen { word: seen.word, ..look(pid) } } else { seen };
             row.version = seen.version.unwrap_or(row.version);
+            row.role = seen.role;
             row.word = seen.word.unwrap_or_else(|| "ok".into());
             if let Ok(sockets) = namespaces.sockets(pid) {
                 row.ports = ports(sockets.listens.iter().map(|listener| listener.address.as_str()));
@@ -150,17 +164,24 @@ fn ports<'a>(addresses: impl Iterator<Item = &'a str>) -> Vec<String> {
 /// The table. A line ends at the terminal's edge; nothing of a target reaches the terminal raw.
 pub fn render(rows: &[Row], width: Option<usize>, unicode: bool) -> String {
     let ellipsis = if unicode { "…" } else { "..." };
+    let roles = rows.iter().any(|row| row.role.is_some());
     let cells = |row: &Row| {
         let threads = row.threads.map_or_else(|| "?".into(), |threads| threads.to_string());
         let ports = if row.ports.is_empty() { "-".into() } else { row.ports.join(",") };
-        [row.pid.to_string(), row.version.clone(), row.word.clone(), threads, ports, row.command.clone()]
-            .map(|cell| clean(&cell, unicode).into_owned())
+        let mut cells = vec![row.pid.to_string(), row.version.clone(), row.word.clone(), threads, ports];
+        cells.extend(roles.then(|| row.role.clone().unwrap_or_else(|| "-".into())));
+        cells.push(row.command.clone());
+        cells.iter().map(|cell| clean(cell, unicode).into_owned()).collect::<Vec<_>>()
     };
-    let head = ["PID", "PYTHON", "STATE", "THREADS", "PORTS", "COMMAND"].map(str::to_owned);
+    let mut head = vec!["PID", "PYTHON", "STATE", "THREADS", "PORTS", "COMMAND"];
+    if roles {
+        head.insert(5, "ROLE");
+    }
+    let head = head.into_iter().map(str::to_owned).collect::<Vec<_>>();
     let lines: Vec<_> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
     // Paths of sockets are long: no column but the last may push the command off a terminal.
-    let widths: Vec<usize> = (0..5)
-        .map(|column| lines.iter().map(|line| columns(&line[column])).max().unwrap_or(0).min(24))
+    let widths: Vec<usize> = (0..lines[0].len() - 1)
+        .map(|column| lines.iter().map(|line| columns(&line[column])).max().unwrap_or(0).min(28))
         .collect();
     let mut text = String::new();
     for line in &lines {
@@ -195,6 +216,7 @@ mod tests {
             word: word.into(),
             threads: Some(8),
             ports: ports.iter().map(|&port| port.to_owned()).collect(),
+            role: None,
             command: command.into(),
         }
     }

@@ -72,13 +72,33 @@ pub fn is_unaccepted(wait: &Wait) -> bool {
 
 /// Those of these threads whose frames lead to the other end.
 fn reaching(parties: &[Party], threads: &[usize], pid: i32, wait: &Wait) -> Vec<usize> {
+    debug_assert!(threads.iter().all(|at| parties[*at].pid() == pid));
+    threads.iter().copied().filter(|at| reaches(&parties[*at], wait)).collect()
+}
+
+/// The task of that process that is the only one who could ever write on this connection, where that is known.
+pub fn task_at(parties: &[Party], pid: i32, wait: &Wait) -> Option<usize> {
     let fds = descriptors(wait, pid);
-    let reaches = |at: &usize| {
-        let known = &parties[*at].process.kin.fds;
-        let tid = parties[*at].tid();
-        known.iter().any(|(t, its)| Some(*t) == tid && its.iter().any(|fd| fds.contains(fd)))
+    let is_it = |party: &Party| {
+        let of_task = party.wait().filter(|_| party.task().is_some() && party.pid() == pid);
+        of_task.is_some_and(|w| {
+            let fd = w.detail["fd"].as_i64().and_then(|fd| i32::try_from(fd).ok());
+            w.kind == "socket" && w.detail["alone"] == true && fd.is_some_and(|fd| fds.contains(&fd))
+        })
     };
-    threads.iter().copied().filter(reaches).collect()
+    parties.iter().position(is_it)
+}
+
+/// This thread can reach an end of what is waited for.
+pub fn reaches(party: &Party, wait: &Wait) -> bool {
+    let fds = descriptors(wait, party.pid());
+    let known = &party.process.kin.fds;
+    known.iter().any(|(t, its)| Some(*t) == party.tid() && its.iter().any(|fd| fds.contains(fd)))
+}
+
+/// Accepts connections, or sleeps in a selector.
+pub fn is_for_clients(wait: &Wait) -> bool {
+    wait.kind == "poll" || word(wait, "operation") == Some("accept")
 }
 
 fn is_main(party: &Party) -> bool {
@@ -90,7 +110,7 @@ fn is_python(party: &Party) -> bool {
 }
 
 /// The descriptors by which that process has the other end.
-fn descriptors(wait: &Wait, pid: i32) -> Vec<i32> {
+pub fn descriptors(wait: &Wait, pid: i32) -> Vec<i32> {
     let ends = wait.detail.get("ends").and_then(Value::as_array).into_iter().flatten();
     let its = ends.filter(|end| end["pid"].as_i64() == Some(i64::from(pid)));
     let fds = its.flat_map(|end| end["fds"].as_array().into_iter().flatten());

@@ -1,6 +1,6 @@
 //! The words of a finding: its summary, what was seen, what to do. All name the objects themselves.
 
-use super::case::Case;
+use super::case::{Case, frame_in};
 use super::rules::{Rule, is_named_by_root};
 use super::waits::{Fate, Party, number, word};
 use crate::duration::Duration;
@@ -17,7 +17,7 @@ pub fn place(frame: &Frame) -> String {
 /// The last two words of a dotted call: `Event.wait`, `time.sleep`.
 pub fn short_call(wait: &Wait) -> Option<String> {
     let call = wait.call.as_deref()?;
-    let mut words: Vec<&str> = call.rsplit('.').take(2).collect();
+    let mut words: Vec<&str> = call.rsplit('.').take(2).filter(|word| *word != "<locals>").collect();
     words.reverse();
     Some(words.join("."))
 }
@@ -48,6 +48,7 @@ pub fn object(wait: &Wait) -> String {
             _ => "a process".into(),
         },
         "socket" => socket(wait),
+        "future" if number(wait, "futures").is_some_and(|n| n > 1) => label.unwrap_or("futures").to_owned(),
         "file" => word(wait, "path").map_or_else(|| "a file".into(), |path| format!("`{path}`")),
         "sleep" => "its sleep".into(),
         "poll" => "its selector".into(),
@@ -91,7 +92,7 @@ fn io(wait: &Wait, seen: &mut Vec<String>) {
     if let Some(statement) = database["statement"].as_str() {
         seen.push(format!("the statement: {statement}"));
     }
-    if super::waits::asks_again(wait) {
+    if wait.asks_again() && !wait.is_retried() {
         seen.push("SQLite asks for the lock again and again, until the timeout of the connection".to_owned());
     }
     if let Some(connection) = connection(database) {
@@ -103,7 +104,7 @@ fn io(wait: &Wait, seen: &mut Vec<String>) {
     let peer = &wait.detail["peer_process"];
     if let (Some(pid), Some(command)) = (peer["pid"].as_i64(), peer["command"].as_array()) {
         let words: Vec<&str> = command.iter().filter_map(|w| w.as_str()).collect();
-        seen.push(format!("at the other end is process {pid}: {}", words.join(" ").trim()));
+        seen.push(format!("at the other end is process {pid}: {}", cut(words.join(" ").trim())));
     }
     let tcp = &wait.detail["tcp"];
     let retransmits = tcp["retransmits"].as_u64().unwrap_or(0);
@@ -157,7 +158,7 @@ fn pool(wait: &Wait, seen: &mut Vec<String>) {
     }
     for peer in pool["peers"].as_array().into_iter().flatten().take(4) {
         if let (Some(pid), Some(title)) = (peer["pid"].as_i64(), peer["title"].as_str()) {
-            seen.push(format!("connected to process {pid}: {title}"));
+            seen.push(format!("connected to process {pid}: {}", cut(title)));
         }
     }
 }
@@ -176,7 +177,7 @@ fn blockers(wait: &Wait, seen: &mut Vec<String>) {
         let client = one["client"]["pid"].as_i64().map(|pid| {
             let command =
                 one["client"]["command"].as_array().into_iter().flatten().filter_map(|w| w.as_str());
-            format!(", of process {pid} ({})", command.collect::<Vec<_>>().join(" "))
+            format!(", of process {pid} ({})", cut(&command.collect::<Vec<_>>().join(" ")))
         });
         let client = client.unwrap_or_default();
         seen.push(match all.len() {
@@ -194,6 +195,15 @@ pub fn connection(database: &Value) -> Option<String> {
     let port = word("port").map(|port| format!(":{port}")).unwrap_or_default();
     let name = word("name").map(|name| format!("/{name}")).unwrap_or_default();
     Some(format!("{user}{host}{port}{name}"))
+}
+
+/// As much of a command or a title as fits into a sentence.
+fn cut(line: &str) -> String {
+    const MOST: usize = 120;
+    match line.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
 }
 
 fn command(wait: &Wait) -> Option<String> {
@@ -224,9 +234,15 @@ fn who(case: &Case, party: &Party) -> String {
 
 /// `waits in Event.wait at server.py:41`.
 fn stands(party: &Party) -> String {
+    let cancelled = if party.is_cancelled() { "was cancelled, and " } else { "" };
+    format!("{cancelled}{}", stands_at(party))
+}
+
+fn stands_at(party: &Party) -> String {
     let at = party.telling_frame().map(|frame| format!(" at {}", place(frame))).unwrap_or_default();
     match party.wait() {
         _ if party.is_stopped() => format!("is stopped{at}"),
+        Some(wait) if greets(wait).is_some() => format!("{}{at}", greets(wait).unwrap_or_default()),
         Some(wait) => {
             let Some(call) = short_call(wait) else { return format!("waits for {}{at}", object(wait)) };
             let peer = match wait.kind.as_str() {
@@ -242,6 +258,18 @@ fn stands(party: &Party) -> String {
     }
 }
 
+/// Not a word has been exchanged yet that the application knows of.
+fn greets(wait: &Wait) -> Option<String> {
+    let known = wait.kind == "socket" && wait.detail["inbound"] != true;
+    match (word(wait, "phase"), word(wait, "operation")) {
+        _ if !known => None,
+        (Some("resolve"), _) => Some(format!("waits for {}", socket(wait))),
+        (Some("tls-handshake"), _) => Some(format!("is in the TLS handshake with {}", socket(wait))),
+        (_, Some("connect")) => Some(format!("waits for the connection to {}", socket(wait))),
+        _ => None,
+    }
+}
+
 /// What the next one is to the wait of the one before.
 fn part(wait: &Wait) -> &'static str {
     match (wait.kind.as_str(), word(wait, "operation")) {
@@ -249,6 +277,7 @@ fn part(wait: &Wait) -> &'static str {
         ("queue", Some("get")) => ", which puts into it,",
         ("queue", _) => ", which takes its items,",
         ("lock", _) if is_signal(wait) => ", which releases it,",
+        ("lock" | "semaphore", _) if is_kept(wait) => ", which keeps the generator that has it,",
         ("lock" | "semaphore", _) => ", which holds it,",
         ("event", _) => ", which sets it,",
         ("condition" | "barrier", _) => ", which should come,",
@@ -257,6 +286,25 @@ fn part(wait: &Wait) -> &'static str {
         ("gil", _) => ", which has it,",
         _ => ", which must act,",
     }
+}
+
+fn is_kept(wait: &Wait) -> bool {
+    wait.detail["kept_by"].is_object()
+}
+
+/// The generator that has a lock, and stands still in the middle of it.
+fn kept_by(wait: &Wait) -> Option<String> {
+    let kept = wait.detail["kept_by"].as_object()?;
+    let file = kept["file"].as_str()?;
+    let file = file.rsplit('/').next().unwrap_or(file);
+    let place = kept["line"].as_u64().map_or(file.to_owned(), |line| format!("{file}:{line}"));
+    let keeper = match kept["module"].as_str() {
+        Some(module) => format!(", and module {module} keeps it"),
+        None if kept["garbage"] == true => ", and only objects that refer to each other keep it".into(),
+        None => String::new(),
+    };
+    let name = kept["generator"].as_str()?;
+    Some(format!("{} is with the generator `{name}`, which stands still at {place}{keeper}", object(wait)))
 }
 
 /// A lock that is released by another thread than the one that took it.
@@ -303,6 +351,13 @@ fn state(wait: &Wait) -> Option<String> {
 /// One sentence per link of the chain.
 pub fn evidence(case: &Case) -> Vec<String> {
     let mut seen = Vec::new();
+    if let Some(frame) = atexit(case) {
+        seen.push(format!(
+            "the program has ended: `{}` at {} was given to atexit",
+            frame.function,
+            place(frame)
+        ));
+    }
     let parties: Vec<&Party> = case.chain.iter().map(|&at| &case.graph.parties[at]).collect();
     for (at, party) in parties.iter().enumerate() {
         let Some(wait) = party.wait() else { continue };
@@ -328,11 +383,26 @@ pub fn evidence(case: &Case) -> Vec<String> {
             }
             _ => seen.extend(state),
         }
+        seen.extend(kept_by(wait));
+        if wait.is_retried() {
+            seen.push(format!("{} waits with a timeout, and again whenever it is over", called(case, party)));
+        }
         if case.chain[at] == case.awaited() {
             io(wait, &mut seen);
             blockers(wait, &mut seen);
             pool(wait, &mut seen);
         }
+    }
+    const STARTING: [(&str, &str); 2] =
+        [("uvicorn.lifespan.on", "startup"), ("hypercorn.asyncio.lifespan", "wait_for_startup")];
+    if parties.iter().any(|p| STARTING.iter().any(|(module, function)| frame_in(p, module, function))) {
+        seen.push("the server listens only when the application's startup (lifespan) is done".to_owned());
+    }
+    let cancels = case.graph.parties[case.awaited()].task().and_then(|task| task.cancels);
+    if let Some(times) = cancels.filter(|_| case.ignores_cancel()) {
+        let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
+        let task = called(case, &case.graph.parties[case.awaited()]);
+        seen.push(format!("{task} was asked to end {times} (Task.cancel), and waits on"));
     }
     for party in parties.iter().filter(|_| case.cycle.is_some()) {
         for lock in party
@@ -347,6 +417,12 @@ pub fn evidence(case: &Case) -> Vec<String> {
             seen.push(format!("{} holds {} {name}{since}", called(case, party), lock.kind));
         }
     }
+    if case.heads_stuck_pool() {
+        let queued = case.party().process.kin.queued_work.unwrap_or(0);
+        let s = if queued == 1 { "job waits" } else { "jobs wait" };
+        seen.push(format!("no worker of its pool goes on, and {queued} {s} in the pool's queue"));
+    }
+    seen.extend(dead_children(case));
     if case.cycle.is_none() && case.is_deserted() {
         let wait = case.culprit().wait();
         let queue = wait.map_or_else(|| "it".into(), object);
@@ -354,6 +430,25 @@ pub fn evidence(case: &Case) -> Vec<String> {
     }
     seen.truncate(12);
     seen
+}
+
+/// Children that have ended, where nobody is left who could end a wait that other processes share.
+fn dead_children(case: &Case) -> Vec<String> {
+    let shared =
+        case.wait().and_then(|w| w.call.as_deref()).is_some_and(|c| c.starts_with("multiprocessing"));
+    if !shared || !case.is_hopeless() {
+        return Vec::new();
+    }
+    let dead = case.party().process.children.iter().flatten().filter(|c| c.state.as_deref() == Some("Z"));
+    let say = |c: &crate::snapshot::Child| {
+        let how = match (c.exit_code, c.exit_signal) {
+            (_, Some(signal)) => format!(": signal {signal} has killed it"),
+            (Some(code), _) => format!(", with exit code {code}"),
+            _ => String::new(),
+        };
+        format!("its child, process {}, has ended{how}", c.pid)
+    };
+    dead.take(3).map(say).collect()
 }
 
 /// One line in a tired person's words.
@@ -407,6 +502,15 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         return format!("{name} waits for {}, which {what}: no handler hangs", socket(wait));
     }
     let object = case.wait().map_or_else(|| "something unknown".into(), object);
+    if let Some(reader) = case.second().filter(|_| case.is_held_up()) {
+        let reader = &case.graph.parties[reader];
+        let command = cut(&party.process.command.join(" "));
+        let reader = format!("{} {}", called(case, reader), stands(reader));
+        return format!(
+            "process {} ({command}) cannot write on: nobody reads its {object}; {reader}",
+            party.pid()
+        );
+    }
     let call = case.wait().and_then(short_call);
     let culprit = || if case.chain.len() > 1 { format!(": {}", culprit_line(case)) } else { String::new() };
     if case.is_loop(case.head()) {
@@ -439,8 +543,18 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         ("queue", "get") => format!("{name} waits for an item in {object}"),
         ("queue", _) => format!("{name} waits until {object} is done"),
         ("thread" | "process", _) => format!("{name} waits for {object} to end"),
+        _ if case.is_closing() => {
+            let open = case.wait().and_then(|w| w.detail["closing"]["connections"].as_u64()).unwrap_or(0);
+            let open = if open == 1 { "one is".to_owned() } else { format!("{open} are") };
+            format!(
+                "{name} waits until all connections of its closed server have gone, and {open} still open"
+            )
+        }
         ("event", _) => format!("{name} waits for {object} to be set"),
         ("condition", _) => format!("{name} waits for {object} to be notified"),
+        ("socket", _) if case.wait().and_then(greets).is_some() => {
+            format!("{name} {}", case.wait().and_then(greets).unwrap_or_default())
+        }
         _ => format!("{name} waits for {object}"),
     };
     match (case.chain.len(), case.fate) {
@@ -464,6 +578,9 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             format!("{wants}; who holds it is not known, {} can reach it", by.join(", "))
         }
         (1, Fate::Idle) if case.kind() == "queue" => format!("{wants}, and nobody is left who puts one in"),
+        (1, Fate::Stuck | Fate::Endless) if case.wait().is_some_and(is_kept) => {
+            format!("{wants}, which a generator has that was left half way")
+        }
         (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,
@@ -508,6 +625,9 @@ fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     if case.in_cycle(imports) {
         return "start no thread while a module is imported, or do not wait for it there: do both in a function that runs after the import";
     }
+    if case.in_cycle(super::rules::is_behind_session) {
+        return "a lock inside of the database and one of the application are taken in two orders: commit before you take the other, and hold none while you wait for the database";
+    }
     if case.in_cycle(|w| w.kind == "barrier") {
         return "hold no lock while waiting at a barrier: those who are still to come want it";
     }
@@ -517,17 +637,44 @@ fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     rule.advice
 }
 
+/// The future of an executor whose threads a fork has not taken along.
+fn is_left_behind(case: &Case) -> bool {
+    case.culprit().wait().is_some_and(|w| w.detail["left_behind"] == true)
+}
+
+/// The function that `atexit` calls, after the end of the program: the outermost frame. (Up to 3.8 the standard
+/// library's pools register there, too.)
+fn atexit<'a>(case: &Case<'_, 'a>) -> Option<&'a crate::snapshot::Frame> {
+    let thread = case.party().thread().filter(|thread| thread.exiting)?;
+    thread.frames.last().filter(|frame| frame.user)
+}
+
 /// Where one rule asks for different things to be done.
 fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
     Some(match rule.id {
-        "dbpool-exhausted" if case.cycle.is_some() && case.cycle_len() > 1 => {
+        _ if case.wait().is_some_and(is_kept) => {
+            "a generator that was left half way has {object}: use it up or close it (contextlib.closing), or take no lock across its `yield`"
+        }
+        "dbpool-exhausted" | "http-pool-exhausted" if case.cycle.is_some() && case.cycle_len() > 1 => {
             "whoever has a connection of {object} here waits, directly or through others, for one more: give it back first, or use one for all of it"
+        }
+        "exit-hang" if atexit(case).is_some() => {
+            "the program has ended, and what `atexit` was given waits for {culprit}: give that wait a timeout, or end the work before the program ends"
+        }
+        "lost-future" if case.says("promise") => {
+            "{culprit} is to complete {object}: see why it does not, and ask for the result with a timeout"
         }
         "join-endless" if case.call_ends(&["shutdown", "__exit__"]) => {
             "leaving `with` waits for all that was handed in: see why {culprit} does not end, or call shutdown(wait=False, cancel_futures=True)"
         }
+        "lost-future" if is_left_behind(case) => {
+            "the executor was made before this process was forked: its threads stayed behind in the parent, and nobody here runs what is handed in; make an executor in the child itself (an initializer), or start workers with `spawn`"
+        }
         "pipe-wait" if case.operation() == "open" => {
             "to open a FIFO waits until somebody opens its other end: see who should; O_NONBLOCK does not wait"
+        }
+        "pipe-wait" | "socket-wait" if case.is_unread_by_child() => {
+            "{culprit} does not read what is written to it: see what it does instead; write with a timeout, or from a task or a thread of its own"
         }
         "accept-backlog" if case.is_not_accepted() => {
             "who listens there is known: its queue of connections is full, for it accepts none; see what {culprit} does instead"
@@ -544,6 +691,7 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     let object = wait.map_or_else(|| "it".into(), object);
     // Who is waited for, be it that somebody else is the root.
     let culprit = match case.second() {
+        _ if rule.id == "cancel-ignored" => who(case, &case.graph.parties[case.awaited()]),
         Some(second) if !is_named_by_root(case) => who(case, &case.graph.parties[second]),
         _ if case.chain.len() > 1 || case.cycle.is_some() => who(case, case.culprit()),
         _ => "the other side".into(),
@@ -568,8 +716,17 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     if rule.id == "pipe-deadlock" && case.of_awaited().is_unread() {
         return "read what the child writes: communicate() instead of wait(), or a task that empties the pipe".into();
     }
+    if rule.id == "pipe-deadlock" && case.is_held_up() {
+        return format!(
+            "{culprit} has the other end and does not read it: communicate(), or a thread that empties the pipe; \
+             or give the child a file or DEVNULL to write to"
+        );
+    }
     // There is no RLock for tasks, and none of slots.
-    if rule.id == "lock-self" && (case.kind() == "semaphore" || case.culprit().task().is_some()) {
+    if rule.id == "lock-self"
+        && !case.wait().is_some_and(is_kept)
+        && (case.kind() == "semaphore" || case.culprit().task().is_some())
+    {
         return format!("{culprit} has {object} already: call what needs it again outside of the `with`");
     }
     let reads = |party: &Party| party.wait().and_then(|w| word(w, "operation")) == Some("read");

@@ -1,7 +1,7 @@
 //! One case: who suffers, the chain to the root, and what will become of it.
 
-use super::deserted;
 use super::waits::{Fate, Graph, Party, Who, number, word};
+use super::{acting, deserted};
 use crate::snapshot::{Activity, EventLoop, Frame, Precision, Wait};
 
 pub struct Case<'g, 'a> {
@@ -156,6 +156,44 @@ impl<'g, 'a> Case<'g, 'a> {
         self.wait().is_some_and(|wait| wait.detail.get(key).and_then(|v| v.as_bool()) == Some(true))
     }
 
+    /// A semaphore that some take from and others add to, who are there.
+    pub fn is_count(&self) -> bool {
+        let adds =
+            |w: &Wait| w.detail["signal"] == true || w.detail["open"] == true && w.detail["slot"] == false;
+        self.wait().is_some_and(|w| w.kind == "semaphore" && adds(w))
+    }
+
+    /// A manager's thread waits on its client's behalf for a sign: so the client is what is parked.
+    pub fn is_parked_at_manager(&self) -> bool {
+        let Some(second) = self.second().map(|at| &self.graph.parties[at]) else { return false };
+        let is_sign =
+            |w: &Wait| matches!(w.kind.as_str(), "event" | "condition" | "barrier" | "semaphore" | "queue");
+        self.kind() == "socket"
+            && frame_in(second, "multiprocessing.managers", "serve_client")
+            && second.wait().is_some_and(is_sign)
+    }
+
+    /// The first of the workers of a pool of threads all of whom have stood for long, with work in their queue.
+    pub fn heads_stuck_pool(&self) -> bool {
+        const LONG: f64 = 5.0;
+        let (graph, process) = (self.graph, self.party().process);
+        let is_worker = |at: usize| {
+            let party = &graph.parties[at];
+            let rests = party.wait().is_some_and(|w| w.detail["pool"] == true && w.kind == "queue");
+            party.pid() == self.party().pid()
+                && frame_in(party, "concurrent.futures.thread", "_worker")
+                && party.thread().is_some()
+                && !rests
+        };
+        let stuck = |at: usize| {
+            graph.fates[at] >= Fate::Outside && graph.parties[at].blocked_for().is_some_and(|b| b >= LONG)
+        };
+        let mut workers = (0..graph.parties.len()).filter(|at| is_worker(*at)).peekable();
+        process.kin.queued_work.is_some_and(|n| n > 0)
+            && workers.peek() == Some(&self.head())
+            && workers.all(stuck)
+    }
+
     pub fn wait_is(&self, kind: &str, call_part: &str) -> bool {
         self.kind() == kind && self.call().contains(call_part)
     }
@@ -262,6 +300,24 @@ impl<'g, 'a> Case<'g, 'a> {
             || thread.is_some_and(|t| t.frames.iter().any(cancels))
     }
 
+    /// What is waited for is a task that was asked to end, and waits on. Of several that are awaited all were: one
+    /// alone may have been interrupted, and have gone on with something else.
+    pub fn ignores_cancel(&self) -> bool {
+        let parties = &self.graph.parties;
+        let awaited = self.awaited();
+        let by = self.chain.windows(2).find(|pair| pair[1] == awaited).map(|pair| pair[0]);
+        let expected = |by: usize| {
+            let aborts = parties[by].wait().is_none_or(|w| w.detail["aborting"] != false);
+            aborts && self.graph.links[by].to.iter().all(|&at| parties[at].is_cancelled())
+        };
+        self.cycle.is_none() && parties[awaited].is_cancelled() && by.is_none_or(expected)
+    }
+
+    /// Waits until the connections of a closed server have gone.
+    pub fn is_closing(&self) -> bool {
+        self.wait().is_some_and(|w| w.detail["closing"].is_object())
+    }
+
     /// Somebody waits for this task, and not for ever.
     pub fn is_awaited_with_deadline(&self) -> bool {
         let waits_here = |&at: &usize| self.graph.links[at].to.contains(&self.head());
@@ -278,9 +334,16 @@ impl<'g, 'a> Case<'g, 'a> {
     /// no task, itself.
     pub fn awaited(&self) -> usize {
         let is_task = |at: usize| self.graph.parties[at].task().is_some();
+        // The only one who could give the sign waits for somebody outside.
+        let signs = |at: usize| self.graph.links[at].to.len() == 1 && self.graph.fates[at] == Fate::Outside;
         let awaits = |at: usize| {
-            is_task(at)
-                && self.graph.parties[at].wait().is_some_and(|w| matches!(w.kind.as_str(), "task" | "future"))
+            let wait =
+                self.graph.parties[at].wait().filter(|w| is_task(at) && !w.detail["closing"].is_object());
+            wait.is_some_and(|w| match w.kind.as_str() {
+                "task" | "future" => true,
+                "event" => signs(at),
+                _ => false,
+            })
         };
         let pairs = self.chain.windows(2).take_while(|pair| awaits(pair[0]) && is_task(pair[1]));
         pairs.last().map_or(self.head(), |pair| pair[1])
@@ -313,6 +376,36 @@ impl<'g, 'a> Case<'g, 'a> {
         pids.any(|pid| Some(pid) != first)
     }
 
+    /// Processes that only read from each other, in which others than those of the cycle could write: threads that get
+    /// at the other end, or who serve and may be asked to.
+    pub fn is_open_exchange(&self) -> bool {
+        let reads = |party: &Party| {
+            party.wait().is_some_and(|w| match w.kind.as_str() {
+                "pipe" | "socket" | "queue" => {
+                    !matches!(word(w, "operation"), Some("write" | "send" | "put"))
+                }
+                _ => false,
+            })
+        };
+        let from = self.cycle.unwrap_or(self.chain.len());
+        let members = &self.chain[from..];
+        let parties = &self.graph.parties;
+        let could_write = |at: usize| {
+            let party = &parties[at];
+            let free = !members.contains(&at) && self.graph.fates[at] < Fate::Deadlock;
+            let serves =
+                || self.graph.fates[at] == Fate::Idle && party.wait().is_some_and(acting::is_for_clients);
+            let reaches = || {
+                let waits = members.iter().filter(|m| parties[**m].pid() != party.pid());
+                waits.filter_map(|m| parties[*m].wait()).any(|w| acting::reaches(party, w))
+            };
+            free && party.thread().is_some_and(|t| !t.frames.is_empty()) && (serves() || reaches())
+        };
+        let pids: Vec<i32> = self.members().map(Party::pid).collect();
+        self.members().all(reads)
+            && (0..parties.len()).any(|at| pids.contains(&parties[at].pid()) && could_write(at))
+    }
+
     pub fn cycle_of_tasks(&self) -> bool {
         self.members().all(|party| matches!(party.who, Who::Task(_)))
     }
@@ -334,7 +427,7 @@ pub fn reads_stdin(party: &Party) -> bool {
 
 /// A thread of the standard library's own that waits until others give it something to do: whether it is
 /// there says nothing about the application.
-fn serves_a_pool(party: &Party) -> bool {
+pub fn serves_a_pool(party: &Party) -> bool {
     const MACHINERY: &[(&str, &str)] = &[
         ("multiprocessing.queues", "_feed"),
         ("multiprocessing.pool", "worker"),
@@ -342,6 +435,7 @@ fn serves_a_pool(party: &Party) -> bool {
         ("multiprocessing.pool", "_handle_tasks"),
         ("multiprocessing.pool", "_handle_results"),
         ("concurrent.futures.process", "run"),
+        ("concurrent.futures.process", "_queue_management_worker"),
         ("logging.handlers", "_monitor"),
     ];
     let frames = party.frames();
@@ -355,6 +449,6 @@ fn serves_a_pool(party: &Party) -> bool {
         && (at_rest() || MACHINERY.iter().any(|(module, function)| frame_in(party, module, function)))
 }
 
-fn frame_in(party: &Party, module: &str, function: &str) -> bool {
+pub fn frame_in(party: &Party, module: &str, function: &str) -> bool {
     party.frames().iter().any(|f| f.function == function && f.module.as_deref() == Some(module))
 }

@@ -1,6 +1,7 @@
 //! Many processes of one program, or threads of one process, that stand at the same place for the same
 //! reason are one finding, and those that stand elsewhere are named.
 
+use super::case::Case;
 use super::{Cause, Finding};
 use crate::snapshot::{Process, Snapshot};
 
@@ -85,6 +86,19 @@ fn one(mut group: Vec<Finding>, now: &Snapshot) -> Finding {
     finding.pids = pids;
     finding.related.push(RULE.to_owned());
     finding
+}
+
+/// Who else of other processes waits for the same root, and who of the same program does not.
+pub fn of_one_root(case: &Case, now: &Snapshot) -> Vec<String> {
+    let mut heads = vec![case.party().pid()];
+    heads.extend(&case.crowd);
+    heads.sort_unstable();
+    heads.dedup();
+    if heads.len() <= SINGLY {
+        return Vec::new();
+    }
+    let of_these = format!("they are of the {} processes with the pids {}", heads.len(), ranges(&heads));
+    std::iter::once(of_these).chain(odd(&heads, now)).collect()
 }
 
 /// Those of the same program that stand elsewhere, if they are few.

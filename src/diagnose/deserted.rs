@@ -10,10 +10,16 @@ pub fn waits_in_vain(graph: &Graph, at: usize) -> bool {
     let process = graph.parties[at].process;
     let ours = |n: &usize| graph.parties[*n].pid() == process.pid;
     gets(&graph.parties[at])
-        && !process.kin.may_be_signalled()
+        && !is_fed_by_handler(&graph.parties[at])
         && (0..graph.parties.len())
             .filter(ours)
             .all(|n| is_passive(graph, n) || is_reader_beside(graph, n, at))
+}
+
+/// A handler of signals may put an item in; where they are not known, that there is one.
+fn is_fed_by_handler(party: &Party) -> bool {
+    let known = party.wait().and_then(|wait| wait.detail["by_signal"].as_bool());
+    known.unwrap_or_else(|| party.process.kin.may_be_signalled())
 }
 
 /// In `get` of an empty queue that lies in the memory of this process alone.

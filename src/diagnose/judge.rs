@@ -3,7 +3,7 @@
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::rules::{HTTP, Rule};
-use super::waits::{Fate, asks_again, is_full, is_locked_file, is_lost_wakeup, number};
+use super::waits::{Fate, is_full, is_locked_file, is_lost_wakeup, is_queued, number};
 use crate::kin::At;
 use crate::snapshot::{Certainty, EventLoop, Wait};
 
@@ -33,16 +33,24 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
         return of_loop(case);
     }
     if case.party().task().is_some() {
-        return of_task(case).map(|severity| severity.min(rule.usual));
+        // Nobody is left who could take an item, or call one done.
+        let lost = case.fate == Fate::Stuck && case.kind() == "queue" && case.loop_is_lifeless();
+        return of_task(case).map(|severity| if lost { severity } else { severity.min(rule.usual) });
     }
     // A holder that sleeps has had the lock for as long at least: it did not take it in its sleep.
-    let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(asks_again));
+    let held_for = || case.culprit().blocked_for().filter(|_| case.wait().is_some_and(Wait::asks_again));
     // Since when who asks again does so, nobody knows; the request that he serves has suffered for its age.
-    let asked_for = || request(case)?.age.filter(|_| case.wait().is_some_and(asks_again));
+    let asked_for = || request(case)?.age.filter(|_| case.wait().is_some_and(Wait::asks_again));
+    // Of who asks for what nobody is known to have there is no other sign; nor of who has it himself.
+    let alone = || {
+        let wait = case.wait().filter(|_| case.chain.len() == 1)?;
+        let own = wait.detail["own"] == true && case.party().process.threads.len() == 1;
+        (wait.is_retried() || wait.asks_again() && own).then_some(LONG)
+    };
     let severity = if case.is_gil() {
         of_gil(case)?
     } else {
-        case.age().or_else(held_for).or_else(asked_for).filter(|&age| age >= LONG)?;
+        case.age().or_else(held_for).or_else(asked_for).or_else(alone).filter(|&age| age >= LONG)?;
         if case.is_client_idle() {
             return Some(if case.keeps_others_waiting() { Warning } else { Info });
         }
@@ -73,6 +81,9 @@ fn of_cycle(case: &Case) -> Option<Severity> {
         return Some(Info);
     }
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
+    if !proved && case.cycle_crosses() && request(case).is_none() && case.is_open_exchange() {
+        return Some(Info);
+    }
     // A handler might give the sign that all of them wait for.
     let is_sign = |party: &super::waits::Party| {
         party.wait().is_some_and(|w| matches!(w.kind.as_str(), "event" | "condition"))
@@ -81,7 +92,10 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     if !proved && case.cycle_crosses() && signalled && case.members().any(is_sign) {
         return Some(Warning);
     }
-    let youngest = case.members().filter_map(|party| party.blocked_for()).fold(f64::INFINITY, f64::min);
+    // Of a task it is a lower bound: any timer wakes its loop.
+    let dated = |party: &&super::waits::Party| party.task().is_none() || case.cycle_of_tasks();
+    let ages = case.members().filter(dated).filter_map(|party| party.blocked_for());
+    let youngest = ages.fold(f64::INFINITY, f64::min);
     // One process is read after the other: what is on its way between them has come by then.
     if case.cycle_crosses() && youngest < ON_ITS_WAY {
         return None;
@@ -99,6 +113,7 @@ fn rests_on_connection(party: &super::waits::Party) -> bool {
         let word = |key| super::waits::word(w, key).unwrap_or_default();
         let asks = w.detail["database"].is_object()
             || w.detail["url"].is_string()
+            || w.detail["partial"] == true
             || super::waits::has_library(party.frames(), HTTP);
         w.kind == "socket" && word("operation") == "recv" && word("family").starts_with("tcp") && !asks
     })
@@ -128,7 +143,8 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     let wants = match case.kind() {
         // Who will give a sign is at work.
         "lock" => !case.says("signal"),
-        "semaphore" | "gil" => true,
+        "semaphore" => !case.is_count(),
+        "gil" => true,
         "queue" => case.operation() == "put",
         "file" => case.wait().is_some_and(is_locked_file),
         // A lock inside of a database.
@@ -138,9 +154,39 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         _ => false,
     };
     let jammed = case.followers >= 2 && wants;
+    // What is shared with the parent, that one may still come to.
+    if matches!(case.kind(), "barrier" | "semaphore")
+        && !wants
+        && alone
+        && case.call_starts("multiprocessing")
+    {
+        return is_main.then_some(Info);
+    }
+    if case.fate >= Fate::Outside && case.heads_stuck_pool() {
+        return Some(if serves { Critical } else { Warning });
+    }
+    if case.is_parked_at_manager() {
+        return is_main.then_some(Info);
+    }
     // Nothing else is wrong with it: somebody has to let it go on.
     if case.is_behind_stopped() && suffers {
         return Some(if serves { Critical } else { Warning });
+    }
+    // The machinery of the standard library at rest: what would wake it is a call of the application's.
+    let at_rest = matches!(case.kind(), "condition" | "event" | "queue");
+    if alone && at_rest && super::case::serves_a_pool(party) {
+        return None;
+    }
+    if case.kind() == "process" && is_supervisor(case) {
+        return None;
+    }
+    if case.is_held_up() {
+        let often = case.is_read_now_and_then();
+        return (case.fate > Fate::Moves).then_some(if often { Info } else { Warning });
+    }
+    // Whoever waits for its answer may not know.
+    if is_main && asks_for_input(case) {
+        return Some(Info);
     }
     match case.fate {
         // Whoever has it is at work, and has been for long. Slots and queues are there to make others wait.
@@ -154,7 +200,9 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         }
         Fate::Moves => None,
         Fate::Idle if is_main && is_starved(case) => {
-            let works = || (case.process_works() || may_be_signalled(case)) && !case.is_deserted();
+            let works = || {
+                (case.process_works() || may_be_signalled(case)) && !case.is_deserted() || case.says("open")
+            };
             Some(if !case.call_starts("queue.") || works() { Info } else { Critical })
         }
         // Who is joined, if by a few others, waits for an item that nobody is left to put in.
@@ -180,14 +228,15 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
         Fate::Unknown => None,
         // All consumers are back for more, and still there are items that nobody has called done.
-        Fate::Idle if suffers && is_forgotten(case) => Some(Warning),
+        Fate::Idle if is_forgotten(case) => Some(Warning),
         // Who has asked for something waits for an answer, whatever else the peer's main thread waits for.
         Fate::Idle if case.is_call() && serves => Some(Critical),
         Fate::Idle if case.is_call() && is_main => Some(Warning),
         // Somebody holds what is wanted and waits for work meanwhile.
         Fate::Idle if wants => Some(Warning),
         Fate::Idle => None,
-        Fate::Outside if is_server_of_work(case) => None,
+        // Who waits for work, with what is wanted here.
+        Fate::Outside if is_server_of_work(case) => (wants && (suffers || jammed)).then_some(Warning),
         Fate::Outside if serves || wants && (suffers || jammed) => Some(Critical),
         // A select loop of its own, for what others send when they like.
         Fate::Outside if is_main && is_listening(case) => Some(Info),
@@ -198,7 +247,15 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         Fate::Endless if !alone && wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
         // The main thread may well be parked, while others work or until a signal comes. Where nothing
         // else moves either, the process is dead.
-        Fate::Endless if is_main && !(case.process_works() || may_be_signalled(case)) => Some(Critical),
+        // It is parked until a signal comes, which is what the handler is there for.
+        Fate::Endless if alone && matches!(case.kind(), "event" | "condition") && case.says("by_signal") => {
+            None
+        }
+        Fate::Endless
+            if is_main && !(case.process_works() || may_be_signalled(case) || case.says("open")) =>
+        {
+            Some(Critical)
+        }
         Fate::Endless if is_main && !wants => Some(if case.is_call() { Warning } else { Info }),
         Fate::Endless if wants || suffers => Some(Warning),
         Fate::Endless => None,
@@ -226,6 +283,11 @@ fn of_task(case: &Case) -> Option<Severity> {
     if is_parked(case) {
         return None;
     }
+    // Whoever waits for these waits for their end.
+    if (case.ignores_cancel() || case.is_closing()) && old && case.fate >= Fate::Idle {
+        let severity = if is_main && case.chain.len() > 1 || case.is_closing() { Warning } else { Info };
+        return Some(if serves { Critical } else { severity });
+    }
     if awaited.is_unread() {
         // Its loop may be awake; the child is not.
         let sleeps = |at: &usize| case.graph.parties[*at].blocked_for().is_some_and(|age| age >= LONG);
@@ -238,7 +300,11 @@ fn of_task(case: &Case) -> Option<Severity> {
         let locked = wait.kind == "lock" && case.culprit().thread().is_some();
         let severity = unanswered().map(|severity| severity.min(if serves { Warning } else { Info }));
         let for_pool = wait.is_for_pool();
-        return severity.or((locked || for_pool).then_some(Warning)).filter(|_| old);
+        let lost = (wants && says_nobody(wait)).then_some(if serves { Warning } else { Info });
+        return severity.or((locked || for_pool).then_some(Warning)).or(lost).filter(|_| old);
+    }
+    if awaited.is_unread_by_child() && case.fate > Fate::Moves && (serves || is_main) {
+        return old.then_some(if serves { Critical } else { Warning });
     }
     match case.fate {
         Fate::Stuck if serves => Some(Critical),
@@ -253,16 +319,28 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Stuck => Some(Info),
         Fate::Endless if serves && old => Some(Critical),
         Fate::Endless if wants && old => Some(Warning),
+        // Every worker that could take it up waits for ever; or whoever should read what is written.
+        Fate::Endless if is_main && old && awaited.wait().is_some_and(is_queued) => Some(Warning),
+        Fate::Endless if is_main && old && matches!(awaited.operation(), "send" | "write") => Some(Warning),
         Fate::Endless if old => Some(unanswered().map_or(Info, |severity| severity.max(Info))),
         Fate::Idle if is_forgotten(case) => Some(Warning),
         Fate::Idle if wants && old => Some(Warning),
         Fate::Idle if says_nobody(wait) => Some(Info),
+        Fate::Outside if wants && serves && has_held_long(case) => Some(Critical),
         Fate::Outside if wants && old => Some(Warning),
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
         Fate::Outside if is_main && old && waits_for_other(&awaited) => Some(Warning),
         Fate::Outside | Fate::Idle if old => unanswered(),
         _ => None,
     }
+}
+
+/// Whoever has what is wanted has stood still for long himself, or who works for him: slots may go from hand to
+/// hand.
+fn has_held_long(case: &Case) -> bool {
+    let own = case.party().pid();
+    let behind = case.chain[1..].iter().map(|&at| &case.graph.parties[at]).filter(|p| p.pid() == own);
+    behind.filter_map(|party| party.blocked_for()).any(|age| age >= LONG)
 }
 
 /// For a thread, a child, a pipe: for work that is being done it is health.
@@ -315,6 +393,19 @@ fn is_parked(case: &Case) -> bool {
 /// has spoken last.
 fn is_listening(case: &Case) -> bool {
     let Some(wait) = case.wait().filter(|w| w.kind == "socket") else { return false };
+    // The other side has read all that was sent to it, and waits for more.
+    let reads_it = |&to: &usize| {
+        case.graph.parties[to].wait().is_some_and(|w| {
+            let is = |key, other| w.detail[key].is_string() && w.detail[key] == wait.detail[other];
+            w.detail["operation"] == "recv" && is("local", "peer") && is("peer", "local")
+        })
+    };
+    if case.operation() == "recv"
+        && request(case).is_none()
+        && case.graph.links[case.head()].to.iter().any(reads_it)
+    {
+        return !case.is_call();
+    }
     // A server that waits for what its client asks next.
     if case.says("inbound") && case.operation() == "recv" && request(case).is_none() {
         return true;
@@ -356,8 +447,15 @@ fn rests_in_pool(case: &Case) -> bool {
     party.process.kin.jobs.iter().any(|(tid, at)| Some(*tid) == party.tid() && *at == At::Rest)
 }
 
-/// The process has handlers of signals: one of them may end the wait.
+/// A handler of signals may end the wait; where they are not known, that there is one.
 fn may_be_signalled(case: &Case) -> bool {
+    // Who is joined may be woken by one.
+    if case.culprit().wait().is_some_and(|wait| wait.detail["by_signal"] == true) {
+        return true;
+    }
+    if let Some(may) = case.wait().and_then(|wait| wait.detail["by_signal"].as_bool()) {
+        return may;
+    }
     let signals = || case.party().wait()?.detail.get("signals")?.as_array();
     signals().is_some_and(|signals| !signals.is_empty())
 }
@@ -419,6 +517,27 @@ fn is_server_of_work(case: &Case) -> bool {
     let child = |at: &usize| waits_for_child(&case.graph.parties[*at]);
     let supervises = case.chain[..case.chain.len().max(2) - 1].iter().all(child);
     works && supervises || accepts || polls || kind == "pipe" && stdin || case.wait().is_some_and(from_stdin)
+}
+
+/// Is there to wait for its children.
+fn is_supervisor(case: &Case) -> bool {
+    let role = case.party().process.server.as_ref().map(|s| s.role.as_str());
+    matches!(role, Some("reloader" | "supervisor" | "arbiter"))
+}
+
+/// Waits for what a child sends, which itself reads what somebody else is to write: the keyboard, say.
+fn asks_for_input(case: &Case) -> bool {
+    let receives = matches!(case.operation(), "read" | "recv" | "get");
+    let own = case.party().pid();
+    let Some(child) = case.second().map(|at| &case.graph.parties[at]) else { return false };
+    let reads = child.wait().is_some_and(|w| {
+        let input = w.kind == "pipe" && super::waits::word(w, "operation") == Some("read");
+        input && !w.on.iter().any(|on| on.pid == Some(own) || on.pid == Some(child.pid()))
+    });
+    receives
+        && matches!(case.kind(), "pipe" | "socket" | "queue")
+        && child.process.parent == Some(own)
+        && reads
 }
 
 /// What a look alone cannot tell, and a second one might.

@@ -175,7 +175,10 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
         judged.extend(judge(case));
     }
     let in_cycle = |at: usize| graph.fates[at] == Fate::Deadlock;
-    let followed = |at: usize| graph.parties[at].process.followed;
+    let held_up = |at: usize| {
+        now.processes.iter().any(|p| !p.followed && p.kin.held_up.contains(&graph.parties[at].pid()))
+    };
+    let followed = |at: usize| graph.parties[at].process.followed && !held_up(at);
     for at in (0..graph.parties.len()).filter(|&at| !in_cycle(at) && !followed(at)) {
         judged.extend(judge(Case::of(&graph, at, two_looks)));
     }
@@ -184,6 +187,9 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
     let mut findings = Findings::default();
     let mut made: Vec<Finding> =
         judged.iter().map(|(case, rule, severity)| finding(case, rule, *severity)).collect();
+    for (finding, (case, ..)) in made.iter_mut().zip(&judged) {
+        finding.evidence.extend(crowd::of_one_root(case, now));
+    }
     for process in now.processes.iter().filter(|p| !p.followed) {
         let known = |f: &Finding| f.severity > Severity::Info && f.pids.contains(&process.pid);
         let of_process = servers::of_process(process, made.iter().any(known));
@@ -210,6 +216,11 @@ fn same_root(graph: &Graph, a: &Case, b: &Case) -> bool {
     }
     // What hangs on one who hangs on this one follows from it.
     a.chain.contains(&b.head()) || b.chain.contains(&a.head()) || a.root() == b.root() || {
+        // One lock, that several children have got at their fork.
+        let forked = |case: &Case| case.culprit().wait().is_some_and(|w| w.detail["forked"] == true);
+        if object(a).is_some() && object(a) == object(b) && forked(a) && forked(b) {
+            return true;
+        }
         let same = object(a).is_some() && object(a) == object(b) && a.party().pid() == b.party().pid();
         // Who awaits one of several tasks that stand at one object awaits them all.
         let tasks = [a, b].iter().all(|case| case.culprit().task().is_some());
@@ -340,8 +351,11 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
 
 /// What gives the finding its name must be as certain as the way to it.
 fn certainty(case: &Case) -> Certainty {
-    let of_root =
-        case.culprit().wait().filter(|_| case.party().thread().is_some() && rules::is_named_by_root(case));
+    let of_root = case.culprit().wait().filter(|_| rules::is_named_by_root(case));
+    // It may yet come to reading.
+    if case.is_held_up() {
+        return Certainty::Likely;
+    }
     let of_chain = case.graph.certainty(&case.chain, case.cycle.is_some());
     of_root.map_or(of_chain, |wait| wait.certainty.min(of_chain))
 }

@@ -6,7 +6,7 @@
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::waits::{
-    Fate, has_library, is_full, is_locked_file, is_lost_wakeup, is_queued, nobody_can, number,
+    Fate, has_library, is_full, is_locked_file, is_lost_wakeup, is_queued, nobody_can, number, word,
 };
 use crate::snapshot::Wait;
 
@@ -84,6 +84,12 @@ pub static CYCLES: &[Rule] = &[
         advice: "a thread cannot join itself",
     },
     Rule {
+        id: "http-pool-exhausted",
+        usual: Critical,
+        when: |c| c.in_cycle(is_http_pool),
+        advice: "{culprit} has the connections of {object} itself: read its responses to the end, or close them, before it asks for more",
+    },
+    Rule {
         id: "dbpool-exhausted",
         usual: Critical,
         when: |c| c.in_cycle(|w| w.is_for_pool()),
@@ -94,6 +100,12 @@ pub static CYCLES: &[Rule] = &[
         usual: Critical,
         when: |c| c.cycle_len() == 1 && c.kind() == "socket",
         advice: "call the function itself instead of sending a request to the own server; or give the server more workers or threads, so that another one can answer",
+    },
+    Rule {
+        id: "event-never",
+        usual: Critical,
+        when: |c| c.cycle_len() == 1 && c.kind() == "event",
+        advice: "what would set {object} goes on only when this call returns, further down on the same stack: call it from another thread",
     },
     Rule {
         id: "queue-join",
@@ -129,7 +141,10 @@ pub static CYCLES: &[Rule] = &[
         id: "process-cycle",
         usual: Critical,
         when: |c| {
-            c.cycle_crosses() && c.in_cycle(|w| matches!(w.kind.as_str(), "queue" | "process" | "socket"))
+            let of_locks = c.in_cycle(is_behind_session) && c.in_cycle(|w| w.kind == "lock");
+            c.cycle_crosses()
+                && !of_locks
+                && c.in_cycle(|w| matches!(w.kind.as_str(), "queue" | "process" | "socket"))
         },
         advice: "one of them must act first: tell the other that nothing more will come (a sentinel, or close the end that you do not use) before you wait for it",
     },
@@ -193,7 +208,7 @@ pub static LOOPS: &[Rule] = &[
     Rule {
         id: "loop-http",
         usual: Critical,
-        when: |c| c.is_io() && c.library(HTTP),
+        when: |c| (c.is_io() || c.wait().is_some_and(is_http_pool)) && c.library(HTTP),
         advice: "use an async client (httpx.AsyncClient, aiohttp), with a timeout",
     },
     Rule {
@@ -309,8 +324,21 @@ pub static OTHERS: &[Rule] = &[
                 || c.has_frame("concurrent.futures.thread", "_python_exit")
                 || c.has_frame("multiprocessing.util", "_exit_function")
                 || c.is_exiting()
+                || c.party().thread().is_some_and(|t| t.exiting)
         },
         advice: "the program has ended and waits for {culprit}: make that a daemon thread, or tell it to stop",
+    },
+    Rule {
+        id: "cancel-ignored",
+        usual: Warning,
+        when: |c| c.ignores_cancel(),
+        advice: "{culprit} was asked to end and went on: raise CancelledError again where it is caught, and await nothing without a timeout while tidying up",
+    },
+    Rule {
+        id: "server-open",
+        usual: Warning,
+        when: |c| c.is_closing(),
+        advice: "from Python 3.12 on wait_closed() waits until every connection has gone: close those that are left (Server.close_clients() and abort_clients() from 3.13 on), or wait with a timeout",
     },
     Rule {
         id: "import-lock",
@@ -338,6 +366,12 @@ pub static OTHERS: &[Rule] = &[
         usual: Critical,
         when: |c| c.party().task().is_some() && c.is_unwoken(),
         advice: "another thread has touched an object of the loop without waking it: use loop.call_soon_threadsafe",
+    },
+    Rule {
+        id: "http-pool-exhausted",
+        usual: Critical,
+        when: |c| c.wait().is_some_and(is_http_pool),
+        advice: "all connections that the HTTP client may open are in use: read responses to the end or close them, set timeouts, allow more (maxsize); see what {culprit} does with its own",
     },
     Rule {
         id: "dbpool-exhausted",
@@ -371,13 +405,13 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "semaphore-leaked",
         usual: Critical,
-        when: |c| c.kind() == "semaphore" && c.is_alone(),
+        when: |c| c.kind() == "semaphore" && c.is_alone() && !c.is_count(),
         advice: "take slots with `with`: nobody who is still there has one of {object} to give back",
     },
     Rule {
         id: "traffic-jam",
         usual: Critical,
-        when: |c| matches!(c.kind(), "lock" | "semaphore") && c.followers >= 2,
+        when: |c| matches!(c.kind(), "lock" | "semaphore") && c.followers >= 2 && !c.is_count(),
         advice: "shorten what {culprit} does while it holds {object}",
     },
     Rule {
@@ -389,7 +423,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "lock-wait",
         usual: Critical,
-        when: |c| matches!(c.kind(), "lock" | "semaphore"),
+        when: |c| matches!(c.kind(), "lock" | "semaphore") && !c.is_count(),
         advice: "shorten what {culprit} does while it holds {object}, and never wait without a timeout in there",
     },
     Rule {
@@ -435,13 +469,17 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "lost-future",
         usual: Critical,
-        when: |c| c.kind() == "future" && c.is_alone(),
+        when: |c| c.kind() == "future" && (c.is_alone() || c.says("promise")),
         advice: "nobody is known who could complete {object}: set its result or exception on every path",
     },
     Rule {
         id: "pipe-deadlock",
         usual: Critical,
-        when: |c| c.kind() == "process" && c.is_unread() || c.kind() == "pipe" && c.waits_for_own_process(),
+        when: |c| {
+            c.kind() == "process" && c.is_unread()
+                || c.kind() == "pipe" && c.waits_for_own_process()
+                || c.is_held_up()
+        },
         advice: "both ends of the pipe are open in this process: close the one you do not use",
     },
     Rule {
@@ -453,7 +491,7 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "event-never",
         usual: Critical,
-        when: |c| matches!(c.kind(), "event" | "condition" | "barrier"),
+        when: |c| matches!(c.kind(), "event" | "condition" | "barrier") || c.is_count(),
         advice: "see who should set {object}, and on which path it is forgotten; wait with a timeout",
     },
     GIL_BLOCKED,
@@ -557,8 +595,12 @@ pub fn find(case: &Case) -> Option<&'static Rule> {
 /// that wait for the end of one who will never get a lock.
 pub fn is_named_by_root(case: &Case) -> bool {
     if case.party().thread().is_some() {
-        let lost = |w: &crate::snapshot::Wait| {
-            matches!(w.kind.as_str(), "lock" | "semaphore") && w.on.is_empty() && case.chain.len() > 1
+        let lost = |w: &crate::snapshot::Wait| match w.kind.as_str() {
+            "future" => case.chain.len() > 1 && w.detail["left_behind"] == true,
+            "lock" | "semaphore" => w.on.is_empty() && case.chain.len() > 1,
+            // Both ends of it are in this very process.
+            "pipe" => case.chain.len() > 1 && case.of_root().waits_for_own_process(),
+            _ => false,
         };
         return case.cycle.is_none()
             && !case.is_loop(case.head())
@@ -566,12 +608,27 @@ pub fn is_named_by_root(case: &Case) -> bool {
             && case.fate >= Fate::Endless
             && case.root_wait().is_some_and(lost);
     }
-    let hands_on =
-        || case.wait().is_some_and(|w| !is_queued(w) && !w.call.as_deref().is_some_and(is_limiter));
+    let hands_on = || {
+        case.of_awaited().wait().is_some_and(|w| !is_queued(w) && !w.call.as_deref().is_some_and(is_limiter))
+    };
     case.cycle.is_none()
         && case.party().task().is_some()
         && case.chain.len() > 1
+        && !case.is_unread_by_child()
+        && !case.ignores_cancel()
+        && !case.is_closing()
         && (case.fate >= Fate::Endless && hands_on() || case.is_at_work())
+}
+
+/// Waits for a lock inside of a database, which a session has that is known.
+pub fn is_behind_session(wait: &Wait) -> bool {
+    wait.detail["blockers"].as_array().is_some_and(|blockers| !blockers.is_empty())
+}
+
+/// A pool of connections of an HTTP client.
+fn is_http_pool(wait: &Wait) -> bool {
+    const CLIENTS: &[&str] = &["urllib3", "aiohttp", "httpcore"];
+    wait.is_for_pool() && wait.detail["pool"]["library"].as_str().is_some_and(|l| CLIENTS.contains(&l))
 }
 
 /// A mutex of an extension, or of a library below it.
@@ -602,7 +659,7 @@ impl Case<'_, '_> {
         self.wait().is_some_and(|wait| wait.detail["database"].is_object())
             || self.is_io() && self.library(DATABASES)
             || DATABASES.iter().any(|m| module(m))
-            || self.is_pool()
+            || self.is_pool() && !self.wait().is_some_and(is_http_pool)
     }
 
     /// Waits for the answer of a server that it has asked, by a client's library.
@@ -616,6 +673,45 @@ impl Case<'_, '_> {
     /// Waits for a child whose output it does not read.
     pub fn is_unread(&self) -> bool {
         self.wait().is_some_and(|w| w.detail["unread"].as_array().is_some_and(|u| !u.is_empty()))
+    }
+
+    /// Cannot get rid of what it writes: only a process that is a Python has the other end.
+    pub fn is_held_up(&self) -> bool {
+        let reader = self.second().map(|at| self.graph.parties[at].process);
+        let pid = self.party().pid();
+        self.writes_to_pipe()
+            && self.cycle.is_none()
+            && reader.is_some_and(|p| p.pid != pid && p.python.is_some() && p.kin.held_up.contains(&pid))
+            && !self.has_frame("multiprocessing.queues", "_feed")
+    }
+
+    /// Into a pipe, or a pair of sockets that stands for one.
+    fn writes_to_pipe(&self) -> bool {
+        let family = || self.wait().and_then(|w| word(w, "family")).unwrap_or_default();
+        match self.kind() {
+            "pipe" => self.operation() == "write",
+            "socket" => family().starts_with("unix") && self.operation() == "send",
+            _ => false,
+        }
+    }
+
+    /// Cannot write to a child, which does something else.
+    pub fn is_unread_by_child(&self) -> bool {
+        let reader = self.second().map(|at| self.graph.parties[at].process);
+        self.writes_to_pipe()
+            && self.cycle.is_none()
+            && reader.is_some_and(|p| p.python.is_some() && p.parent == Some(self.party().pid()))
+    }
+
+    /// A thread that can reach the other end speaks of reading: it may come to that.
+    pub fn is_read_now_and_then(&self) -> bool {
+        let Some(reader) = self.second().map(|at| self.graph.parties[at].process) else { return false };
+        let fds = self.wait().map(|w| super::acting::descriptors(w, reader.pid)).unwrap_or_default();
+        let reaches = |tid: &&i32| {
+            let its = reader.kin.fds.iter().find(|(t, _)| t == *tid);
+            its.is_none_or(|(_, its)| its.iter().any(|fd| fds.contains(fd)))
+        };
+        reader.kin.readers.iter().any(|tid| reaches(&tid))
     }
 
     /// What a database was asked.

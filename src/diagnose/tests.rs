@@ -29,6 +29,7 @@ fn thread(tid: i32, name: &str) -> Thread {
         name: Some(name.into()),
         daemon: Some(false),
         main: tid == PID,
+        exiting: false,
         interpreter: Some(0),
         os: Some(ThreadOs { state: Some('S'), blocked_for: Some(60.0), ..ThreadOs::default() }),
         activity: Activity::Waiting,
@@ -477,6 +478,7 @@ fn task(id: u64) -> Task {
         waits_on: None,
         request: None,
         main: false,
+        cancels: None,
     }
 }
 

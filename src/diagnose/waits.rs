@@ -99,6 +99,8 @@ impl<'a> Party<'a> {
         match self.who {
             Who::Thread(thread) => match (&thread.name, thread.tid) {
                 (Some(name), _) => name.clone(),
+                // Nobody has imported `threading` there.
+                (None, _) if thread.main => "MainThread".into(),
                 (None, Some(tid)) => format!("thread {tid}"),
                 (None, None) => "a thread".into(),
             },
@@ -108,6 +110,11 @@ impl<'a> Party<'a> {
                 (None, None) => format!("task {:#x}", task.id.0),
             },
         }
+    }
+
+    /// A task that was asked to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.task().and_then(|task| task.cancels).is_some_and(|n| n > 0)
     }
 
     /// By a signal or a debugger.
@@ -135,7 +142,7 @@ impl<'a> Party<'a> {
     /// How long it has been waiting, as far as that is known.
     pub fn blocked_for(&self) -> Option<f64> {
         // Who asks again and again has slept since the last time, which is not since when.
-        let asks = |wait: &Wait| asks_again(wait) || wait.kind == "gil";
+        let asks = |wait: &Wait| wait.asks_again() || wait.kind == "gil";
         let os = || self.thread()?.os.as_ref()?.blocked_for.filter(|_| !self.wait().is_some_and(asks));
         self.wait().and_then(|wait| wait.blocked_for).or_else(os)
     }
@@ -185,7 +192,14 @@ impl<'a> Graph<'a> {
         if self.fates[at] == Fate::Deadlock {
             // Oneself first: the shortest of the cycles.
             // Of workers that wait for their own pool, all are in it together.
-            let other = || to().find(|&n| n != at && self.fates[n] == Fate::Deadlock);
+            // Who only waits for this one's end would send nothing if it came.
+            let pid = self.parties[at].pid();
+            let joins = |n: usize| {
+                let wait = self.parties[n].wait().filter(|w| matches!(w.kind.as_str(), "process" | "thread"));
+                wait.is_some_and(|w| w.on.iter().any(|a| a.pid == Some(pid)))
+            };
+            let others = || to().filter(|&n| n != at && self.fates[n] == Fate::Deadlock);
+            let other = || others().find(|&n| !joins(n)).or_else(|| others().next());
             let own = || to().find(|&n| n == at);
             return if links.all { own().or_else(other) } else { other().or_else(own) };
         }
@@ -215,7 +229,14 @@ impl<'a> Graph<'a> {
     pub fn certainty(&self, chain: &[usize], closed: bool) -> Certainty {
         let of_link = |&at: &usize| {
             let wait = self.parties[at].wait().map_or(Certainty::Proved, |wait| wait.certainty);
-            wait.min(self.links[at].certainty.unwrap_or(wait))
+            // An end that several have open: which of them would use it is not known.
+            let mut pids = self.links[at].to.iter().map(|&to| self.parties[to].pid());
+            let first = pids.next();
+            let several = !self.links[at].all
+                && self.parties[at].wait().is_some_and(|w| matches!(w.kind.as_str(), "pipe" | "socket"))
+                && pids.any(|pid| Some(pid) != first);
+            let least = if several { Certainty::Likely } else { wait };
+            least.min(wait).min(self.links[at].certainty.unwrap_or(wait))
         };
         let upto = if closed || chain.len() < 2 { chain.len() } else { chain.len() - 1 };
         // That nobody can end it was searched for, not proved.
@@ -329,8 +350,14 @@ impl Names {
                 false => found,
             };
             let mut found: Vec<usize> = found.into_iter().collect();
-            if let Some((other, threads)) = self.of_process(actor, pid) {
-                let (able, certainty) = acting::threads(parties, threads, other, wait, pid);
+            if let Some(task) = self.who_stopped_reading(parties, actor, party) {
+                found.push(task);
+                links.certainty = Some(Certainty::Likely);
+            } else if let Some((other, threads)) = self.of_process(actor, pid) {
+                let (able, certainty) = match acting::task_at(parties, other, wait) {
+                    Some(task) => (vec![task], None),
+                    None => acting::threads(parties, threads, other, wait, pid),
+                };
                 found.extend(able);
                 links.certainty = links.certainty.into_iter().chain(certainty).min();
             }
@@ -373,6 +400,18 @@ impl Names {
             links.to = self.gil_holder(party).into_iter().collect();
         }
         links
+    }
+
+    /// The task that waits for the end of this process, whose output its loop has stopped reading.
+    fn who_stopped_reading(&self, parties: &[Party], actor: &Actor, writer: &Party) -> Option<usize> {
+        let wait = writer.wait().filter(|w| w.kind == "pipe" && word(w, "operation") == Some("write"))?;
+        let reader = actor.pid.filter(|_| is_process(actor) && wait.on.len() == 1)?;
+        let waits = |w: &Wait| {
+            w.detail["unread"].as_array().is_some_and(|u| !u.is_empty())
+                && w.on.iter().any(|on| on.pid == Some(writer.pid()))
+        };
+        let of_reader = |at: &usize| parties[*at].pid() == reader && parties[*at].task().is_some();
+        (0..parties.len()).filter(of_reader).find(|at| parties[*at].wait().is_some_and(waits))
     }
 
     fn without_wait(&self, parties: &[Party], at: usize) -> Links {
@@ -498,7 +537,7 @@ fn elsewhere(before: (&Option<Wait>, &[Frame]), now: (&Option<Wait>, &[Frame])) 
 /// Level by level, best first: whoever is not reached waits in a circle.
 fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> (Vec<Fate>, Vec<usize>) {
     let mut fates: Vec<Option<Fate>> = vec![None; parties.len()];
-    let moves: Vec<bool> = parties.iter().map(moved).collect();
+    let moves: Vec<bool> = parties.iter().map(|party| moved(party) || is_sending(party)).collect();
     let alone: Vec<Fate> = parties.iter().map(by_itself).collect();
     let closed: Vec<bool> =
         (0..parties.len()).map(|at| acting::is_closed(parties, at, &links[at].to)).collect();
@@ -542,7 +581,9 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
                     None => None,
                 };
                 let moves = moves[at].then_some(Moves);
-                let fate = [by_others, ends, idle, moves].into_iter().flatten().min();
+                // Others than those who are named may end it.
+                let open = parties[at].wait().is_some_and(|w| w.detail["open"] == true).then_some(Endless);
+                let fate = [by_others, ends, idle, moves, open].into_iter().flatten().min();
                 if let Some(fate) = fate.filter(|&fate| fate <= level) {
                     fates[at] = Some(fate);
                     order[at] = place;
@@ -558,6 +599,17 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
     (fates.into_iter().map(|fate| fate.unwrap_or(Deadlock)).collect(), order)
 }
 
+/// Sleeps in the sending of much, of which some still goes out now and then.
+fn is_sending(party: &Party) -> bool {
+    /// Seconds.
+    const LATELY: f64 = 2.0;
+    let sends = |w: &Wait| w.kind == "socket" && word(w, "operation") == Some("send");
+    party
+        .wait()
+        .filter(|w| sends(w))
+        .is_some_and(|w| w.detail["tcp"]["sent_ago"].as_f64().is_some_and(|ago| ago < LATELY))
+}
+
 /// Waits for what the other end of its connection sends.
 fn is_answer(party: &Party) -> bool {
     party.wait().is_some_and(|w| w.kind == "socket" && w.detail["inbound"] != true)
@@ -568,7 +620,8 @@ pub fn accepts(party: &Party) -> bool {
 }
 
 fn has_deadline(party: &Party) -> bool {
-    party.wait().is_some_and(|wait| wait.deadline.as_deref() == Some("at") || wait.ends_in.is_some())
+    let ends = |wait: &Wait| wait.deadline.as_deref() == Some("at") || wait.ends_in.is_some();
+    party.wait().is_some_and(|wait| ends(wait) && !wait.is_retried())
 }
 
 /// That another process goes on does not mean that it does what this wait is for: answers, reads, unlocks.
@@ -593,6 +646,8 @@ fn holds_what_is_wanted(party: &Party, wait: &Wait) -> bool {
 fn is_idle(party: &Party) -> bool {
     let idle = party.thread().is_some_and(|t| t.activity == Activity::Idle);
     let gets = match party.wait() {
+        // An answer is no work.
+        Some(wait) if wait.kind == "queue" && wait.detail["reply"] == true => false,
         // Who takes a lock along to where work comes in is not at rest.
         Some(wait) if wait.kind == "queue" && holds_what_is_wanted(party, wait) => false,
         None => true,
@@ -653,11 +708,6 @@ fn by_itself(party: &Party) -> Fate {
     }
 }
 
-/// For a lock that has no queue, with sleeps in between.
-pub fn asks_again(wait: &Wait) -> bool {
-    wait.detail["asks_again"] == true
-}
-
 /// A file that somebody has locked.
 pub fn is_locked_file(wait: &Wait) -> bool {
     wait.kind == "file"
@@ -684,6 +734,10 @@ pub fn nobody_can(party: &Party) -> bool {
     };
     let says = |key: &str| wait.detail.get(key).and_then(Value::as_bool) == Some(true);
     if says("unwoken") {
+        return true;
+    }
+    // Threads of extensions may call Python at any time.
+    if says("deserted") && party.process.threads.iter().all(|t| t.interpreter.is_some()) {
         return true;
     }
     if wait.certainty != Certainty::Proved {

@@ -19,6 +19,9 @@ pub fn settle(processes: &mut [Process]) {
                 all.settle(wait, process.pid, before);
             }
         }
+        // Of what tasks wait for only the work of a pool is with other processes.
+        let of_tasks = process.tasks.iter_mut().filter_map(|task| task.waits_on.as_mut());
+        of_tasks.filter(|wait| wait.detail["workers"].is_array()).for_each(|wait| all.pool(wait));
     }
 }
 
@@ -134,6 +137,14 @@ impl All<'_> {
             _ => Certainty::Likely,
         };
         wait.detail["owner"] = json!(on.first().and_then(|a| a.tid));
+        // A count that others add to may be added to by any of them: what one process has taken, its child gives back.
+        let others = mine.sharers.as_ref().is_none_or(|s| s.iter().any(|pid| *pid != own.pid));
+        let is_count = wait.kind == "semaphore" && wait.detail["slot"] == false;
+        if is_count && others && on.iter().all(|a| a.pid == Some(own.pid)) {
+            on.clear();
+            wait.certainty = Certainty::Likely;
+            wait.detail["open"] = json!(true);
+        }
         wait.detail["sharers"] = json!(mine.sharers);
         wait.detail["orphan"] = json!(on.is_empty() && everybody && max < SEM_VALUE_MAX);
         wait.on = on;
@@ -185,7 +196,7 @@ impl All<'_> {
     /// The workers that are at the job; those that are at others, if it is still in the queue; nobody, if
     /// all of them wait for the next one.
     fn pool(&self, wait: &mut Wait) {
-        if !wait.detail["handler"].is_null() {
+        if !wait.detail["result_handler"].is_null() {
             return;
         }
         let workers: Vec<i32> = wait.detail["workers"]
@@ -298,7 +309,9 @@ impl All<'_> {
         let others = || own.threads.iter().filter(|t| t.interpreter.is_some() && t.tid != waiter.tid);
         // Threads of this process that are known to put items in stand in `on`; of a pipe, it is itself.
         let named = wait.on.iter().any(|a| a.tid.is_some());
-        if named || others().any(|t| reaches(&t)) {
+        // A descriptor is a number, which any code may have.
+        let bare = matches!(wait.kind.as_str(), "pipe" | "socket");
+        if named || others().any(|t| reaches(&t) || bare && t.frames.iter().any(|f| f.user)) {
             return;
         }
         wait.detail["nobody"] = json!(true);

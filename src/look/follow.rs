@@ -89,6 +89,8 @@ fn wanted(processes: &[Process], sharers: &[i32]) -> Vec<i32> {
             );
         }
     }
+    // Whoever cannot get rid of what it writes to a target.
+    wanted.extend(processes.iter().filter(|p| !p.followed).flat_map(|p| &p.kin.held_up));
     wanted.extend(sharers);
     wanted
 }

@@ -17,7 +17,7 @@ use crate::snapshot::{
     self, Activity, Actor, Address, Frame, FrameKind, Gil, Interpreter, Process, Read, Thread, Wait,
 };
 use crate::stdlib::os::Now;
-use crate::stdlib::{self, FrameScene, Seen, servers, web};
+use crate::stdlib::{self, FrameScene, Scene, Seen, servers, web};
 use crate::target::facts::{ProcessFacts, ThreadFacts};
 use crate::target::memory::Addr;
 use crate::target::sources::Sources;
@@ -61,6 +61,7 @@ pub fn of_facts(facts: &ProcessFacts, show_secrets: bool) -> Process {
             caught_signals: facts.caught_signals,
             areas: facts.areas.clone(),
             semlocks: facts.semlocks.clone(),
+            held_up: facts.held_up.clone(),
             ..Kin::default()
         },
     }
@@ -73,6 +74,7 @@ fn thread_without_python(process: &ProcessFacts, facts: &ThreadFacts) -> Thread 
         name: Some(facts.comm.clone()),
         daemon: None,
         main: facts.tid == process.pid,
+        exiting: false,
         interpreter: None,
         activity: activity(Some(facts), false),
         os: Some(facts.os.clone()),
@@ -147,6 +149,24 @@ pub fn of_stacks(
     let mut modules = Modules::load(heap, all_frames().map(|f| f.globals));
 
     let by_tid: FxHashMap<i32, &ThreadFacts> = facts.threads.iter().map(|t| (t.ns_tid, t)).collect();
+    let sessions = super::waits::own_sessions(&stacks.seen, facts.pid);
+    if !facts.held_up.is_empty() || !sessions.is_empty() {
+        let of_tstate = |tstate: Addr| by_tid.get(stacks.tids.get(&tstate)?).copied();
+        let tid = |tstate| of_tstate(tstate).map(|t| t.tid);
+        let call = |tid| facts.threads.iter().find(|t| t.tid == tid)?.syscall;
+        let pids = (facts.pid, facts.ns_pid);
+        let scene =
+            Scene::new(heap, python, pids, &codes, &stacks.interpreters, &stacks.names, &tid, &call, now);
+        if !facts.held_up.is_empty() {
+            process.kin.readers = stdlib::descriptors::readers(&scene);
+            stacks.seen.fds = stdlib::descriptors::of_threads(&scene);
+        }
+        if !sessions.is_empty() {
+            let owners = stdlib::databases::sessions::owners(&scene, &codes, &stacks.seen, &sessions);
+            super::waits::name_owners(&mut stacks.seen, facts.pid, &owners);
+        }
+    }
+    let of_tasks = || stacks.seen.task_frames.values().flatten();
     let mut resolver = Resolver {
         heap,
         codes: &codes,
@@ -232,6 +252,7 @@ pub fn of_stacks(
     process.kin.fds = std::mem::take(&mut stacks.seen.fds);
     process.kin.jobs = std::mem::take(&mut stacks.seen.jobs);
     process.kin.queued_work = stacks.seen.queued_work;
+    process.kin.handlers_act = stacks.seen.handlers_act;
     process
 }
 
@@ -260,7 +281,7 @@ fn add_seen(thread: &mut Thread, tstate: Addr, seen: &Seen, uptime: Option<f64>)
     thread.waits_on = seen.waits.get(&tstate).cloned();
     if let Some(wait) = &mut thread.waits_on {
         // Since when it has slept is the kernel's to say.
-        let asleep_for = || thread.os.as_ref()?.blocked_for.filter(|_| wait.detail["asks_again"] != true);
+        let asleep_for = || thread.os.as_ref()?.blocked_for.filter(|_| !wait.asks_again());
         wait.blocked_for = wait.blocked_for.or_else(asleep_for);
     }
     thread.holds = seen.holds.get(&tstate).cloned().unwrap_or_default();
@@ -340,6 +361,7 @@ fn thread(
         name: name.and_then(|n| n.name.clone()),
         daemon: name.and_then(|n| n.daemon),
         main: main && interp.id == 0,
+        exiting: name.is_some_and(|n| n.exiting) && interp.id == 0,
         interpreter: Some(interp.id),
         activity: activity(facts, waits_for_gil),
         os: facts.map(|f| f.os.clone()),

@@ -20,11 +20,17 @@ use crate::target::fds::{self, LockCall, MAX_POLLED, Wanted};
 use crate::target::file_locks;
 use crate::target::memory::Addr;
 use crate::target::net;
+use crate::target::outputs;
 
 /// Descriptors that tasks wait on; of the rest only their number is known.
 const MAX_OF_TASKS: usize = 64;
+/// Processes that are named for the other end of one connection.
+const MAX_SERVING: usize = 4;
 /// How long the descriptors of other processes may be searched for the other ends.
 const SEARCH: Duration = Duration::from_millis(100);
+
+/// What asyncio's room has said of a connection, and the system knows nothing of.
+const KEPT: [&str; 4] = ["partial", "alone", "closing", "phase"];
 
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
@@ -71,6 +77,7 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
         .part
         .as_ref()
         .and_then(|part| fds::heartbeat(facts.pid, part.heartbeat_fd?, servers::HEARTBEAT_FILE));
+    facts.held_up = outputs::held_up(facts);
     wanted.sort_unstable_by_key(|w| w.fd);
     if !wanted.is_empty() {
         facts.fds = fds::look(facts, &wanted, Allowance::of(SEARCH));
@@ -113,6 +120,9 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             // Between requests, or before the first: nothing is being done for anybody.
             let waits_for_client = wait.detail["inbound"] == true && wait.detail["operation"] == "recv";
             os.for_work |= waits_for_client && !seen.requests.contains_key(tstate);
+            // A server of datagrams: whoever sends nothing waits for what anybody may send.
+            let is_udp = wait.detail["family"].as_str().is_some_and(|family| family.starts_with("udp"));
+            os.for_work |= is_udp && wait.detail["peer"].is_null() && !os.sends;
         }
         join.name(wait, seen.remotes.get(tstate));
         // The resolver has several times of its own, one after the other.
@@ -121,7 +131,7 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         } else if let Some(deadline) = seen.deadlines.get(tstate) {
             set_deadline(wait, *deadline, blocked_for);
         }
-        if wait.detail["asks_again"] != true {
+        if !wait.asks_again() {
             wait.blocked_for = wait.blocked_for.or(blocked_for);
         }
         if wait.is_for_pool() {
@@ -162,8 +172,12 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
         let database = wait.detail.get_mut("database").map(Value::take);
         if let Some(fd) = descriptor(wait) {
             let operation = wait.detail["operation"].as_str().unwrap_or("recv").to_owned();
+            let kept = KEPT.map(|key| wait.detail.get_mut(key).map(Value::take));
             if let Some(facts) = join.fd(fd) {
                 join.one(wait, facts, &operation);
+            }
+            for (key, value) in KEPT.into_iter().zip(kept) {
+                value.into_iter().for_each(|value| wait.detail[key] = value);
             }
             join.name(wait, seen.task_remotes.get(&task.id.0));
             wait.blocked_for = wait.blocked_for.or_else(|| quiet(wait));
@@ -192,6 +206,35 @@ pub fn date_requests(seen: &mut Seen, facts: &ProcessFacts) {
         let Some(tcp) = fd.and_then(tcp) else { continue };
         request.age = request.age.or(Some(tcp.received_ago));
         request.quiet_for = Some(tcp.received_ago.min(tcp.sent_ago));
+    }
+}
+
+/// Sessions of a database that this very process has open, and that likely keep others of it waiting.
+pub fn own_sessions(seen: &Seen, pid: i32) -> Vec<i32> {
+    let of_tasks = seen.tasks.iter().filter_map(|t| t.waits_on.as_ref());
+    let mut found: Vec<i32> =
+        seen.waits.values().chain(of_tasks).filter_map(|wait| own_session(wait, pid)).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// The only one of these: it works on the same tables, as the sessions of other programs need not.
+fn own_session(wait: &Wait, pid: i32) -> Option<i32> {
+    let all = wait.detail["blockers"].as_array()?;
+    let mut own = all.iter().filter(|one| one["client"]["pid"].as_i64() == Some(i64::from(pid)));
+    let one = own.next().filter(|_| own.next().is_none())?;
+    one["pid"].as_i64().and_then(|backend| i32::try_from(backend).ok())
+}
+
+/// Whoever has the connection of the session that is in the way must go on.
+pub fn name_owners(seen: &mut Seen, pid: i32, owners: &FxHashMap<i32, Actor>) {
+    let Seen { waits, tasks, .. } = seen;
+    let of_tasks = tasks.iter_mut().filter_map(|t| t.waits_on.as_mut());
+    for wait in waits.values_mut().chain(of_tasks) {
+        let Some(owner) = own_session(wait, pid).and_then(|backend| owners.get(&backend)) else { continue };
+        wait.on = vec![owner.clone()];
+        wait.certainty = Certainty::Likely;
     }
 }
 
@@ -381,10 +424,15 @@ impl Join<'_> {
             On::Database => {
                 // Which of several it asks for, the connection does not tell.
                 wait.detail = json!({ "asks_again": true });
-                let [one] = &self.facts.databases[..] else { return };
+                let [one] = &self.facts.databases[..] else {
+                    wait.on.clear();
+                    return;
+                };
                 let holder = one.holder.as_ref();
                 wait.label = Some(one.path.clone());
-                wait.on = holder.map(|h| os::process(h.pid)).into_iter().collect();
+                if !one.own {
+                    wait.on = holder.map(|h| os::process(h.pid)).into_iter().collect();
+                }
                 wait.detail["path"] = json!(one.path);
                 wait.detail["own"] = json!(one.own);
                 wait.detail["holder"] =
@@ -420,6 +468,14 @@ impl Join<'_> {
                 if let Some(peer) = &mut socket.peer_process {
                     peer.command = self.command(&peer.command);
                     wait.on = vec![os::process(peer.pid)];
+                    // A server that forks for each connection has it as well as the child that serves it.
+                    if socket.family.as_deref().is_some_and(|f| f.starts_with("tcp")) {
+                        wait.on.extend(self.ends(facts).into_iter().take(MAX_SERVING));
+                        let first = wait.on[0].pid;
+                        let mut rest = wait.on.split_off(1);
+                        rest.retain(|end| end.pid != first);
+                        wait.on.extend(rest);
+                    }
                 }
                 let operation = match operation {
                     _ if facts.listening => "accept",
@@ -430,6 +486,10 @@ impl Join<'_> {
                 };
                 wait.kind = "socket".into();
                 wait.label = None;
+                // With a timeout it is polled until it may be written to.
+                if operation == "connect" && wait.call.as_deref() == Some("socket.socket.send") {
+                    wait.call = Some("socket.socket.connect".into());
+                }
                 wait.detail = serde_json::to_value(&socket).unwrap_or_default();
                 wait.detail["operation"] = json!(operation);
                 wait.detail["inbound"] = json!(self.is_inbound(&socket));
@@ -484,8 +544,10 @@ impl Join<'_> {
             return;
         }
         let mut remote = remote.cloned().unwrap_or_default();
+        let resolved = remote.resolved.take();
         if asks_name_server(wait) {
             remote.phase = Some("resolve");
+            remote.host = remote.host.or(resolved);
         }
         if remote.is_empty() {
             return;

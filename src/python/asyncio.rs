@@ -38,8 +38,9 @@ pub fn overlay(mem: &dyn Memory, at: Addr, layout: &mut Layout) -> Option<()> {
     }
     let t = &mut layout.task;
     let (coro, awaited_by) = (word(5), word(2));
-    // `task_fut_waiter, task_coro` follow each other, `task_awaited_by, task_state` too (FutureObj_HEAD).
-    t.fut_waiter = coro.checked_sub(8)?;
+    // `task_num_cancels_requested` (and padding), `task_fut_waiter`, `task_coro` follow each other, `task_awaited_by,
+    // task_state` too (FutureObj_HEAD).
+    (t.cancels, t.fut_waiter) = (coro.checked_sub(16)?, coro.checked_sub(8)?);
     t.state = awaited_by + 8;
     (t.name, t.awaited_by, t.awaited_by_is_set, t.coro, t.node) =
         (word(1), awaited_by, word(4), coro, word(6));

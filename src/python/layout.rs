@@ -158,8 +158,9 @@ offsets! {
     /// `running` is `gi_running` (up to 3.9).
     Generator { frame, state, qualname, running }
     Module { dict }
-    /// `TaskObj` of `_asyncio`; its head is `FutureObj` (Modules/_asynciomodule.c).
-    Task { event_loop, callback, callbacks, state, fut_waiter, coro, name, awaited_by, awaited_by_is_set, node }
+    /// `TaskObj` of `_asyncio`; its head is `FutureObj` (Modules/_asynciomodule.c). `cancels` is
+    /// `task_num_cancels_requested` (3.11 on).
+    Task { event_loop, callback, callbacks, state, cancels, fut_waiter, coro, name, awaited_by, awaited_by_is_set, node }
     /// What the interpreter itself keeps for asyncio (3.13 on). Those of a thread are counted from the end
     /// of its `PyThreadState`, which grew within 3.13 and 3.14.
     Asyncio { running_loop, running_task, thread_tasks, interp_tasks }

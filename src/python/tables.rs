@@ -223,7 +223,7 @@ const V3_11: Layout = Layout {
     },
     dict_keys: DictKeys { log2_size: 8, log2_index_bytes: 9, kind: 10, nentries: 24, indices: 32 },
     generator: Generator { frame: 80, state: 75, qualname: 40, running: NONE },
-    task: Task { state: 88, fut_waiter: 128, coro: 136, name: 144, ..V3_10.task },
+    task: Task { state: 88, cancels: 168, fut_waiter: 128, coro: 136, name: 144, ..V3_10.task },
     ..V3_10
 };
 
@@ -296,7 +296,7 @@ const V3_13: Layout = Layout {
     code: Code { size: 208, firsttraceable: 184, bytecode: 200, ..V3_12.code },
     dict_values: DictValues { values: 8 },
     gen_states: GenStates { created: -3, suspended: -2, awaiting: Some([-1, -1]), ..V3_12.gen_states },
-    task: Task { state: 96, fut_waiter: 112, coro: 120, name: 128, ..V3_12.task },
+    task: Task { state: 96, cancels: 104, fut_waiter: 112, coro: 120, name: 128, ..V3_12.task },
     asyncio: Asyncio { running_loop: 0, ..V3_12.asyncio },
     ..V3_12
 };
@@ -312,6 +312,7 @@ const V3_14: Layout = Layout {
     tuple: Items { items: 32 },
     task: Task {
         state: 104,
+        cancels: 112,
         fut_waiter: 120,
         coro: 128,
         name: 136,
@@ -431,6 +432,7 @@ const fn free_threaded_of(gil_build: Layout) -> Layout {
         callback: t.callback + HEADER,
         callbacks: t.callbacks + HEADER,
         state: t.state + HEADER,
+        cancels: t.cancels + HEADER,
         fut_waiter: t.fut_waiter + HEADER,
         coro: t.coro + HEADER,
         name: t.name + HEADER,

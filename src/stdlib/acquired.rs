@@ -20,8 +20,9 @@ use super::locks;
 use super::{FrameScene, Known, Scene, ThreadScene};
 use crate::python::opcodes::{self, Instruction, Op};
 use crate::target::memory::Addr;
+pub use reader::class_attribute;
+use reader::is_function;
 pub use reader::resource;
-use reader::{class_attribute, is_function};
 
 /// Functions that are followed into each other.
 const MAX_DEPTH: u32 = 3;
@@ -41,8 +42,8 @@ const BY_CALLER: u32 = 62;
 
 /// One function, and what its variables are.
 pub struct Body {
-    code: Addr,
-    globals: Addr,
+    pub code: Addr,
+    pub globals: Addr,
     variables: Variables,
     /// A variable that is to have another value than it has now.
     instead: Option<(Variable, Addr)>,
@@ -152,7 +153,9 @@ pub fn of_lock(scene: &Scene, object: Addr) -> Verdict {
                 holds = true;
                 let line = from.and_then(|at| frame.code.line(analysis.shape.instructions[at].offset));
                 verdict.holders.push(Taken { thread: t, frame: f, line });
-            } else if let Some(line) = loops::taken_by(scene, frame, &analysis, object) {
+            } else if let Some(line) = loops::taken_by(scene, frame, &analysis, object)
+                .or_else(|| loops::collected_by(scene, frame, &analysis, object))
+            {
                 holds = true;
                 verdict.holders.push(Taken { thread: t, frame: f, line });
             } else {
@@ -221,7 +224,7 @@ fn of_frame(scene: &Scene, frame: &FrameScene) -> Option<Rc<Analysis>> {
 }
 
 impl Body {
-    fn of_frame(scene: &Scene, frame: Addr, code: Addr, globals: Addr) -> Option<Body> {
+    pub fn of_frame(scene: &Scene, frame: Addr, code: Addr, globals: Addr) -> Option<Body> {
         let slots = frame + scene.heap.layout.frame.locals;
         let variables = Variables::Frame { slots, known: scene.variables_of(code)? };
         Some(Body { code, globals, variables, instead: None })
@@ -231,15 +234,20 @@ impl Body {
     fn of_call(scene: &Scene, function: Addr, arguments: Vec<Option<Addr>>) -> Option<Body> {
         // Bits of `co_flags`: *args, and all that does not run when it is called.
         const OTHERWISE: i32 = 0x4 | 0x20 | 0x80 | 0x200;
+        let (heap, count) = (scene.heap, arguments.len() as i32);
+        let body = Body::of_function(scene, function, arguments)?;
+        let c = &heap.layout.code;
+        let otherwise = heap.mem.i32(body.code + c.flags).ok()? & OTHERWISE != 0;
+        (!otherwise && heap.mem.i32(body.code + c.argcount).ok()? >= count).then_some(body)
+    }
+
+    /// A function, and the first of its arguments as far as they are known.
+    pub fn of_function(scene: &Scene, function: Addr, arguments: Vec<Option<Addr>>) -> Option<Body> {
         let (heap, l) = (scene.heap, scene.heap.layout);
         let code = heap.ptr(function + l.function.code)?;
         // `func_globals` comes second up to 3.9, where the code is first; then it is first itself.
         let first = l.object.size;
         let globals = heap.ptr(function + if l.function.code == first { first + 8 } else { first })?;
-        let count = heap.mem.i32(code + l.code.argcount).ok()?;
-        if heap.mem.i32(code + l.code.flags).ok()? & OTHERWISE != 0 || count < arguments.len() as i32 {
-            return None;
-        }
         let closure = heap.ptr(function + l.function.closure);
         let closure = closure.and_then(|c| heap.tuple(c, 256)).unwrap_or_default();
         let total = scene.variables_of(code)?.names.len();
@@ -252,7 +260,7 @@ impl Body {
         self.instead.filter(|(v, _)| *v == variable).map(|(_, value)| value)
     }
 
-    fn variable(&self, scene: &Scene, slot: usize) -> Option<Addr> {
+    pub fn variable(&self, scene: &Scene, slot: usize) -> Option<Addr> {
         let heap = scene.heap;
         if let Some(value) = self.instead(Variable::Slot(slot)) {
             return Some(value);
@@ -382,7 +390,8 @@ impl Analysis {
                     Event::Acquire { object, base, conditional } if *object == lock => {
                         if *conditional {
                             after |= 1 << base;
-                            branches.extend(self.test_after(at).map(|(i, wanted)| (i, (*base, wanted))));
+                            branches
+                                .extend(self.shape.test_after(at).map(|(i, wanted)| (i, (*base, wanted))));
                         } else {
                             after = 1 << base;
                         }
@@ -440,20 +449,6 @@ impl Analysis {
             }
         }
         (states, exit)
-    }
-
-    /// The instruction that looks at what the call returned, and whether it jumps if that was true.
-    fn test_after(&self, call: usize) -> Option<(usize, bool)> {
-        let mut truth = true;
-        for (i, instruction) in self.shape.instructions.iter().enumerate().skip(call + 1).take(6) {
-            match instruction.op {
-                Op::ToBool | Op::Nop | Op::NotTaken => {}
-                Op::Not => truth = !truth,
-                Op::StoreFast => return Some((i, true)),
-                _ => return instruction.jumps_if().map(|wanted| (i, wanted == truth)),
-            }
-        }
-        None
     }
 
     /// `got = lock.acquire(False)`: what the variable says now, if it is assigned nowhere else.

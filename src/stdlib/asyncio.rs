@@ -5,18 +5,23 @@
 //! tasks and futures, which is how `gather`, `shield`, `wait_for` and `TaskGroup` work; no version is asked for.
 
 mod across_await;
+pub mod alone;
 mod anyio;
+mod closing;
 pub mod connections;
 pub mod coroutines;
 mod edges;
+mod executor;
 pub mod futures;
 pub mod iteration;
 mod labels;
 mod loops;
 pub mod pools;
-mod search;
+pub mod search;
 mod tasks;
 pub mod threadsafe;
+mod tls;
+mod uv;
 mod waits;
 pub mod wakers;
 
@@ -24,14 +29,14 @@ use std::cell::OnceCell;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::exits;
 use super::{FrameScene, Scene, Seen, ThreadScene, visible};
+use super::{acquired, exits};
 use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
 use crate::python::layout::NONE;
-use crate::python::objects::{Heap, TypeInfo};
+use crate::python::objects::Heap;
 use crate::python::sysinfo;
-use crate::snapshot::{Address, Certainty, Lock, Task};
+use crate::snapshot::{Address, Certainty, Lock, Task, Wait};
 use crate::target::memory::Addr;
 use futures::TaskObject;
 
@@ -130,7 +135,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
     };
     for (i, (object, frames, on)) in raw.iter().enumerate() {
         let frames = visible(heap, codes, frames);
-        let mut holds = held(scene, &frames);
+        let mut holds = held(scene, &frames, on.is_none());
         for lock in &holds {
             world.holders.entry(lock.address.0).or_default().push(i);
         }
@@ -171,15 +176,26 @@ fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mu
             awaited_by: std::mem::take(&mut awaited_by[i]),
             holds: task.holds.clone(),
             frames: Vec::new(),
-            waits_on: if runs { None } else { waits::of_task(scene, world, i) },
+            waits_on: if runs { None } else { waits::of_task(scene, world, i).map(|w| doubted(world, w)) },
             request: None,
             main: wakers::is_main(scene.heap, future),
+            cancels: task.object.cancels,
         });
         if let Some(thread) = task.on.or(task.thread.filter(|_| is_current)) {
             seen.current.insert(scene.threads[thread].raw.tstate, future.addr);
         }
     }
     seen.tasks.sort_by_cached_key(|t| (t.tid, t.event_loop, order(t.name.as_deref()), t.id));
+}
+
+/// Who has a lock through a manager of the application's own is likely to.
+fn doubted(world: &World, wait: Wait) -> Wait {
+    let is_likely = |l: &Lock| Some(l.address) == wait.address && l.certainty == Certainty::Likely;
+    let holders = wait.address.and_then(|a| world.holders.get(&a.0)).into_iter().flatten();
+    match holders.into_iter().any(|i| world.tasks[*i].holds.iter().any(is_likely)) {
+        true => Wait { certainty: Certainty::Likely, ..wait },
+        false => wait,
+    }
 }
 
 /// `Task-9` before `Task-10`.
@@ -196,25 +212,31 @@ fn given_back(scene: &Scene, frames: &[FrameScene]) -> Vec<Addr> {
 }
 
 /// The asyncio locks that these frames are inside of, proved by their exits.
-fn held(scene: &Scene, frames: &[FrameScene]) -> Vec<Lock> {
+fn held(scene: &Scene, frames: &[FrameScene], suspended: bool) -> Vec<Lock> {
     let heap = scene.heap;
     let mut found = Vec::new();
     let given_back = given_back(scene, frames);
     for (i, frame) in frames.iter().enumerate() {
-        let mut inside: Vec<((Addr, &'static str), Option<u32>)> = Vec::new();
+        let mut inside: Vec<((Addr, &'static str), Option<u32>, Certainty)> = Vec::new();
         for exit in exits::of_frame(heap, frame) {
             let stack = exits::of_stack(heap, exit.manager).unwrap_or_else(|| vec![exit.manager]);
-            let locks = stack.into_iter().filter_map(|manager| lock_of(scene, manager));
-            inside.extend(locks.map(|lock| (lock, frame.code.line(exit.handler))));
-        }
-        // One that was left in the middle of a lock holds it as long as somebody keeps it.
-        for value in scene.values(frame) {
-            let is_left = |t: &TypeInfo| t.name == "async_generator";
-            if heap.type_of(value).is_some_and(|t| is_left(&t)) && !is_awaited(&frames[..i], heap, value) {
-                inside.extend(of_generator(scene, value, None).map(|lock| (lock, None)));
+            for manager in stack {
+                let line = frame.code.line(exit.handler);
+                let own = lock_of(scene, manager).map(|lock| (lock, line, Certainty::Proved));
+                let within = || wrapped(scene, manager).map(|lock| (lock, line, Certainty::Likely));
+                inside.extend(own.or_else(within));
             }
         }
-        for ((address, kind), line) in inside {
+        // One that was left in the middle of a lock holds it as long as somebody keeps it.
+        let iterated =
+            if suspended { coroutines::stack(heap, frame.raw).unwrap_or_default() } else { Vec::new() };
+        for value in scene.values(frame).into_iter().chain(iterated) {
+            if is_generator(heap, value) && !is_awaited(&frames[..i], heap, value) {
+                let locks = of_left(scene, value, 2).into_iter();
+                inside.extend(locks.map(|lock| (lock, None, Certainty::Proved)));
+            }
+        }
+        for ((address, kind), line, certainty) in inside {
             if given_back.contains(&address) || found.iter().any(|l: &Lock| l.address.0 == address) {
                 continue;
             }
@@ -224,7 +246,7 @@ fn held(scene: &Scene, frames: &[FrameScene]) -> Vec<Lock> {
                 name: None,
                 frame: Some(i),
                 line,
-                certainty: Certainty::Proved,
+                certainty,
             });
         }
     }
@@ -249,10 +271,43 @@ fn lock_of(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
     }
 }
 
+/// A manager of the application's own that takes a lock when it is entered, and gives it back when it is left.
+fn wrapped(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
+    let heap = scene.heap;
+    let says = |method: &str, word: &str| {
+        let function = acquired::class_attribute(scene, manager, method)?;
+        let code = heap.ptr(function + heap.layout.function.code)?;
+        scene.names(code).iter().any(|name| name == word).then_some(())
+    };
+    says("__aenter__", "acquire")?;
+    says("__aexit__", "release")?;
+    let attributes = heap.attributes(manager, 64)?;
+    let mut locks = attributes.into_iter().filter_map(|(_, value)| plain_lock(scene, value));
+    locks.next().filter(|_| locks.next().is_none())
+}
+
 /// The lock that a suspended generator is inside of.
 fn of_generator(scene: &Scene, generator: Addr, manager: Option<Addr>) -> Option<(Addr, &'static str)> {
     let exits = exits::of_generator(scene.heap, generator);
     exits.into_iter().filter(|e| Some(e.manager) != manager).find_map(|e| plain_lock(scene, e.manager))
+}
+
+/// Those that a generator is inside of that was left in the middle, and one that it iterates itself.
+fn of_left(scene: &Scene, generator: Addr, depth: u32) -> Vec<(Addr, &'static str)> {
+    let heap = scene.heap;
+    let mut found: Vec<(Addr, &'static str)> = of_generator(scene, generator, None).into_iter().collect();
+    if depth > 0 {
+        for frame in coroutines::chain(heap, generator).frames {
+            let values = coroutines::stack(heap, &frame).unwrap_or_default().into_iter();
+            found
+                .extend(values.filter(|v| is_generator(heap, *v)).flat_map(|v| of_left(scene, v, depth - 1)));
+        }
+    }
+    found
+}
+
+fn is_generator(heap: &Heap, value: Addr) -> bool {
+    heap.type_of(value).is_some_and(|t| t.name == "async_generator")
 }
 
 /// A generator whose frame is among those that the task awaits: its own exits tell.

@@ -7,13 +7,16 @@
 pub mod kinds;
 /// Pools of connections.
 pub mod pools;
+/// Which thread or task has the connection of a session.
+pub mod sessions;
 /// Statements as they are shown: without what they were about.
 pub mod statement;
 
+use rustc_hash::FxHashSet;
 use serde_json::{Value, json};
 
 use super::os::On;
-use super::{FrameScene, Scene, Seen, exits};
+use super::{FrameScene, Scene, Seen, ThreadScene, exits, locks};
 use crate::python::objects::TypeInfo;
 use crate::snapshot::{Certainty, Wait};
 use crate::target::memory::Addr;
@@ -77,6 +80,29 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         }
         wait.detail["database"] = call.describe();
         (wait.call, wait.frame) = (Some(call.name()), Some(call.frame));
+    }
+}
+
+/// Who waits for a database that its own process has locked waits for the one other thread that has a connection
+/// of its own, if there is one. (That no other process has it locked is settled later.)
+pub fn among_own_threads(scene: &Scene, seen: &mut Seen) {
+    let locked: Vec<Addr> = seen.os.iter().filter(|(_, os)| os.on == On::Database).map(|(t, _)| *t).collect();
+    if locked.is_empty() {
+        return;
+    }
+    let is_connection = |o: &Addr| scene.heap.type_of(*o).is_some_and(|ty| ty.name == "sqlite3.Connection");
+    let connections = scene.reach().iter().filter(|(object, _)| is_connection(object));
+    // The threads that know each of them.
+    let known: Vec<FxHashSet<u32>> =
+        connections.map(|(_, frames)| frames.iter().map(|(thread, _)| *thread).collect()).collect();
+    for (t, thread) in scene.threads.iter().enumerate().filter(|(_, t)| locked.contains(&t.raw.tstate)) {
+        let foreign = known.iter().filter(|threads| !threads.contains(&(t as u32)));
+        let others: FxHashSet<u32> = foreign.flatten().copied().collect();
+        let others: Vec<&ThreadScene> =
+            others.into_iter().map(|other| &scene.threads[other as usize]).collect();
+        if let ([one], Some(wait)) = (&others[..], seen.waits.get_mut(&thread.raw.tstate)) {
+            wait.on = vec![locks::actor(scene, one)];
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which descriptors the frames of a thread can reach: who has the other end of a pipe open has many
 //! threads, and only those that can reach it may read or write.
 
-use super::{Scene, locks};
+use super::{FrameScene, Scene, locks};
 use crate::python::objects::Heap;
 use crate::target::memory::Addr;
 
@@ -23,6 +23,28 @@ pub fn of_threads(scene: &Scene) -> Vec<(i32, Vec<i32>)> {
         Some((thread.tid?, search.fds))
     };
     scene.threads.iter().filter_map(of_thread).collect()
+}
+
+/// Threads with code of the application's own that knows how to read what others write.
+pub fn readers(scene: &Scene) -> Vec<i32> {
+    const READS: &[&str] = &[
+        "stdout",
+        "stderr",
+        "communicate",
+        "read",
+        "read1",
+        "readinto",
+        "readline",
+        "readlines",
+        "recv",
+        "recv_bytes",
+        "recv_into",
+        "makefile",
+    ];
+    let speaks = |f: &FrameScene| {
+        scene.is_user(f) && scene.names(f.raw.code).iter().any(|name| READS.contains(&name.as_str()))
+    };
+    scene.threads.iter().filter(|t| t.frames.iter().any(speaks)).filter_map(|t| t.tid).collect()
 }
 
 struct Search<'a> {

@@ -62,18 +62,40 @@ impl Shape {
         to
     }
 
+    /// All that may come after this instruction, also with an exception.
+    pub fn ahead(&self, start: usize) -> impl Iterator<Item = usize> {
+        let mut seen = vec![false; self.instructions.len()];
+        let mut queue: Vec<usize> = self.next(start);
+        queue.extend(self.handlers[start]);
+        std::iter::from_fn(move || {
+            let at =
+                std::iter::from_fn(|| queue.pop()).find(|at| !std::mem::replace(&mut seen[*at], true))?;
+            queue.extend(self.next(at));
+            queue.extend(self.handlers[at]);
+            Some(at)
+        })
+    }
+
+    /// The instruction that looks at what a call returned, and whether it jumps if that was true.
+    pub fn test_after(&self, call: usize) -> Option<(usize, bool)> {
+        let mut truth = true;
+        for (i, instruction) in self.instructions.iter().enumerate().skip(call + 1).take(6) {
+            match instruction.op {
+                Op::ToBool | Op::Nop | Op::NotTaken => {}
+                Op::Not => truth = !truth,
+                Op::StoreFast => return Some((i, true)),
+                _ => return instruction.jumps_if().map(|wanted| (i, wanted == truth)),
+            }
+        }
+        None
+    }
+
     /// The variables, as slots, that may still be read by who stands at this offset and
     /// goes on, also with an exception.
     pub fn reads_ahead(&self, scene: &Scene, code: Addr, offset: i64) -> Option<Vec<usize>> {
         let start = opcodes::at(&self.instructions, offset)?;
-        let mut seen = vec![false; self.instructions.len()];
-        let mut queue: Vec<usize> = self.next(start);
-        queue.extend(self.handlers[start]);
         let mut slots = Vec::new();
-        while let Some(at) = queue.pop() {
-            if std::mem::replace(&mut seen[at], true) {
-                continue;
-            }
+        for at in self.ahead(start) {
             let Instruction { op, arg, .. } = self.instructions[at];
             match op {
                 Op::LoadFast | Op::LoadFastCheck | Op::LoadFastBorrow => slots.push(arg as usize),
@@ -82,8 +104,6 @@ impl Shape {
                 Op::LoadDeref | Op::LoadClosure => slots.push(deref_slot(scene, code, arg)),
                 _ => {}
             }
-            queue.extend(self.next(at));
-            queue.extend(self.handlers[at]);
         }
         slots.sort_unstable();
         slots.dedup();

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::locks::{self, actor};
 use super::queue;
-use super::threading::Found;
+use super::threading::{Found, others};
 use super::{FrameScene, Scene, Seen, ThreadScene};
 use crate::snapshot::{Actor, Certainty};
 use crate::target::memory::Addr;
@@ -57,7 +57,19 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
 
 fn result(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
     let future = scene.receiver(frame)?;
-    let (on, detail, certainty) = scene.work().of(scene, future);
+    let (mut on, mut detail, mut certainty) = scene.work().of(scene, future);
+    if on.is_empty() && is_left_behind(scene, thread, future) {
+        detail["nobody"] = json!(true);
+        detail["left_behind"] = json!(true);
+        certainty = Certainty::Proved;
+    } else if on.is_empty() {
+        // No pool's: a promise that somebody keeps who reads the answers.
+        on = others(scene, thread, future, &["set_result", "set_exception"]);
+        // The pools' own machinery does so for every future.
+        let is_user = |t: &&ThreadScene| t.frames.iter().any(|f| scene.is_user(f));
+        on.retain(|a| scene.threads.iter().find(|t| t.tid == a.tid).is_some_and(|t| is_user(&t)));
+        detail["promise"] = json!(!on.is_empty());
+    }
     let name = locks::named_object(scene, thread, future);
     Some(Found {
         kind: "future",
@@ -71,8 +83,41 @@ fn result(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene)
     })
 }
 
-/// `wait`, `as_completed` and `map`: those futures that are not done yet. Who runs one of them must act; where
-/// none runs, the workers of the pools in whose queues they stand.
+/// An executor that was there before a fork has its work items in the child as well, and none of its threads: who
+/// would run this future, or hand it to a process, stayed behind in the parent.
+fn is_left_behind(scene: &Scene, thread: &ThreadScene, future: Addr) -> bool {
+    let heap = scene.heap;
+    let is_it = |item: &Addr| heap.attrs(*item, ["future"])[0] == Some(future);
+    let left = |executor: Addr| {
+        let names = [
+            "_pending_work_items",
+            "_executor_manager_thread",
+            "_queue_management_thread",
+            "_work_queue",
+            "_threads",
+        ];
+        let [pending, manager, older, queue, threads] = heap.attrs(executor, names);
+        if let Some(manager) = manager.or(older) {
+            let items = pending.and_then(|p| heap.dict(p, MAX_QUEUED)).unwrap_or_default().0;
+            let is_thread = heap.type_of(manager).is_some_and(|ty| ty.name != "NoneType");
+            return is_thread && items.iter().any(|i| is_it(&i.1)) && scene.thread_of(manager).is_none();
+        }
+        let Some((threads, _)) = threads.and_then(|t| heap.set(t, 4096)) else { return false };
+        let items = queue.and_then(|q| queue::simple_items(heap, q, MAX_QUEUED)).unwrap_or_default();
+        !threads.is_empty()
+            && items.iter().any(is_it)
+            && threads.iter().all(|t| scene.thread_of(*t).is_none())
+    };
+    let of_frame = |frame: &FrameScene| {
+        let own = scene.values(frame).into_iter();
+        own.chain(locks::named_globals(scene, frame)).collect::<Vec<_>>()
+    };
+    let objects = thread.frames.iter().take(16).filter(|f| scene.is_user(f)).flat_map(of_frame);
+    let is_executor = |o: &Addr| heap.type_of(*o).is_some_and(|ty| ty.is_heap_type() && !ty.is_type());
+    objects.into_iter().filter(is_executor).any(left)
+}
+
+/// `wait`, `as_completed` and `map`: those futures that are not done yet.
 fn several(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {
     let heap = scene.heap;
     // The one that `map` waits for just now has left its list.
@@ -94,35 +139,19 @@ fn several(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene
         _ if ty.is_list() || ty.is_tuple() => heap.items(container, &ty, 64)?.0,
         _ => return None,
     };
-    let (mut running, mut queueing): (Vec<Actor>, Vec<Actor>) = Default::default();
-    let mut places = Vec::new();
-    for future in &futures {
-        let (workers, detail, _) = scene.work().of(scene, *future);
-        places.extend(detail["queued_at"].as_u64());
-        let group = if detail["queued_at"].is_u64() { &mut queueing } else { &mut running };
-        for worker in workers {
-            if !group.contains(&worker) {
-                group.push(worker);
-            }
-        }
-    }
     let condition = scene.local(frame, "return_when").and_then(|w| heap.checked_str(w));
     let first = frame.code.name == "as_completed" || condition.is_some_and(|c| c == "FIRST_COMPLETED");
-    let queued = places.len();
-    let runs = !running.is_empty();
-    let on = if runs { running } else { queueing };
+    let (on, mut detail, certainty) = scene.work().of_several(scene, &futures);
+    detail["first"] = json!(first);
     Some(Found {
         kind: "future",
         call: format!("concurrent.futures.{}", frame.code.name),
         frame: index,
         object: None,
         label: Some(format!("{} futures", futures.len())),
-        certainty: if on.is_empty() { Certainty::Likely } else { Certainty::Proved },
+        certainty,
         on,
-        detail: json!({
-            "state": if runs { "RUNNING" } else { "PENDING" }, "futures": futures.len(), "queued": queued,
-            "first": first, "queued_at": places.iter().min().filter(|_| !runs),
-        }),
+        detail,
     })
 }
 
@@ -192,6 +221,31 @@ impl Work {
             return (actors(workers), json!({ "state": state, "queued_at": place }), Certainty::Proved);
         }
         (Vec::new(), json!({ "state": state, "queued_at": null }), Certainty::Likely)
+    }
+
+    /// The same of futures that are waited for together: who runs one of them; or, where none runs, the workers of
+    /// the pools in whose queues they stand.
+    pub fn of_several(&self, scene: &Scene, futures: &[Addr]) -> (Vec<Actor>, serde_json::Value, Certainty) {
+        let (mut running, mut queueing): (Vec<Actor>, Vec<Actor>) = Default::default();
+        let mut places = Vec::new();
+        for future in futures {
+            let (workers, detail, _) = self.of(scene, *future);
+            places.extend(detail["queued_at"].as_u64());
+            let group = if detail["queued_at"].is_u64() { &mut queueing } else { &mut running };
+            for worker in workers {
+                if !group.contains(&worker) {
+                    group.push(worker);
+                }
+            }
+        }
+        let runs = !running.is_empty();
+        let on = if runs { running } else { queueing };
+        let detail = json!({
+            "state": if runs { "RUNNING" } else { "PENDING" }, "futures": futures.len(), "queued": places.len(),
+            "queued_at": places.iter().min().filter(|_| !runs),
+        });
+        let certainty = if on.is_empty() { Certainty::Likely } else { Certainty::Proved };
+        (on, detail, certainty)
     }
 }
 

@@ -34,6 +34,14 @@ pub type Managed = (LockObject, Certainty);
 /// All locks that the frames of a thread are inside of, by live exit slots.
 pub fn of_thread(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
     let mut found: Vec<Held> = Vec::new();
+    let mut add = |index: usize, (lock, certainty): Managed, line: Option<u32>| {
+        if !locks::released_by_wait(scene, thread, index, lock.object)
+            && !acquired::is_given_back(scene, thread, index, lock.object)
+            && !found.iter().any(|h| h.object == lock.object)
+        {
+            found.push(Held { frame: index, line, certainty, ..Held::of(&lock) });
+        }
+    };
     for (index, frame) in thread.frames.iter().enumerate() {
         let mut locks: Vec<(Managed, Option<u32>)> = Vec::new();
         for exit in exits::of_frame(scene.heap, frame) {
@@ -46,12 +54,21 @@ pub fn of_thread(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
                 locks.extend(of_generator(scene, obj, 0).into_iter().map(|l| (l, None)));
             }
         }
-        for ((lock, certainty), line) in locks {
-            if !locks::released_by_wait(scene, thread, index, lock.object)
-                && !acquired::is_given_back(scene, thread, index, lock.object)
-                && !found.iter().any(|h| h.object == lock.object)
-            {
-                found.push(Held { frame: index, line, certainty, ..Held::of(&lock) });
+        locks.into_iter().for_each(|(lock, line)| add(index, lock, line));
+    }
+    // One that a `for` goes through lies on the value stack, where old words lie as well.
+    for (index, frame) in thread.frames.iter().enumerate() {
+        for obj in exits::stack_slots(scene.heap, frame) {
+            if scene.heap.type_of(obj).is_some_and(|t| t.name == "generator") {
+                for (lock, _) in of_generator(scene, obj, 0) {
+                    match lock.owner {
+                        Some(owner) if owner == thread.raw.ident => {
+                            add(index, (lock, Certainty::Proved), None)
+                        }
+                        Some(_) => {}
+                        None => add(index, (lock, Certainty::Likely), None),
+                    }
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use super::holders::{self, Held};
 use super::spoken;
 use super::{FrameScene, Scene, Seen, ThreadScene, acquired, exits};
 use crate::python::layout::Frames;
-use crate::python::objects::Heap;
+use crate::python::objects::{Heap, TypeInfo};
 use crate::snapshot::{Actor, Address, Certainty, Lock, Wait};
 use crate::target::memory::Addr;
 
@@ -393,8 +393,24 @@ pub fn who_has(scene: &Scene, seen: &mut Seen, lock: &LockObject, name: Option<&
         };
         let on: Vec<Actor> = scene.threads.iter().filter(has).map(|t| actor(scene, t)).collect();
         if !on.is_empty() {
-            return found(on, certainty);
+            // Of two who are inside of a lock at most one has it.
+            let sure = lock.kind != Kind::Lock || on.len() == 1;
+            return found(on, if sure { certainty } else { Certainty::Likely });
         }
+    }
+    // Somebody was given the method by which to release it.
+    let given: Vec<Actor> = scene
+        .threads
+        .iter()
+        .filter(|t| !parked(scene, t).is_some_and(|parked| parked.is_at(lock.key)))
+        .filter(|t| {
+            let keeps = |f: &FrameScene| spoken::keeps_method(scene, f, lock.object, &["release"]);
+            reached_by(scene, lock.object, t).any(keeps)
+        })
+        .map(|t| actor(scene, t))
+        .collect();
+    if !given.is_empty() {
+        return Found { on: given, certainty: Certainty::Likely, signal: true };
     }
     let verdict = acquired::of_lock(scene, lock.object);
     // Nobody but one can hold a lock: of two that may, neither is named.
@@ -477,6 +493,17 @@ fn reaches(scene: &Scene, thread: &ThreadScene, object: Addr) -> bool {
     false
 }
 
+/// The frames of a thread that can reach an object.
+fn reached_by<'a, 's>(
+    scene: &'a Scene<'s>,
+    object: Addr,
+    thread: &'a ThreadScene<'s>,
+) -> impl Iterator<Item = &'a FrameScene<'s>> {
+    let frames = scene.reach().get(&object).into_iter().flatten();
+    let own = frames.filter(|(t, _)| scene.threads[*t as usize].raw.tstate == thread.raw.tstate);
+    own.map(|(_, f)| &thread.frames[*f as usize])
+}
+
 fn holds(seen: &Seen, thread: &ThreadScene, object: Addr) -> bool {
     seen.holds.get(&thread.raw.tstate).into_iter().flatten().any(|l| l.address.0 == object)
 }
@@ -538,7 +565,8 @@ pub fn reach(scene: &Scene) -> Reach {
             if frames > REACH_FRAMES || found.len() > REACH_OBJECTS {
                 return found;
             }
-            if frame.in_file("/threading.py") {
+            // But for what it was started with.
+            if frame.in_file("/threading.py") && frame.code.name != "run" {
                 continue;
             }
             let at = (t as u32, f as u32);
@@ -548,13 +576,39 @@ pub fn reach(scene: &Scene) -> Reach {
             for value in values {
                 found.entry(value).or_default().push(at);
                 let parts = inside.entry(value).or_insert_with(|| {
+                    // A method leads to its object.
+                    let owner = |value: Addr| {
+                        let is_method = |ty: &TypeInfo| ty.name == "method" || ty.is_c_function();
+                        let method = heap.type_of(value).is_some_and(|ty| is_method(&ty));
+                        method.then(|| heap.ptr(value + heap.layout.method.self_)).flatten()
+                    };
+                    if let Some(owner) = owner(value) {
+                        return vec![owner];
+                    }
                     let entries = heap.attributes(value, MAX_ATTRIBUTES).unwrap_or_default();
-                    entries.into_iter().map(|(_, v)| v).collect()
+                    entries.into_iter().flat_map(|(_, v)| [Some(v), owner(v)]).flatten().collect()
                 });
                 for part in parts {
                     found.entry(*part).or_default().push(at);
                 }
             }
+        }
+    }
+    found
+}
+
+/// Objects that are in containers which frames can reach, with those containers.
+pub fn contained(scene: &Scene) -> FxHashMap<Addr, Vec<Addr>> {
+    const MOST_ITEMS: usize = 1024;
+    let mut found: FxHashMap<Addr, Vec<Addr>> = FxHashMap::default();
+    let mut containers: Vec<Addr> = scene.reach().keys().copied().collect();
+    containers.sort_unstable();
+    for container in containers {
+        for item in scene.items(container, MOST_ITEMS).unwrap_or_default() {
+            found.entry(item).or_default().push(container);
+        }
+        if found.len() > REACH_OBJECTS {
+            break;
         }
     }
     found

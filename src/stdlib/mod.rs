@@ -26,6 +26,8 @@ pub mod gevent;
 pub mod holders;
 /// `importlib`.
 pub mod importlib;
+/// Locks that a generator has which something keeps.
+pub mod kept;
 /// Locks, by the futex that a thread sleeps on and by the frames that are inside of them.
 pub mod locks;
 /// `multiprocessing`.
@@ -36,14 +38,20 @@ pub mod os;
 pub mod queue;
 /// The other side of a connection by name.
 pub mod remote;
+/// Waits with a timeout that begin anew.
+pub mod retries;
 /// Servers and workers: what part this process plays.
 pub mod servers;
+/// Handlers of signals.
+pub mod signals;
 /// Which methods the code of a frame speaks of.
 pub mod spoken;
 /// `threading`: conditions, events, semaphores, barriers, joins.
 pub mod threading;
 /// trio's loop.
 pub mod trio;
+/// Whether anybody could end what a thread waits for.
+mod wakers;
 /// Requests being served.
 pub mod web;
 
@@ -54,14 +62,15 @@ use acquired::Acquired;
 use asyncio::coroutines;
 use futures::Work;
 use locks::Reach;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::python::Python;
 use crate::python::code::{Code, Codes};
 use crate::python::frames::RawFrame;
 use crate::python::locals::{self, Variables};
 use crate::python::names::ThreadName;
-use crate::python::objects::Heap;
+use crate::python::objects::{Heap, TypeInfo};
+use crate::python::opcodes::{self, Instruction, Op};
 use crate::python::paths::Paths;
 use crate::python::threads::{RawInterpreter, RawThread};
 use crate::snapshot::{Certainty, EventLoop, Lock, Request, Task, Wait};
@@ -80,6 +89,8 @@ pub struct Scene<'a> {
     /// The clocks at this moment.
     pub now: os::Now,
     reach: OnceCell<Reach>,
+    contained: OnceCell<FxHashMap<Addr, Vec<Addr>>>,
+    mail: OnceCell<FxHashMap<Addr, Vec<Addr>>>,
     work: OnceCell<Work>,
     /// What code calls an object by a global name: threads stand at the same places, before the same locks.
     global_names: RefCell<FxHashMap<(Addr, Addr), Option<String>>>,
@@ -88,6 +99,14 @@ pub struct Scene<'a> {
     shapes: flow::Shapes,
     acquired: Acquired,
     paths: Paths,
+}
+
+/// The code that a frame has not been through, or may go through once more.
+pub struct Rest {
+    /// Constants that it may load: code of functions that it has not made yet among them.
+    pub constants: Vec<Addr>,
+    /// Names (`co_names`, by index) that only the code behind it reads.
+    pub behind: FxHashSet<u32>,
 }
 
 /// Variables of a code object, with their names read.
@@ -150,6 +169,8 @@ pub struct Seen {
     pub jobs: Vec<(i32, crate::kin::At)>,
     /// Work items in the queues of thread pools.
     pub queued_work: Option<u64>,
+    /// Whether a handler of signals does anything by which somebody might go on; `None`: they are not known.
+    pub handlers_act: Option<bool>,
     pub problems: Vec<String>,
 }
 
@@ -179,12 +200,14 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     importlib::read(scene, &mut seen);
     if tasks {
         asyncio::read(scene, codes, &mut seen);
+        multiprocessing::pool::read_tasks(scene, &mut seen);
     }
     web::read(scene, &mut seen);
     web::through_tasks(scene, codes, &mut seen);
     servers::read(scene, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
+    retries::read(scene, &mut seen);
     databases::read(scene, &mut seen);
     databases::pools::read(scene, &mut seen, tasks);
     remote::read(scene, &mut seen);
@@ -200,8 +223,14 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
 pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     asyncio::threadsafe::find(scene, seen);
     asyncio::connections::find(scene, codes, seen);
+    asyncio::alone::find(scene, codes, seen);
     asyncio::pools::find(scene, codes, seen);
     asyncio::wakers::find(scene, codes, seen);
+    databases::among_own_threads(scene, seen);
+    kept::find(scene, seen);
+    wakers::find_owners(scene, seen);
+    let handlers = signals::find(scene, seen);
+    wakers::find(scene, &handlers, seen);
 }
 
 /// Whether this wait may be for another process: which then may wait for this one.
@@ -263,6 +292,8 @@ impl<'a> Scene<'a> {
             ns_pid: pids.1,
             now,
             reach: OnceCell::new(),
+            contained: OnceCell::new(),
+            mail: OnceCell::new(),
             work: OnceCell::new(),
             global_names: RefCell::default(),
             names: RefCell::default(),
@@ -282,13 +313,6 @@ impl<'a> Scene<'a> {
             let at = frame.raw.addr + self.heap.layout.frame.locals + 8 * i as u64;
             known.variables.value(self.heap, i, self.heap.mem.u64(at).ok()?)
         })
-    }
-
-    /// The value of a variable by its slot.
-    fn slot(&self, frame: &FrameScene, slot: usize) -> Option<Addr> {
-        let known = self.variables(frame).filter(|known| slot < known.names.len())?;
-        let at = frame.raw.addr + self.heap.layout.frame.locals + 8 * slot as u64;
-        known.variables.value(self.heap, slot, self.heap.mem.u64(at).ok()?)
     }
 
     /// All variables of a frame that hold an object: (name, object).
@@ -314,13 +338,48 @@ impl<'a> Scene<'a> {
     /// What a suspended frame has still got to do with: variables that it may read when it goes on, and what
     /// stands on its value stack. `None` if that cannot be told.
     pub fn values_ahead(&self, frame: &FrameScene) -> Option<Vec<Addr>> {
+        self.ahead(frame, coroutines::stack(self.heap, frame.raw)?)
+    }
+
+    /// The same of a frame that waits for what it has called. How deep its value stack is nobody knows, so that old
+    /// words count as well; functions among them have been called by now.
+    pub fn values_when_it_goes_on(&self, frame: &FrameScene) -> Option<Vec<Addr>> {
+        let mut stack = exits::stack_slots(self.heap, frame);
+        let is_callable =
+            |ty: &TypeInfo| matches!(ty.name.as_str(), "function" | "method") || ty.is_c_function();
+        stack.retain(|object| !self.heap.type_of(*object).is_some_and(|ty| is_callable(&ty)));
+        self.ahead(frame, stack)
+    }
+
+    /// What the code of a frame may still do.
+    pub fn rest(&self, frame: &FrameScene) -> Option<Rest> {
+        let heap = self.heap;
+        let shape = self.shapes.of(self, frame.raw.code)?;
+        let start = opcodes::at(&shape.instructions, frame.offset)?;
+        let constants = heap.ptr(frame.raw.code + heap.layout.code.consts)?;
+        let name = |i: &Instruction| {
+            spoken::attribute(self, i.op, i.arg).or_else(|| spoken::global(self, i.op, i.arg))
+        };
+        let all: FxHashSet<u32> = shape.instructions.iter().filter_map(name).collect();
+        let mut rest = Rest { constants: Vec::new(), behind: all };
+        for at in shape.ahead(start) {
+            let i = &shape.instructions[at];
+            if i.op == Op::LoadConst {
+                rest.constants.extend(heap.ptr(constants + heap.layout.tuple.items + 8 * u64::from(i.arg)));
+            }
+            name(i).inspect(|name| _ = rest.behind.remove(name));
+        }
+        Some(rest)
+    }
+
+    fn ahead(&self, frame: &FrameScene, stack: Vec<Addr>) -> Option<Vec<Addr>> {
         let heap = self.heap;
         let ahead = self.shapes.of(self, frame.raw.code)?.reads_ahead(self, frame.raw.code, frame.offset)?;
         let known = self.variables(frame)?;
         let slots = heap.words(frame.raw.addr + heap.layout.frame.locals, known.names.len())?;
         let value = |slot: usize| known.variables.value(heap, slot, *slots.get(slot)?);
         let mut values: Vec<Addr> = ahead.into_iter().filter_map(value).collect();
-        for value in coroutines::stack(heap, frame.raw)? {
+        for value in stack {
             // An iterator leads to what was in a variable, and cannot be looked into.
             if heap.type_of(value)?.is_c_iterator() {
                 return None;
@@ -353,6 +412,29 @@ impl<'a> Scene<'a> {
     /// Who else can reach an object, by (thread, frame).
     pub fn reach(&self) -> &Reach {
         self.reach.get_or_init(|| locks::reach(self))
+    }
+
+    /// The objects in a container, at most so many; of a dict its values.
+    pub fn items(&self, container: Addr, most: usize) -> Option<Vec<Addr>> {
+        let heap = self.heap;
+        let ty = heap.type_of(container)?;
+        match ty.name.as_str() {
+            _ if ty.is_dict() => Some(heap.dict(container, most)?.0.into_iter().map(|e| e.1).collect()),
+            _ if ty.is_list() || ty.is_tuple() => heap.items(container, &ty, most).map(|i| i.0),
+            "set" => heap.set(container, most).map(|s| s.0),
+            "collections.deque" => locks::deque(heap, container, most),
+            _ => None,
+        }
+    }
+
+    /// What is in containers that frames can reach, by object.
+    fn contained(&self) -> &FxHashMap<Addr, Vec<Addr>> {
+        self.contained.get_or_init(|| locks::contained(self))
+    }
+
+    /// What the items of queues lead to, with those queues.
+    fn mail(&self) -> &FxHashMap<Addr, Vec<Addr>> {
+        self.mail.get_or_init(|| queue::mail(self))
     }
 
     /// `co_names` of a code object.

@@ -103,7 +103,7 @@ fn pipe_of(scene: &Scene, found: &Found) -> Option<OsWait> {
     let heap = scene.heap;
     let handle = heap.attrs(heap.attrs(found.object?, [end])[0]?, ["_handle"])[0]?;
     let fd = i32::try_from(heap.int(handle)?).ok()?;
-    Some(OsWait { on: On::Fd { fd, operation }, for_work: false })
+    Some(OsWait { on: On::Fd { fd, operation }, for_work: false, sends: true })
 }
 
 fn queue(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) -> Option<Found> {

@@ -41,6 +41,8 @@ pub struct OsWait {
     pub on: On,
     /// It looks for work that may come in, not for the end of something that it has begun.
     pub for_work: bool,
+    /// The application's code around it sends something, too.
+    pub sends: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -166,7 +168,14 @@ impl Room<'_, '_> {
             _ => false,
         };
         (wait.call, wait.frame) = self.call(&on, name);
-        (wait, OsWait { on, for_work })
+        (wait, OsWait { on, for_work, sends: self.sends() })
+    }
+
+    fn sends(&self) -> bool {
+        const NEAR: usize = 3;
+        let own = self.thread.frames.iter().filter(|f| self.scene.is_user(f)).take(NEAR);
+        let says = |name: &String| name.starts_with("send") || name == "connect";
+        own.into_iter().any(|f| self.scene.names(f.raw.code).iter().any(says))
     }
 
     fn on(&self, name: &str, call: &RawSyscall, wait: &mut Wait) -> On {
@@ -485,8 +494,10 @@ impl Room<'_, '_> {
 
     /// The selector of an event loop or a server: what runs is a loop that has nothing to do.
     fn is_loop(&self) -> bool {
-        const LOOPS: [&str; 20] = [
+        const LOOPS: [&str; 22] = [
             "/asyncio/",
+            "/multiprocessing/resource_tracker.py",
+            "/multiprocessing/forkserver.py",
             "/uvloop/",
             "/tornado/",
             "/trio/",
@@ -536,7 +547,7 @@ pub fn bare(call: &RawSyscall) -> Option<(Wait, OsWait)> {
         "flock" => ("file", On::FileLock { fd: int(0), call: LockCall::Flock }),
         _ => return None,
     };
-    Some((Wait::new(kind, None), OsWait { on, for_work: false }))
+    Some((Wait::new(kind, None), OsWait { on, for_work: false, sends: true }))
 }
 
 /// A process that must act.

@@ -1,12 +1,13 @@
 //! `queue`: Queue and its kin, and the C-made SimpleQueue: size, limit, who would have to get or put.
 
+use rustc_hash::FxHashMap;
 use serde_json::json;
 
 use super::locks::{self, Parked};
 use super::spoken;
-use super::threading::{Found, others};
+use super::threading::{Found, others, promisers};
 use super::{FrameScene, Scene, Seen, ThreadScene};
-use crate::python::objects::Heap;
+use crate::python::objects::{Heap, TypeInfo};
 use crate::snapshot::Certainty;
 use crate::target::memory::Addr;
 
@@ -47,8 +48,13 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
     let size = heap.size(queue?)?;
     let consumers = others(scene, thread, object, &["get", "get_nowait"]);
     let producers = others(scene, thread, object, &["put", "put_nowait"]);
+    let promised = match operation {
+        "get" => promisers(scene, thread, object, &["put", "put_nowait"]),
+        _ => Vec::new(),
+    };
     let on = match operation {
         "put" => consumers.clone(),
+        "get" if !promised.is_empty() => promised.clone(),
         "get" => producers.clone(),
         // A consumer that never says task_done() is to blame as much.
         _ => Some(others(scene, thread, object, &["task_done"])).filter(|on| !on.is_empty()).unwrap_or_else(
@@ -83,6 +89,7 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         detail: json!({
             "operation": operation, "size": size, "maxsize": maxsize, "unfinished": int(unfinished),
             "shutdown": int(shutdown).map(|s| s != 0), "consumers": consumers, "producers": producers,
+            "reply": !promised.is_empty(),
         }),
     })
 }
@@ -93,7 +100,11 @@ fn simple(scene: &Scene, thread: &ThreadScene) -> Option<Found> {
     let heap = scene.heap;
     let parked = locks::parked(scene, thread)?;
     let (size, near) = locks::find_near(scene, thread, |object| simple_queue(heap, object, &parked))?;
-    let producers = others(scene, thread, near.object, &["put", "put_nowait"]);
+    let promised = promisers(scene, thread, near.object, &["put", "put_nowait"]);
+    let producers = match promised.is_empty() {
+        true => others(scene, thread, near.object, &["put", "put_nowait"]),
+        false => promised.clone(),
+    };
     let label = near.name.map_or_else(|| "SimpleQueue".into(), |n| format!("SimpleQueue {n}"));
     Some(Found {
         kind: "queue",
@@ -105,7 +116,7 @@ fn simple(scene: &Scene, thread: &ThreadScene) -> Option<Found> {
         certainty: Certainty::Proved,
         detail: json!({
             "operation": "get", "size": size, "maxsize": 0, "unfinished": null,
-            "consumers": [], "producers": producers,
+            "consumers": [], "producers": producers, "reply": !promised.is_empty(),
         }),
     })
 }
@@ -148,4 +159,32 @@ pub fn simple_items(heap: &Heap, object: Addr, cap: usize) -> Option<Vec<Addr>> 
     let ty = heap.type_of(list).filter(|t| t.is_list())?;
     let (items, _) = heap.items(list, &ty, position.saturating_add(cap))?;
     Some(items.into_iter().skip(position).collect())
+}
+
+/// What the items of queues that frames can reach lead to: an event, a future, the method by which to answer.
+pub fn mail(scene: &Scene) -> FxHashMap<Addr, Vec<Addr>> {
+    const MOST_ITEMS: usize = 256;
+    let heap = scene.heap;
+    let items = |queue: Addr| {
+        let ty = heap.type_of(queue)?;
+        if heap.is_of(&ty, "queue", "Queue") {
+            return scene.items(heap.attrs(queue, ["queue"])[0]?, MOST_ITEMS);
+        }
+        simple_items(heap, queue, MOST_ITEMS)
+    };
+    let mut found: FxHashMap<Addr, Vec<Addr>> = FxHashMap::default();
+    for queue in scene.reach().keys() {
+        for item in items(*queue).unwrap_or_default() {
+            let attributes =
+                || heap.attributes(item, 16).map(|all| all.into_iter().map(|(_, v)| v).collect());
+            let parts = scene.items(item, 16).or_else(attributes).unwrap_or_default();
+            for part in parts.into_iter().chain([item]) {
+                let is_method = |ty: &TypeInfo| ty.name == "method" || ty.is_c_function();
+                let method = heap.type_of(part).is_some_and(|ty| is_method(&ty));
+                let owner = method.then(|| heap.ptr(part + heap.layout.method.self_)).flatten();
+                found.entry(owner.unwrap_or(part)).or_default().push(*queue);
+            }
+        }
+    }
+    found
 }

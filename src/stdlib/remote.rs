@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::os::On;
-use super::{FrameScene, Scene, Seen};
+use super::{FrameScene, Scene, Seen, exits};
 use crate::target::memory::Addr;
 
 /// Frames above the application's own that are searched.
@@ -27,6 +27,8 @@ pub struct Remote {
     pub url: Option<String>,
     /// `resolve`, `tls-handshake`: not a word has been exchanged that the application knows of.
     pub phase: Option<&'static str>,
+    /// What C code was given to find the address of, if that is what it does.
+    pub resolved: Option<String>,
 }
 
 impl Remote {
@@ -41,7 +43,9 @@ impl Remote {
         }
         detail["host"] = json!(self.host);
         detail["url"] = json!(self.url.as_deref().map(shown));
-        detail["phase"] = json!(self.phase);
+        if self.phase.is_some() || detail["phase"].is_null() {
+            detail["phase"] = json!(self.phase);
+        }
     }
 }
 
@@ -65,6 +69,7 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
 /// From the innermost of these frames on.
 pub fn of_frames(scene: &Scene, frames: &[FrameScene]) -> Remote {
     let mut remote = Remote::default();
+    let innermost = frames.first();
     let frames = frames.iter().take(MAX_FRAMES);
     for (depth, frame) in frames.take_while(|f| !scene.is_user(f)).enumerate() {
         if remote.phase.is_none() {
@@ -72,6 +77,13 @@ pub fn of_frames(scene: &Scene, frames: &[FrameScene]) -> Remote {
                 // A function of C inside: its Python wrapper is the innermost frame.
                 "getaddrinfo" if depth == 0 && frame.in_file("/socket.py") => Some("resolve"),
                 "do_handshake" => Some("tls-handshake"),
+                // asyncio and AnyIO drive it themselves: nothing else is awaited there.
+                "_create_connection_transport" | "start_tls"
+                    if depth == 0 && frame.in_file("/asyncio/base_events.py") =>
+                {
+                    Some("tls-handshake")
+                }
+                "wrap" if frame.in_file("/anyio/streams/tls.py") => Some("tls-handshake"),
                 _ => None,
             };
         }
@@ -81,10 +93,28 @@ pub fn of_frames(scene: &Scene, frames: &[FrameScene]) -> Remote {
             break;
         }
     }
+    remote.resolved = innermost.and_then(|frame| resolved_by_c(scene, frame));
     if remote.host.is_none() {
         remote.host = remote.url.as_deref().and_then(host_of).map(str::to_owned);
     }
     remote
+}
+
+/// Functions of `_socket` that ask for an address, with what they were given: no frame of Python is theirs, but
+/// the caller's value stack has both.
+fn resolved_by_c(scene: &Scene, frame: &FrameScene) -> Option<String> {
+    const RESOLVERS: &[&str] = &["getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr"];
+    let heap = scene.heap;
+    let slots = exits::stack_slots(heap, frame);
+    let at = slots.iter().position(|slot| {
+        let name = || {
+            exits::called(heap, *slot, *slot)
+                .filter(|_| heap.type_of(*slot).is_some_and(|t| t.is_c_function()))
+        };
+        name().is_some_and(|(name, _)| RESOLVERS.contains(&name.as_str()))
+    })?;
+    // Behind it may stand the NULL, or the module, of a call.
+    slots[at + 1..].iter().take(2).find_map(|slot| host(scene, *slot))
 }
 
 fn of_frame(scene: &Scene, frame: &FrameScene, remote: &mut Remote) {

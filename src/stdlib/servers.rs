@@ -150,8 +150,11 @@ fn is_at(frame: &FrameScene, path: &str, function: &str) -> bool {
 /// With what `/proc` says of the heartbeat.
 pub fn settle(part: &Part, heartbeat: Option<Heartbeat>, now: super::os::Now, parent: Option<i32>) -> Server {
     let mut server = part.server.clone();
-    if matches!(server.role.as_str(), "worker" | "pool worker") {
-        server.supervisor = parent;
+    // Whoever was started by another one, by its own machinery; init has only taken in what it left.
+    const STARTED: [&str; 6] =
+        ["worker", "pool worker", "child", "fork server", "resource tracker", "manager"];
+    if STARTED.contains(&server.role.as_str()) {
+        server.supervisor = parent.filter(|pid| *pid > 1);
     }
     server.heartbeat_age = heartbeat.and_then(|h| age(h, now));
     server

@@ -1,25 +1,98 @@
 //! Whether the code of a frame speaks of a method: `put`, `set`, `release`. That it does is a hint of who may end
 //! a wait, and no more; a global of that name, or the `get` of a dict, is none.
 
+use super::acquired::Body;
 use super::flow::{Shape, deref_slot};
-use super::{FrameScene, Scene};
-use crate::python::opcodes::Op;
+use super::{FrameScene, Scene, exits};
+use crate::python::opcodes::{self, Instruction, Op};
 use crate::target::memory::Addr;
 
 /// `of`: the object that is waited for.
 pub fn speaks_of(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) -> bool {
-    let names = scene.names(frame.raw.code);
-    let is_wanted = |at: u32| names.get(at as usize).is_some_and(|n| methods.contains(&n.as_str()));
-    if !(0..names.len() as u32).any(is_wanted) {
+    if !names_any(scene, frame.raw.code, methods) {
         return false;
     }
-    let Some(shape) = scene.shapes.of(scene, frame.raw.code) else { return true };
+    let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals);
+    body.is_none_or(|body| body_speaks_of(scene, &body, Some(frame.offset), of, methods))
+}
+
+/// Some place of its code reads such a method of this very object.
+pub fn surely_speaks_of(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) -> bool {
+    let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals);
+    let (Some(body), Some(shape)) = (body, scene.shapes.of(scene, frame.raw.code)) else { return false };
+    let names = scene.names(body.code);
+    let start = opcodes::at(&shape.instructions, frame.offset);
+    shape.instructions.iter().enumerate().any(|(at, i)| {
+        let name = attribute(scene, i.op, i.arg).and_then(|name| names.get(name as usize));
+        name.is_some_and(|n| methods.contains(&n.as_str()))
+            && receiver(scene, &body, &shape, start, at) == Some(of)
+    })
+}
+
+/// It stands at a call that is written as one, and no `with`.
+pub fn is_at_call(scene: &Scene, frame: &FrameScene) -> bool {
+    use Op::{Call, CallFunction, CallFunctionKw, CallKw, CallMethod, Precall};
+    let shape = scene.shapes.of(scene, frame.raw.code);
+    let at = shape.as_ref().and_then(|shape| opcodes::at(&shape.instructions, frame.offset));
+    let op = shape.zip(at).map(|(shape, at)| shape.instructions[at].op);
+    matches!(op, Some(Call | CallFunction | CallFunctionKw | CallKw | CallMethod | Precall))
+}
+
+/// The same of a function, or a method, that may be called.
+pub fn function_speaks_of(scene: &Scene, callable: Addr, of: Addr, methods: &[&str]) -> bool {
+    let (heap, m) = (scene.heap, &scene.heap.layout.method);
+    let bound = heap.type_of(callable).is_some_and(|ty| ty.name == "method");
+    let body = match bound {
+        true => heap
+            .ptr(callable + m.func)
+            .and_then(|f| Body::of_function(scene, f, vec![heap.ptr(callable + m.self_)])),
+        false => Body::of_function(scene, callable, Vec::new()),
+    };
+    body.is_none_or(|body| {
+        names_any(scene, body.code, methods) && body_speaks_of(scene, &body, None, of, methods)
+    })
+}
+
+/// A variable of the frame, or an attribute of one, is such a method of the object: `reply = box.put`.
+pub fn keeps_method(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) -> bool {
+    let (heap, m) = (scene.heap, &scene.heap.layout.method);
+    let own = scene.values(frame);
+    let within = own.iter().flat_map(|value| heap.attributes(*value, 64).unwrap_or_default());
+    let within: Vec<Addr> = within.map(|(_, value)| value).collect();
+    own.into_iter().chain(within).any(|value| {
+        let Some(ty) = heap.type_of(value) else { return false };
+        let is_python = ty.name == "method";
+        if !is_python && !ty.is_c_function() || heap.ptr(value + m.self_) != Some(of) {
+            return false;
+        }
+        let Some(function) = heap.ptr(value + m.func) else { return false };
+        let name = match is_python {
+            true => {
+                let code = heap.ptr(function + heap.layout.function.code);
+                code.and_then(|c| heap.checked_str(heap.ptr(c + heap.layout.code.name)?))
+            }
+            false => exits::c_name(heap, function),
+        };
+        name.is_some_and(|name| methods.contains(&name.as_str()))
+    })
+}
+
+fn names_any(scene: &Scene, code: Addr, methods: &[&str]) -> bool {
+    scene.names(code).iter().any(|name| methods.contains(&name.as_str()))
+}
+
+/// `offset`: where it stands, if it runs.
+fn body_speaks_of(scene: &Scene, body: &Body, offset: Option<i64>, of: Addr, methods: &[&str]) -> bool {
+    let names = scene.names(body.code);
+    let is_wanted = |at: u32| names.get(at as usize).is_some_and(|n| methods.contains(&n.as_str()));
+    let Some(shape) = scene.shapes.of(scene, body.code) else { return true };
+    let start = offset.and_then(|offset| opcodes::at(&shape.instructions, offset));
     let (mut as_attribute, mut as_global) = (false, false);
     for (at, instruction) in shape.instructions.iter().enumerate() {
         match attribute(scene, instruction.op, instruction.arg) {
             Some(name) if is_wanted(name) => {
                 as_attribute = true;
-                let other = receiver(scene, frame, &shape, at).filter(|object| *object != of);
+                let other = receiver(scene, body, &shape, start, at).filter(|object| *object != of);
                 if !other.is_some_and(|object| is_its_own(scene, object)) {
                     return true;
                 }
@@ -41,6 +114,12 @@ fn is_its_own(scene: &Scene, object: Addr) -> bool {
         ("threading", "Thread"),
         ("queue", "Queue"),
         ("subprocess", "Popen"),
+        ("asyncio.locks", "Event"),
+        ("asyncio.locks", "Lock"),
+        ("asyncio.locks", "Condition"),
+        ("asyncio.locks", "Semaphore"),
+        ("asyncio.locks", "Barrier"),
+        ("asyncio.queues", "Queue"),
     ];
     let heap = scene.heap;
     heap.type_of(object).is_some_and(|ty| {
@@ -50,7 +129,7 @@ fn is_its_own(scene: &Scene, object: Addr) -> bool {
 }
 
 /// Index of the name that is read of an object.
-fn attribute(scene: &Scene, op: Op, arg: u32) -> Option<u32> {
+pub fn attribute(scene: &Scene, op: Op, arg: u32) -> Option<u32> {
     match op {
         // From 3.12 on the last bit says that it is a method.
         Op::LoadAttr if scene.heap.layout.minor >= 12 => Some(arg >> 1),
@@ -59,7 +138,7 @@ fn attribute(scene: &Scene, op: Op, arg: u32) -> Option<u32> {
     }
 }
 
-fn global(scene: &Scene, op: Op, arg: u32) -> Option<u32> {
+pub fn global(scene: &Scene, op: Op, arg: u32) -> Option<u32> {
     match op {
         // From 3.11 on the last bit asks for a NULL.
         Op::LoadGlobal if scene.heap.layout.minor >= 11 => Some(arg >> 1),
@@ -68,22 +147,39 @@ fn global(scene: &Scene, op: Op, arg: u32) -> Option<u32> {
     }
 }
 
-/// What the attribute is read of, as the variables are now: a variable, or an attribute of one.
-fn receiver(scene: &Scene, frame: &FrameScene, shape: &Shape, at: usize) -> Option<Addr> {
+/// What the attribute is read of, as the variables are now: a variable that stays what it is, or an attribute of
+/// one. `start`: where it stands, if it runs.
+pub fn receiver(scene: &Scene, body: &Body, shape: &Shape, start: Option<usize>, at: usize) -> Option<Addr> {
     let before = shape.instructions.get(at.checked_sub(1)?)?;
+    let names = scene.names(body.code);
     if let Some(name) = attribute(scene, before.op, before.arg) {
-        let names = scene.names(frame.raw.code);
-        let object = receiver(scene, frame, shape, at - 1)?;
+        let object = receiver(scene, body, shape, start, at - 1)?;
         return scene.heap.attrs(object, [names.get(name as usize)?.as_str()])[0];
     }
     if let Some(name) = global(scene, before.op, before.arg) {
-        let names = scene.names(frame.raw.code);
-        return scene.heap.dict_get(frame.raw.globals, [names.get(name as usize)?.as_str()])[0];
+        return scene.heap.dict_get(body.globals, [names.get(name as usize)?.as_str()])[0];
     }
     let slot = match before.op {
         Op::LoadFast | Op::LoadFastCheck | Op::LoadFastBorrow => before.arg as usize,
-        Op::LoadDeref => deref_slot(scene, frame.raw.code, before.arg),
+        Op::LoadDeref => deref_slot(scene, body.code, before.arg),
         _ => return None,
     };
-    scene.slot(frame, slot)
+    let stores = |i: &Instruction| stores(scene, body, i, slot);
+    let assigned = match start {
+        Some(start) => shape.ahead(start).any(|at| stores(&shape.instructions[at])),
+        None => shape.instructions.iter().any(stores),
+    };
+    body.variable(scene, slot).filter(|_| !assigned)
+}
+
+/// Whether the instruction gives this variable a value.
+fn stores(scene: &Scene, body: &Body, instruction: &Instruction, slot: usize) -> bool {
+    let arg = instruction.arg as usize;
+    match instruction.op {
+        Op::StoreFast => arg == slot,
+        Op::StoreLoad => arg >> 4 == slot,
+        Op::StoreTwo => arg >> 4 == slot || arg & 15 == slot,
+        Op::StoreDeref => deref_slot(scene, body.code, instruction.arg) == slot,
+        _ => false,
+    }
 }

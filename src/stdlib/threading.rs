@@ -4,6 +4,7 @@
 //! call that the application made. So the frames are read from the innermost outwards, as long as they
 //! belong to the standard library's waiting code, and the outermost of them says what it is.
 
+use rustc_hash::FxHashSet;
 use serde_json::json;
 
 use super::locks::{self, actor};
@@ -74,11 +75,26 @@ fn slots(
         };
         found.on = others(scene, thread, semaphore.object, &["release"]);
         found.on.retain(|actor| !waits(actor));
+        found.detail["slot"] = json!(gives_back(scene, thread, semaphore.object));
         found.certainty = Certainty::Likely;
     } else {
         (found.on, found.certainty) = (has.on, has.certainty);
         found.detail["signal"] = json!(has.signal);
     }
+}
+
+/// Who waits for a slot will give it back: it waits in a `with`, or its code releases the same semaphore.
+pub fn gives_back(scene: &Scene, thread: &ThreadScene, semaphore: Addr) -> bool {
+    const NEAR: usize = 3;
+    // What stands below a forked child is its parent's.
+    let forked = |f: &&FrameScene| f.in_file("/multiprocessing/process.py");
+    let frames = || thread.frames.iter().take_while(|f| !forked(f));
+    let own = || frames().filter(|f| scene.is_user(f)).take(NEAR);
+    let Some(first) = own().next() else { return true };
+    !spoken::is_at_call(scene, first)
+        || own().any(|f| {
+            f.code.name == "__enter__" || spoken::surely_speaks_of(scene, f, semaphore, &["release"])
+        })
 }
 
 fn waits_for_slot(scene: &Scene, thread: &ThreadScene, semaphore: Addr) -> bool {
@@ -120,9 +136,11 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
             Some(found("condition", "wait_for", on, Certainty::Likely, json!({})))
         }
         "wait" if heap.is_a(&ty, "Event") => {
-            let on = others(scene, thread, object, &["set"]);
+            let own = shut_down_by_itself(scene, thread, index);
+            let on = own.clone().unwrap_or_else(|| others(scene, thread, object, &["set"]));
+            let certainty = if own.is_some() { Certainty::Proved } else { Certainty::Likely };
             let flag = heap.attrs(object, ["_flag"])[0].and_then(|f| heap.int(f)).map(|f| f != 0);
-            Some(found("event", "wait", on, Certainty::Likely, json!({ "set": flag })))
+            Some(found("event", "wait", on, certainty, json!({ "set": flag })))
         }
         "wait" | "_wait" | "_enter" if heap.is_a(&ty, "Barrier") => {
             let [parties, here] = heap.attrs(object, ["_parties", "_count"]);
@@ -150,6 +168,16 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         }
         _ => None,
     }
+}
+
+/// `server.shutdown()` from within a handler: it waits for `serve_forever`, which is below it on the same stack
+/// (Lib/socketserver.py).
+fn shut_down_by_itself(scene: &Scene, thread: &ThreadScene, index: usize) -> Option<Vec<Actor>> {
+    let server =
+        |f: &FrameScene, name: &str| f.is("/socketserver.py", &[name]).then(|| scene.receiver(f)).flatten();
+    let shut_down = server(thread.frames.get(index + 1)?, "shutdown")?;
+    let serves = |f: &FrameScene| server(f, "serve_forever") == Some(shut_down);
+    thread.frames[index + 1..].iter().any(serves).then(|| vec![actor(scene, thread)])
 }
 
 /// A join: the thread object names its thread.
@@ -201,19 +229,62 @@ fn at_exit(scene: &Scene, thread: &ThreadScene, index: usize) -> Found {
     }
 }
 
+/// Threads that were given such a method of the object, to be called when they are done (`reply = box.put`), or in
+/// whose mail it lies.
+pub fn promisers(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str]) -> Vec<Actor> {
+    let keeps = |frame: &FrameScene| spoken::keeps_method(scene, frame, object, methods);
+    let found = reaching(scene, thread, object, keeps);
+    named(scene, if found.is_empty() { readers(scene, thread, object) } else { found })
+}
+
 /// Threads other than this one whose frames can reach the object and speak of one of these methods: who
 /// may end the wait. None of that is proven.
 pub fn others(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str]) -> Vec<Actor> {
-    let Some(frames) = scene.reach().get(&object) else { return Vec::new() };
-    let mut found: Vec<u32> = Vec::new();
-    for (t, f) in frames {
-        let other = &scene.threads[*t as usize];
-        if other.raw.tstate != thread.raw.tstate
-            && !found.contains(t)
-            && spoken::speaks_of(scene, &other.frames[*f as usize], object, methods)
-        {
-            found.push(*t);
-        }
+    let speaks = |object: Addr| {
+        let says = |frame: &FrameScene| {
+            spoken::speaks_of(scene, frame, object, methods)
+                || spoken::keeps_method(scene, frame, object, methods)
+        };
+        reaching(scene, thread, object, says)
+    };
+    let mut found = speaks(object);
+    if found.is_empty() {
+        // One of many, by its key: `pending[id].set()`.
+        let containers = scene.contained().get(&object).into_iter().flatten();
+        found = containers.flat_map(|container| speaks(*container)).collect();
     }
-    found.into_iter().map(|t| actor(scene, &scene.threads[t as usize])).collect()
+    if found.is_empty() {
+        found = readers(scene, thread, object);
+    }
+    named(scene, found)
+}
+
+/// Threads (indices) that read the queue in which a message lies that leads to this object.
+fn readers(scene: &Scene, thread: &ThreadScene, object: Addr) -> Vec<u32> {
+    let reads = |queue: &Addr| {
+        let gets = |f: &FrameScene| spoken::speaks_of(scene, f, *queue, &["get", "get_nowait"]);
+        reaching(scene, thread, *queue, gets)
+    };
+    scene.mail().get(&object).into_iter().flatten().flat_map(reads).collect()
+}
+
+/// Other threads (indices) with such a frame that can reach the object.
+fn reaching(
+    scene: &Scene,
+    thread: &ThreadScene,
+    object: Addr,
+    fits: impl Fn(&FrameScene) -> bool,
+) -> Vec<u32> {
+    let frames = scene.reach().get(&object).into_iter().flatten();
+    let other = |(t, f): &&(u32, u32)| {
+        let other = &scene.threads[*t as usize];
+        other.raw.tstate != thread.raw.tstate && fits(&other.frames[*f as usize])
+    };
+    frames.filter(other).map(|(t, _)| *t).collect()
+}
+
+fn named(scene: &Scene, mut threads: Vec<u32>) -> Vec<Actor> {
+    let mut met = FxHashSet::default();
+    threads.retain(|t| met.insert(*t));
+    threads.into_iter().map(|t| actor(scene, &scene.threads[t as usize])).collect()
 }

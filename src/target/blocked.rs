@@ -15,15 +15,15 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
 use super::clocks::Allowance;
-use super::parse;
+use super::parse::{self, Stamp};
 
 /// How far each CPU's clock lies behind the monotonic one, as far as that is known. It drifts by the CPU's
 /// interrupt and stolen time: make a new one for each look.
 #[derive(Debug)]
 pub struct CpuClocks {
     own: Option<File>,
-    /// CPU and `monotonic − its clock`, nanoseconds.
-    lags: Vec<(usize, i64)>,
+    /// CPU and `monotonic − its clock`, nanoseconds; the same for its clock of loads.
+    lags: Vec<(usize, i64, Option<i64>)>,
     /// `/proc/thread-self/sched` belongs to the thread that opened it.
     _of_this_thread: PhantomData<*const ()>,
 }
@@ -102,25 +102,25 @@ impl CpuClocks {
     }
 
     /// How long ago this stamp was made, seconds; `None` where that CPU's clock is not known.
-    pub fn since(&self, cpu: usize, stamp: u64, now: Duration) -> Option<f64> {
-        let lag = self.lag(cpu)?;
-        // A thread that has never run, or was moved by an older kernel, has none.
-        if stamp == 0 {
-            return None;
-        }
+    pub fn since(&self, cpu: usize, stamp: Stamp, now: Duration) -> Option<f64> {
+        let (_, ran, load) = *self.lags.iter().find(|lag| lag.0 == cpu)?;
+        let (stamp, lag) = match stamp {
+            Stamp::Ran(stamp) => (stamp, ran),
+            Stamp::Load(stamp) => (stamp, load?),
+        };
         let then = i64::try_from(stamp).ok()?.checked_add(lag)?;
         let now = i64::try_from(now.as_nanos()).ok()?;
         Some(now.saturating_sub(then).max(0) as f64 / 1e9)
     }
 
     fn lag(&self, cpu: usize) -> Option<i64> {
-        self.lags.iter().find(|(known, _)| *known == cpu).map(|(_, lag)| *lag)
+        self.lags.iter().find(|lag| lag.0 == cpu).map(|lag| lag.1)
     }
 
     /// Learns the clock of the CPU that we are on.
     fn look(&mut self) {
         let Some(own) = &self.own else { return };
-        let mut best: Option<(usize, i64, Duration)> = None;
+        let mut best: Option<(usize, i64, Option<i64>, Duration)> = None;
         for _ in 0..3 {
             let Ok(cpu) = sched_getcpu() else { return };
             // Our own stamp is that of our last tick, unless our CPU time is asked for: this makes the kernel bring
@@ -135,18 +135,19 @@ impl CpuClocks {
                 continue;
             }
             let (Ok(now), Ok(stamp)) = (i64::try_from(now.as_nanos()), i64::try_from(stamp)) else { return };
-            if best.is_none_or(|(_, _, before)| took < before) {
-                best = Some((cpu, now - stamp, took));
+            if best.is_none_or(|(.., before)| took < before) {
+                let load = parse::load_updated(&buffer[..length]).and_then(|at| i64::try_from(at).ok());
+                best = Some((cpu, now - stamp, load.map(|at| now - at), took));
             }
             // Longer, and we were off the CPU in the middle: the stamp may be younger than `now`.
             if took < Duration::from_micros(200) {
                 break;
             }
         }
-        if let Some((cpu, lag, _)) = best
+        if let Some((cpu, lag, load, _)) = best
             && self.lag(cpu).is_none()
         {
-            self.lags.push((cpu, lag));
+            self.lags.push((cpu, lag, load));
         }
     }
 }
@@ -182,8 +183,8 @@ mod tests {
                 assert!(clocks.lag(cpu).is_some());
             }
         }
-        assert_eq!(clocks.since(0, 0, monotonic()), None);
+        assert_eq!(clocks.since(1022, Stamp::Ran(1), monotonic()), None);
         clocks.learn(&[1023], Duration::ZERO);
-        assert_eq!(clocks.since(1023, 5, monotonic()), None);
+        assert_eq!(clocks.since(1023, Stamp::Load(5), monotonic()), None);
     }
 }

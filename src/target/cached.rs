@@ -313,6 +313,10 @@ impl Memory for CachedMemory {
         Ok(())
     }
 
+    fn peek(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
+        self.read_cached(addr, buf)
+    }
+
     fn prefetch(&self, ranges: &[(Addr, usize)]) {
         let Source::Live(live) = &self.source else { return };
         let cache = &mut *self.cache.borrow_mut();

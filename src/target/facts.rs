@@ -64,6 +64,9 @@ pub struct ProcessFacts {
     /// Its SemLock objects, of semaphores that somebody waits for.
     #[serde(default)]
     pub semlocks: Vec<SemLocks>,
+    /// Descendants that sleep in a write to what the process has the other end of.
+    #[serde(default)]
+    pub held_up: Vec<i32>,
     /// Read only because a wait led here.
     #[serde(default)]
     pub followed: bool,

@@ -16,6 +16,11 @@ pub trait Memory {
     /// Fills `buf` from `addr`, all of it or none.
     fn read_into(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault>;
 
+    /// For a search: what is read so does not go into a capture.
+    fn peek(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
+        self.read_into(addr, buf)
+    }
+
     /// Says that these ranges will be wanted next, so that they can come in one system call.
     fn prefetch(&self, _ranges: &[(Addr, usize)]) {}
 

@@ -42,6 +42,8 @@ pub mod maps;
 pub mod memory;
 /// Sockets of a process, holders of a port.
 pub mod net;
+/// Descendants whose output nobody takes.
+pub mod outputs;
 /// The memory of this process itself.
 pub mod own_memory;
 /// The pages that the last samples needed.

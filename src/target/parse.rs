@@ -56,6 +56,13 @@ pub fn stat(bytes: &[u8]) -> Option<Stat<'_>> {
     })
 }
 
+/// `exit_code` of `/proc/PID/stat` (field 52), which only those see who may look into the process; others see 0,
+/// and so does everybody while it lives.
+pub fn exit_status(bytes: &[u8]) -> Option<i32> {
+    let close = bytes.iter().rposition(|&b| b == b')')?;
+    words(bytes.get(close + 1..)?).nth(49).and_then(signed).and_then(|status| i32::try_from(status).ok())
+}
+
 /// One line of `/proc/PID/status`, without its name and the blanks around.
 pub fn field<'a>(status: &'a [u8], name: &str) -> Option<&'a [u8]> {
     status.split(|&b| b == b'\n').find_map(|line| {
@@ -133,6 +140,30 @@ pub fn exec_start(bytes: &[u8]) -> Option<u64> {
     millis.checked_mul(1_000_000)?.checked_add(nanos)
 }
 
+/// What `/proc/PID/task/TID/sched` says of when a thread has last been seen to by the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp {
+    /// When it left its CPU, on the clock of that.
+    Ran(u64),
+    /// When its load was last brought up to date, on the CPU's clock of loads (kernel/sched/pelt.h): not before it
+    /// left. Where a sleeper has been moved to another CPU while it was still in the queue (`DELAY_DEQUEUE`, Linux
+    /// 6.12), that is all: `migrate_task_rq_fair` clears the other one.
+    Load(u64),
+}
+
+pub fn stamp(bytes: &[u8]) -> Option<Stamp> {
+    match exec_start(bytes)? {
+        0 => load_updated(bytes).filter(|at| *at > 0).map(Stamp::Load),
+        at => Some(Stamp::Ran(at)),
+    }
+}
+
+/// `se.avg.last_update_time` of the same file, nanoseconds.
+pub fn load_updated(bytes: &[u8]) -> Option<u64> {
+    let line = bytes.split(|&b| b == b'\n').find(|line| line.starts_with(b"se.avg.last_update_time"))?;
+    number(line.rsplit(|&b| b == b':').next()?.trim_ascii())
+}
+
 /// The soft limit of open files from `/proc/PID/limits`; `None` too where it is unlimited.
 pub fn open_files_limit(bytes: &[u8]) -> Option<u64> {
     let line = bytes.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Max open files"))?;
@@ -206,6 +237,10 @@ mod tests {
         let sched =
             b"cat (1, #threads: 1)\n---\nse.exec_start      :        835028.402310\nse.vruntime : 1.5\n";
         assert_eq!(exec_start(sched), Some(835_028_402_310));
+        assert_eq!(stamp(sched), Some(Stamp::Ran(835_028_402_310)));
+        let moved = b"se.exec_start : 0.000000\nse.avg.last_update_time       :       79825038800896\n";
+        assert_eq!(stamp(moved), Some(Stamp::Load(79_825_038_800_896)));
+        assert_eq!(stamp(b"se.exec_start : 0.000000\n"), None);
         assert_eq!(open_files_limit(b"Limit\nMax open files            1024   4096   files\n"), Some(1024));
         assert_eq!(open_files_limit(b"Max open files   unlimited  unlimited files\n"), None);
         let status = b"Name:\tUid:\nUid:\t5\t6\t7\t8\nNSpid:\t40\t3\n";
@@ -226,7 +261,7 @@ mod tests {
     proptest! {
         #[test]
         fn anything_is_parsed_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (stat(&bytes), doing(&bytes), schedstat(&bytes), exec_start(&bytes));
+            let _ = (self::stat(&bytes), doing(&bytes), schedstat(&bytes), stamp(&bytes));
             let _ = (open_files_limit(&bytes), command_line(&bytes), field(&bytes, "Uid"));
         }
 
@@ -240,9 +275,9 @@ mod tests {
         }
 
         #[test]
-        fn lines_of_numbers(text in "(se.exec_start|Max open files|-?[0-9]{1,25}|0x[0-9a-f]{1,20}|[ :.\n]){0,20}") {
+        fn lines_of_numbers(text in "(se.exec_start|se.avg.last_update_time|Max open files|-?[0-9]{1,25}|0x[0-9a-f]{1,20}|[ :.\n]){0,20}") {
             let bytes = text.as_bytes();
-            let _ = (stat(bytes), doing(bytes), schedstat(bytes), exec_start(bytes), open_files_limit(bytes));
+            let _ = (self::stat(bytes), doing(bytes), schedstat(bytes), stamp(bytes), open_files_limit(bytes));
         }
     }
 }

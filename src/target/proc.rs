@@ -140,10 +140,16 @@ fn listed_children(dir: &ProcDir, pid: i32) -> Option<Vec<i32>> {
 fn child(pid: i32) -> Option<Child> {
     let dir = with_room(|| ProcDir::process(pid)).ok()?;
     let mut buffer = [0; 1024];
-    let stat = parse::stat(dir.read(c"stat", &mut buffer).ok()?)?;
+    let text = dir.read(c"stat", &mut buffer).ok()?;
+    let stat = parse::stat(text)?;
     let command = command(&dir).filter(|command| !command.is_empty());
+    // As wait(2) has it.
+    let status = (stat.state == 'Z').then(|| parse::exit_status(text)).flatten();
+    let signal = status.map(|s| s & 0x7f).filter(|s| *s != 0);
     Some(Child {
         pid,
+        exit_code: status.filter(|_| signal.is_none()).map(|s| s >> 8 & 0xff),
+        exit_signal: signal,
         // A zombie has a name left, no arguments.
         command: command.unwrap_or_else(|| vec![format!("[{}]", String::from_utf8_lossy(stat.comm))]),
         state: Some(stat.state.to_string()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::blocked::{monotonic, with_clocks};
 use super::facts::ThreadFacts;
 use super::files::{ProcDir, numbers};
-use super::parse;
+use super::parse::{self, Stamp};
 use super::probe::{Standing, ThreadProbe, with_room};
 use super::syscalls::{self, Arch};
 use crate::snapshot::{Precision, ThreadOs};
@@ -82,7 +82,11 @@ fn describe<P: Borrow<ThreadProbe>>(
             let before = earlier.filter(|_| is_asleep(facts.os.state));
             let at_least = || before.and_then(|before| before.unmoved_for(facts.tid, &standing, now));
             if let Some(seconds) = exact {
-                (facts.os.blocked_for, facts.os.blocked_for_is) = (Some(seconds), Some(Precision::Exact));
+                let precision = match stamp {
+                    Some(Stamp::Load(_)) => Precision::AtLeast,
+                    _ => Precision::Exact,
+                };
+                (facts.os.blocked_for, facts.os.blocked_for_is) = (Some(seconds), Some(precision));
             } else if let Some(seconds) = at_least() {
                 (facts.os.blocked_for, facts.os.blocked_for_is) = (Some(seconds), Some(Precision::AtLeast));
             }
@@ -98,7 +102,7 @@ fn thread(
     probe: &ThreadProbe,
     standing: Standing,
     namespaced: bool,
-) -> Option<(ThreadFacts, Option<u64>)> {
+) -> Option<(ThreadFacts, Option<Stamp>)> {
     let (comm, state, cpu, kernel) = probe
         .with_stat(|stat| {
             (String::from_utf8_lossy(stat.comm).into_owned(), stat.state, stat.cpu, stat.is_kernel_thread())
@@ -116,7 +120,7 @@ fn thread(
     let mut stamp = None;
     let mut buffer = [0; 4096];
     if is_asleep(Some(state)) {
-        stamp = dir.read_of_task(probe.tid, c"sched", &mut buffer).ok().and_then(parse::exec_start);
+        stamp = dir.read_of_task(probe.tid, c"sched", &mut buffer).ok().and_then(parse::stamp);
         // In a futex all threads sleep at the same place: not worth 10 µs for each of hundreds.
         let says_nothing = call.is_some_and(|call| syscalls::futex_address(Arch::HERE, &call).is_some());
         if !says_nothing {
@@ -160,7 +164,7 @@ pub fn namespaced_tids(pid: i32) -> Vec<(i32, i32)> {
     tids(pid).into_iter().filter_map(|tid| Some((tid, inside(tid)?))).collect()
 }
 
-fn cpus_by_demand(threads: &[ThreadFacts], stamps: &[(Option<u64>, Duration, Standing)]) -> Vec<usize> {
+fn cpus_by_demand(threads: &[ThreadFacts], stamps: &[(Option<Stamp>, Duration, Standing)]) -> Vec<usize> {
     let mut demand: Vec<(usize, usize)> = Vec::new();
     for (facts, (stamp, ..)) in threads.iter().zip(stamps) {
         let Some(cpu) = stamp.and(facts.cpu) else { continue };

@@ -24,6 +24,10 @@ fn nothing_critical(pid: i32) -> Outcome {
     Ok(())
 }
 
+fn alarms(report: &serde_json::Value) -> Vec<String> {
+    findings(report).into_iter().filter(|f| text(f, "severity") != "info").map(brief).collect()
+}
+
 #[test]
 fn programs() {
     each_interpreter("healthy", typical, |interpreter| {
@@ -31,8 +35,15 @@ fn programs() {
         let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
         let names: Vec<&str> = names.as_array().into_iter().flatten().filter_map(|n| n.as_str()).collect();
         let judge = |name: &str| {
-            let (program, _) = Program::ready(interpreter, file, &[name])?;
-            nothing_critical(program.pid()).map_err(|reason| format!("{name}: {reason}"))
+            let (program, truth) = Program::ready(interpreter, file, &[name])?;
+            nothing_critical(program.pid()).map_err(|reason| format!("{name}: {reason}"))?;
+            if truth["at_rest"] != true {
+                return Ok(());
+            }
+            // Waits are judged once they have lasted for five seconds.
+            std::thread::sleep(std::time::Duration::from_secs(6));
+            let alarms = alarms(&dump_json(program.pid(), &[])?);
+            if alarms.is_empty() { Ok(()) } else { Err(format!("{name}: {}", alarms.join(", "))) }
         };
         let mut wrong = Vec::new();
         // A few at once: the busy ones take the CPU from each other, and that is no fault either.
@@ -62,8 +73,7 @@ fn asyncio_programs() {
         let mut wrong = Vec::new();
         for (name, program) in running {
             let report = dump_json(program.pid(), &[])?;
-            let alarms = findings(&report).into_iter().filter(|f| text(f, "severity") != "info").map(brief);
-            wrong.extend(alarms.map(|alarm| format!("{name}: {alarm}")));
+            wrong.extend(alarms(&report).into_iter().map(|alarm| format!("{name}: {alarm}")));
             wrong.extend(check_says(&["--pid", &program.pid().to_string()], 0).err());
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }

@@ -245,6 +245,12 @@ fn finding_differences(truth: &Value, report: &Value) -> Vec<String> {
     } else if truth["cycle"].is_null() {
         wrong.push(format!("it is about {} {}, not about who suffers", finding["tid"], finding["task"]));
     }
+    if let Some(words) = truth["says"].as_str() {
+        let says = |line: &Value| line.as_str().is_some_and(|line| line.contains(words));
+        if !list(finding, "evidence").iter().any(says) {
+            wrong.push(format!("nothing is said of \"{words}\": {}", finding["evidence"]));
+        }
+    }
     wrong.extend(blame_differences(truth, finding, report));
     wrong
 }

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod crowd;
 mod deadlocks;
 mod full_queue;
 mod gunicorn;

@@ -101,6 +101,7 @@ pub fn thread(tid: i32, name: &str, activity: Activity, syscall: &str, blocked_f
         holds: vec![],
         frames: vec![],
         complete: true,
+        exiting: false,
         read: Read::Frozen,
         problems: vec![],
     }

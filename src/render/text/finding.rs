@@ -265,12 +265,12 @@ fn name(cause: &Cause, process: Option<&Process>) -> String {
 
 /// Until when: by itself, or when who does what.
 fn ending(page: &mut Page, finding: &Finding) {
-    // Who has begun to sleep anew, or to poll, since the wait for it began, frees nobody by the end of that.
+    // Who has begun to sleep anew, or to poll, since the wait for it began, frees nobody by the end of that; nor does who
+    // begins anew himself.
     let begins_anew = |at: usize, wait: &Wait| {
         let lasts = wait.blocked_for.zip(wait.ends_in).map(|(since, left)| since + left + 1.0);
-        at > 0
-            && (wait.kind == "poll"
-                || lasts.is_some_and(|lasts| finding.blocked_for.is_some_and(|b| b > lasts)))
+        let is_over = || lasts.is_some_and(|lasts| finding.blocked_for.is_some_and(|b| b > lasts));
+        wait.is_retried() || at > 0 && (wait.kind == "poll" || is_over())
     };
     // When another process has done what it does now, it may do what is waited for, or not.
     let known = finding
@@ -286,6 +286,8 @@ fn ending(page: &mut Page, finding: &Finding) {
         format!("by itself, in {} at the latest", Duration(ends_in))
     } else if earliest.is_some() {
         "its deadline has passed, and it goes on".to_owned()
+    } else if finding.rule == "server-open" {
+        "when the last of its connections has gone".to_owned()
     } else if finding.cycle.as_ref().is_some_and(|cycle| cycle.len() == 1) {
         "never: it waits for itself".to_owned()
     } else if finding.cycle.is_some() {

@@ -94,6 +94,9 @@ fn facts(process: &Process) -> Vec<(Ink, String)> {
     }
     if let Some(server) = &process.server {
         let mut text = format!("{} {}", server.kind, server.role);
+        if let Some(supervisor) = server.supervisor {
+            text += &format!(" of pid {supervisor}");
+        }
         if let Some(age) = server.heartbeat_age {
             text += &format!(", heartbeat {} old", Duration(age));
         }

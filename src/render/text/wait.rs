@@ -29,6 +29,7 @@ fn line(wait: &Wait, arrow: &str, endless: bool) -> String {
         _ => text += &format!(", needs {on}"),
     }
     text += &match (wait.ends_in, wait.kind.as_str()) {
+        (Some(ends_in), _) if wait.is_retried() => format!(", asks again in {}", Duration(ends_in)),
         (Some(ends_in), _) => format!(", ends in {} at the latest", Duration(ends_in)),
         (None, "socket") if endless => ", no timeout".to_owned(),
         (None, "poll" | "cpu" | "gil") => String::new(),
@@ -103,6 +104,9 @@ fn on_what(wait: &Wait, arrow: &str) -> String {
             }
         }
         "future" if detail["database"].is_object() => database(&detail["database"]),
+        "future" if number(detail, "futures").is_some_and(|n| n > 1) => {
+            format!("waits for {}", wait.label.as_deref().unwrap_or("futures"))
+        }
         "future" => match word(detail, "state") {
             Some(state) => format!("waits for future{name} ({})", state.to_ascii_lowercase()),
             None => format!("waits for future{name}"),

@@ -4,7 +4,7 @@
 //! such object the body is followed once more, as if the variable were that object.
 
 use super::super::flow::deref_slot;
-use super::super::{FrameScene, Scene, exits};
+use super::super::{FrameScene, Scene, exits, spoken};
 use super::{Analysis, Body, Event, FREE, Part, UNCLEAR, Variable};
 use crate::python::layout::Frames;
 use crate::python::objects::Heap;
@@ -41,17 +41,50 @@ pub fn taken_by(scene: &Scene, frame: &FrameScene, now: &Analysis, lock: Addr) -
             let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals)?;
             let round = Analysis::new(scene, Body { instead: Some((variable, *object)), ..body })?;
             let end = code[head].target?;
-            let takes = |(i, events): (&usize, &Vec<Event>)| {
-                let this = |e: &Event| matches!(e, Event::Acquire { object, .. } if *object == lock);
-                ((head..end).contains(i) && events.iter().any(this)).then_some(*i)
+            let inside = || round.events.iter().filter(|(i, _)| (head + 2..end).contains(*i));
+            // What the body itself assigns was something else then.
+            let assigned = |base: &u32| {
+                inside().flat_map(|e| e.1).any(|e| matches!(e, Event::Store { base: b } if b == base))
             };
-            let took = round.events.iter().filter_map(takes).min()?;
+            let takes = |(i, events): (&usize, &Vec<Event>)| {
+                let this = |e: &Event| {
+                    matches!(e, Event::Acquire { object, base, .. } if *object == lock && !assigned(base))
+                };
+                events.iter().any(this).then_some(*i)
+            };
+            let took = inside().filter_map(takes).min()?;
             // Behind the store of the variable, until the next round begins.
             let part = Part { from: head + 2, until: Some(head) };
             let (states, _) = round.flow(scene, lock, FREE, 0, part);
             let held = states[head] != 0 && states[head] & (FREE | UNCLEAR) == 0;
             held.then(|| frame.code.line(code[took].offset))
         })
+    })
+}
+
+/// `lock.acquire(); taken.append(lock)`: a container of the frame has what was taken, each round something else.
+pub fn collected_by(scene: &Scene, frame: &FrameScene, now: &Analysis, lock: Addr) -> Option<Option<u32>> {
+    let code = &now.shape.instructions;
+    let at = opcodes::at(code, frame.offset)?;
+    let names = scene.names(now.body.code);
+    let speaks = |i: usize, wanted: &[&str]| {
+        let name = spoken::attribute(scene, code[i].op, code[i].arg).and_then(|n| names.get(n as usize));
+        name.is_some_and(|name| wanted.contains(&name.as_str()))
+    };
+    let slot = |i: usize| match code[i].op {
+        Op::LoadFast | Op::LoadFastCheck | Op::LoadFastBorrow => Some(code[i].arg),
+        Op::StoreLoad => Some(code[i].arg & 15),
+        _ => None,
+    };
+    let acquires = (1..code.len() - 1).filter(|i| speaks(*i, &["acquire"]));
+    acquires.filter_map(|i| Some((i, slot(i - 1)?))).find_map(|(acquire, variable)| {
+        let keeps = |i: &usize| speaks(*i, &["append", "appendleft", "add"]) && slot(i + 1) == Some(variable);
+        let keep = (acquire + 1..code.len() - 1).find(keeps)?;
+        // It has come there.
+        now.shape.ahead(acquire).any(|n| n == at).then_some(())?;
+        let container = spoken::receiver(scene, &now.body, &now.shape, Some(at), keep)?;
+        let is_in = scene.items(container, MAX_PASSED)?.contains(&lock);
+        is_in.then(|| frame.code.line(code[acquire].offset))
     })
 }
 

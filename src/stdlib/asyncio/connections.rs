@@ -6,7 +6,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::futures;
+use super::{futures, uv};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
 use crate::snapshot::Wait;
@@ -18,6 +18,9 @@ const MAX_WATCHED: usize = 4_096;
 /// Attributes of one object, and fields of one of C, that are looked at.
 const MAX_PARTS: usize = 64;
 const MAX_FIELDS: u64 = 128;
+
+/// Instead of an operation: both sides are still at their handshake.
+const HANDSHAKE: &str = "handshake";
 
 /// A descriptor that a loop's selector watches, with the handles of its reader and writer.
 pub struct Watched {
@@ -48,14 +51,20 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         // By what is waited for: the connections that would end it.
         let mut found: FxHashMap<Addr, Vec<(i32, &'static str)>> = FxHashMap::default();
         let search = Search { heap, wanted: &wanted };
-        for one in loops.iter().filter_map(|l| watched(heap, *l, MAX_WATCHED)).flatten() {
-            let Some(fd) = one.fd else { continue };
-            for (object, operation) in one.handles.iter().flat_map(|handle| search.of_handle(*handle)) {
+        let mut add = |fd: i32, ended: Vec<(Addr, &'static str)>| {
+            for (object, operation) in ended {
                 let known = found.entry(object).or_default();
                 if !known.iter().any(|(other, _)| *other == fd) {
                     known.push((fd, operation));
                 }
             }
+        };
+        for one in loops.iter().filter_map(|l| watched(heap, *l, MAX_WATCHED)).flatten() {
+            let ended = one.handles.iter().flat_map(|handle| search.of_handle(*handle));
+            one.fd.into_iter().for_each(|fd| add(fd, ended.clone().collect()));
+        }
+        for (fd, transport) in loops.iter().flat_map(|l| uv::streams(heap, *l)) {
+            add(fd, search.of_uv(transport));
         }
         for wait in seen.tasks.iter_mut().filter_map(|t| t.waits_on.as_mut()) {
             let connection = self::wanted(wait).and_then(|object| found.get(&object));
@@ -66,6 +75,13 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         }
     }
     let frames = &seen.task_frames;
+    for task in &mut seen.tasks {
+        // The event of asyncio says less than whoever waits for it.
+        let raw = frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
+        if let Some(wait) = task.waits_on.as_mut().filter(|w| w.kind == "socket" && w.call.is_none()) {
+            wait.frame = visible(heap, codes, raw).iter().position(|f| !f.in_file("/asyncio/locks.py"));
+        }
+    }
     for task in seen.tasks.iter().filter(|t| t.waits_on.as_ref().is_some_and(|w| w.kind == "socket")) {
         let of_task = frames.get(&task.id.0).map(|raw| visible(heap, codes, raw)).unwrap_or_default();
         let remote = remote::of_frames(scene, &of_task);
@@ -94,7 +110,10 @@ fn on_connection(wait: &mut Wait, fd: i32, operation: &str) {
         wait.detail = serde_json::json!({});
     }
     wait.detail["fd"] = fd.into();
-    wait.detail["operation"] = operation.into();
+    wait.detail["operation"] = if operation == HANDSHAKE { "recv" } else { operation }.into();
+    if operation == HANDSHAKE {
+        wait.detail["phase"] = "tls-handshake".into();
+    }
 }
 
 struct Search<'a> {
@@ -114,8 +133,9 @@ impl Search<'_> {
             .type_of(callback)
             .filter(|t| t.name == "method")
             .and_then(|_| heap.ptr(callback + heap.layout.method.self_));
-        if let Some(protocol) = transport.and_then(|t| self.protocol(t)) {
+        if let Some((protocol, inbound)) = transport.and_then(|t| self.protocol(t)) {
             self.of_object(protocol, 1, &mut found);
+            found.retain(|(_, operation)| !inbound || *operation == "send");
             return found;
         }
         // `add_reader` with a function of the driver's own: its free variables and arguments.
@@ -125,19 +145,48 @@ impl Search<'_> {
         found
     }
 
-    /// The protocol at the end of a transport that the process has opened itself: what comes from clients is
-    /// nobody's answer.
-    fn protocol(&self, transport: Addr) -> Option<Addr> {
+    /// The protocol at the end of a transport, and whether a client has opened that: what comes from clients is
+    /// nobody's answer, but what is sent to them has to go.
+    fn protocol(&self, transport: Addr) -> Option<(Addr, bool)> {
         let heap = self.heap;
         let [protocol, server] = heap.attrs(transport, ["_protocol", "_server"]);
-        if server.is_some_and(|s| heap.type_of(s).is_some_and(|t| t.name != "NoneType")) {
-            return None;
-        }
+        let inbound = server.is_some_and(|s| heap.type_of(s).is_some_and(|t| t.name != "NoneType"));
         let protocol = protocol?;
         match heap.attrs(protocol, ["_app_protocol", "_sslcontext"]) {
-            [Some(inner), Some(_)] => Some(inner),
-            _ => Some(protocol),
+            [Some(inner), Some(_)] => Some((inner, inbound)),
+            _ => Some((protocol, inbound)),
         }
+    }
+
+    /// The same for a transport of uvloop: its protocol is one of its fields, or behind that of TLS.
+    fn of_uv(&self, transport: Addr) -> Vec<(Addr, &'static str)> {
+        let heap = self.heap;
+        let mut found = Vec::new();
+        let Some(ty) = heap.type_of(transport).filter(|t| t.name.starts_with("uvloop.")) else {
+            return found;
+        };
+        let mut inbound = false;
+        let mut left: Vec<Addr> = uv::fields(heap, transport, &ty);
+        let mut behind = Vec::new();
+        while let Some(field) = left.pop() {
+            // Whoever waits until the connection is made: `_waiter` of either.
+            if self.wanted.contains(&field) {
+                found.push((field, if behind.contains(&field) { HANDSHAKE } else { "connect" }));
+                continue;
+            }
+            let Some(ty) = heap.type_of(field) else { continue };
+            match ty.name.strip_prefix("uvloop.loop.") {
+                Some("Server") => inbound = true,
+                Some("SSLProtocol") if behind.is_empty() => {
+                    behind = uv::fields(heap, field, &ty);
+                    left.extend(&behind);
+                }
+                Some(_) => {}
+                None => self.of_object(field, 1, &mut found),
+            }
+        }
+        found.retain(|(_, operation)| !inbound || *operation == "send");
+        found
     }
 
     fn of_object(&self, object: Addr, depth: u32, found: &mut Vec<(Addr, &'static str)>) {

@@ -86,6 +86,8 @@ pub struct TaskObject {
     /// The future that it waits for.
     pub waits_for: Option<Addr>,
     pub name: Option<String>,
+    /// How often it was asked to end, where nobody has taken that back (3.11 on).
+    pub cancels: Option<u32>,
     /// The tasks that wait for it, as it says itself (3.14 on).
     pub awaited_by: Vec<Addr>,
 }
@@ -95,19 +97,27 @@ pub fn task(heap: &Heap, addr: Addr) -> Option<TaskObject> {
     let t = &heap.layout.task;
     let none = |p: &Addr| heap.type_of(*p).is_none_or(|t| t.name != "NoneType");
     if !future.native {
-        let [coroutine, waits_for, name] = attributes(heap, addr, ["_coro", "_fut_waiter", "_name"]);
+        let [coroutine, waits_for, name, cancels] =
+            attributes(heap, addr, ["_coro", "_fut_waiter", "_name", "_num_cancels_requested"]);
         let name = name.and_then(|n| task_name(heap, n));
         let waits_for = waits_for.filter(none);
-        return Some(TaskObject { future, coroutine, waits_for, name, awaited_by: Vec::new() });
+        let cancels = cancels.and_then(|n| heap.int(n)).and_then(|n| u32::try_from(n).ok());
+        return Some(TaskObject { future, coroutine, waits_for, name, cancels, awaited_by: Vec::new() });
     }
     let at = |offset: u64| heap.ptr(addr + offset);
     Some(TaskObject {
         coroutine: at(t.coro),
         waits_for: at(t.fut_waiter).filter(none),
         name: at(t.name).and_then(|n| task_name(heap, n)),
+        cancels: cancels(heap, addr),
         awaited_by: awaited_by(heap, addr).unwrap_or_default(),
         future,
     })
+}
+
+fn cancels(heap: &Heap, task: Addr) -> Option<u32> {
+    let at = Some(heap.layout.task.cancels).filter(|at| *at != NONE)?;
+    heap.mem.i32(task + at).ok().and_then(|n| u32::try_from(n).ok())
 }
 
 /// From 3.12 on an unnamed task keeps its number until somebody asks for its name.

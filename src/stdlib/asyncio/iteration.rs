@@ -182,6 +182,10 @@ pub fn uv_loop(heap: &Heap, object: Addr) -> Option<UvLoop> {
 }
 
 impl UvLoop {
+    pub fn address(self) -> Addr {
+        self.0
+    }
+
     /// The loop itself waits, not a callback in an epoll of its own.
     pub fn is_selecting(self, heap: &Heap, call: &RawSyscall) -> bool {
         let waits = matches!(syscalls::name(Arch::HERE, call.number), Some("epoll_wait" | "epoll_pwait"));

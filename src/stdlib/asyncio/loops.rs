@@ -2,8 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::futures;
 use super::iteration::{self, Doing};
+use super::{futures, uv};
 use crate::python::layout::NONE;
 use crate::python::objects::Heap;
 use crate::python::{sysinfo, threads};
@@ -95,7 +95,7 @@ fn of_asyncio(scene: &Scene, thread: &ThreadScene, object: Addr, has_task: bool)
         kind: kind.to_owned(),
         state: state(scene, thread, polls).to_owned(),
         iteration_age: if polls { None } else { age() },
-        ready: ready.and_then(|r| futures::deque_len(heap, r)),
+        ready: ready.map_or_else(|| uv::ready(heap, object), |r| futures::deque_len(heap, r)),
         overdue: scheduled.and_then(|s| overdue(heap, s, scene.now.monotonic?)),
     }
 }

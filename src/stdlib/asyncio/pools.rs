@@ -17,6 +17,8 @@ const DEPTH: usize = 7;
 const MAX_OBJECTS: usize = 600;
 const MAX_TASKS: usize = 1_000;
 const MAX_ACTORS: usize = 64;
+/// ...and for the pool of a greenlet.
+const MAX_REACHED: usize = 4_000;
 
 /// Calls through which a pool waits.
 const WAITING: &[&str] = &["wait", "wait_for", "wait_timeout", "wait_for_connection", "acquire", "get"];
@@ -29,7 +31,13 @@ pub fn of_task(scene: &Scene, frames: &[FrameScene], wait: &mut Wait) {
     if !THROUGH.contains(&wait.kind.as_str()) {
         return;
     }
-    let Some((library, at, pool)) = pool_of(scene, frames) else { return };
+    if let Some((library, at, pool)) = pool_of(scene, frames) {
+        tell(scene, frames, wait, library, at, pool);
+    }
+}
+
+/// Makes a wait that of a pool, if all of its connections are out.
+fn tell(scene: &Scene, frames: &[FrameScene], wait: &mut Wait, library: &str, at: usize, pool: Addr) {
     let heap = scene.heap;
     let measured = kinds::measure(heap, library, pool);
     if measured.out.zip(measured.size).is_some_and(|(out, size)| out < size) {
@@ -76,8 +84,45 @@ fn pool_of(scene: &Scene, frames: &[FrameScene]) -> Option<(&'static str, usize,
     None
 }
 
+/// SQLAlchemy's engine for asyncio runs its pool in a greenlet, whose frames are no task's: the queue that is awaited
+/// is that of a pool which the function leads to that the greenlet was started with.
+fn of_greenlets(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    let gets = |w: &Wait| (w.kind == "queue" && w.detail["operation"] == "get").then_some(w.address?.0);
+    let queues: FxHashMap<Address, Addr> =
+        seen.tasks.iter().filter_map(|t| Some((t.id, gets(t.waits_on.as_ref()?)?))).collect();
+    if queues.is_empty() {
+        return;
+    }
+    let stops: FxHashSet<Addr> = seen.tasks.iter().filter_map(|t| Some(t.event_loop?.0)).collect();
+    let mut search = Search::new(scene, FxHashSet::default(), &stops);
+    let mut known: FxHashMap<Addr, Option<Addr>> = FxHashMap::default();
+    for task in seen.tasks.iter_mut().take(MAX_TASKS) {
+        let raw = seen.task_frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
+        let frames = visible(scene.heap, codes, raw);
+        let Some(at) = frames.iter().position(is_greenlet) else { continue };
+        let Some(wait) = &mut task.waits_on else { continue };
+        // Up to 3.11 `wait_for` makes a task of its own for the queue.
+        let through = || task.awaits.first().and_then(|id| queues.get(id)).copied();
+        let queue = gets(wait).or_else(|| through().filter(|_| wait.kind == "task"));
+        let Some(queue) = queue else { continue };
+        let pool = *known.entry(queue).or_insert_with(|| {
+            let near = search.near(&scene.values(&frames[at]), DEPTH, MAX_REACHED);
+            near.into_keys().find(|object| kinds::is_pool_of_queue(scene.heap, *object, queue))
+        });
+        if let Some(pool) = pool {
+            tell(scene, &frames, wait, "sqlalchemy", at, pool);
+        }
+    }
+}
+
+fn is_greenlet(frame: &FrameScene) -> bool {
+    frame.code.name == "greenlet_spawn"
+        && frame.code.file.as_deref().is_some_and(|f| f.contains("/sqlalchemy/util/"))
+}
+
 /// Names the tasks that have the connections. Those of one pool stand for all who wait for it.
 pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    of_greenlets(scene, codes, seen);
     let waits = |w: &Wait| Some((w.detail["pool"]["library"].as_str()?.to_owned(), w.address?.0));
     let pools: FxHashSet<(String, Addr)> =
         seen.tasks.iter().filter_map(|t| waits(t.waits_on.as_ref()?)).collect();

@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{coroutines, futures};
+use super::{coroutines, futures, uv};
 use crate::python::frames::RawFrame;
 use crate::python::locals::{self, Variables};
 use crate::python::objects::{Heap, TypeInfo};
 use crate::python::paths::Paths;
-use crate::stdlib::{FrameScene, Scene, exits};
+use crate::stdlib::{FrameScene, Rest, Scene, exits};
 use crate::target::memory::Addr;
 
 /// Objects that one walk visits.
@@ -37,6 +37,8 @@ pub struct Found {
     /// Of the wanted objects.
     pub reached: FxHashSet<Addr>,
     names: FxHashSet<u32>,
+    /// Those that other code names than that of the frames.
+    elsewhere: FxHashSet<u32>,
 }
 
 /// What is known of the code of a function: names of attributes and globals, by number.
@@ -77,6 +79,19 @@ struct Walk {
     scopes: Vec<Scope>,
     known_scopes: FxHashSet<Addr>,
     codes: FxHashSet<Addr>,
+    /// What is spoken now is spoken by the frames that it begins with.
+    in_frames: bool,
+    /// Functions that are met on the way are called only by their names; those that were not named so far.
+    refused: Option<Vec<Addr>>,
+}
+
+impl Walk {
+    fn name(&mut self, names: &[u32]) {
+        self.found.names.extend(names);
+        if !self.in_frames {
+            self.found.elsewhere.extend(names);
+        }
+    }
 }
 
 /// Called without being named.
@@ -116,6 +131,11 @@ impl<'s, 'a> Search<'s, 'a> {
         names.iter().any(|n| self.numbers.get(*n).is_some_and(|n| found.names.contains(n)))
     }
 
+    /// The code of the frames is not the only one that does.
+    pub fn speaks_elsewhere(&self, found: &Found, names: &[&str]) -> bool {
+        names.iter().any(|n| self.numbers.get(*n).is_some_and(|n| found.elsewhere.contains(n)))
+    }
+
     /// Walks from frames and from other objects.
     pub fn from(
         &mut self,
@@ -124,30 +144,74 @@ impl<'s, 'a> Search<'s, 'a> {
         objects: &[Addr],
         freedom: Freedom,
     ) -> Found {
-        let mut walk = Walk {
-            found: Found::default(),
-            freedom,
-            visited: FxHashSet::default(),
-            left: objects.to_vec(),
-            scopes: Vec::new(),
-            known_scopes: FxHashSet::default(),
-            codes: FxHashSet::default(),
-        };
-        for name in IMPLIED {
-            let number = self.number(name);
-            walk.found.names.insert(number);
-        }
-        for frame in frames.iter().filter(|f| !f.in_file("/asyncio/base_events.py")) {
+        self.walk(frames, freedom, objects, |scene, frame| {
             // A suspended frame goes on with what is ahead of it.
-            let ahead = if suspended { self.scene.values_ahead(frame) } else { None };
-            walk.left.extend(ahead.unwrap_or_else(|| self.scene.values(frame)));
+            (if suspended { scene.values_ahead(frame) } else { None }, None)
+        })
+    }
+
+    /// What a thread can get at when the call returns in which it waits.
+    pub fn from_blocked(&mut self, frames: &[FrameScene], freedom: Freedom) -> Found {
+        self.walk(frames, freedom, &[], |scene, frame| {
+            (scene.values_when_it_goes_on(frame), scene.rest(frame))
+        })
+    }
+
+    fn walk(
+        &mut self,
+        frames: &[FrameScene],
+        freedom: Freedom,
+        objects: &[Addr],
+        ahead: impl Fn(&Scene, &FrameScene) -> (Option<Vec<Addr>>, Option<Rest>),
+    ) -> Found {
+        let mut walk = self.begin(freedom);
+        walk.left.extend_from_slice(objects);
+        for frame in frames.iter().filter(|f| !f.in_file("/asyncio/base_events.py")) {
+            let (values, rest) = ahead(self.scene, frame);
+            walk.left.extend(values.unwrap_or_else(|| self.scene.values(frame)));
             if frame.code.file.as_deref().is_some_and(|f| !self.paths.is_stdlib(f)) {
-                self.speak(&mut walk, frame.raw.code, frame.raw.globals);
+                self.speak_of(&mut walk, frame.raw.code, frame.raw.globals, rest.as_ref());
             }
         }
+        walk.in_frames = false;
         for callback in objects {
             self.speak_freely(&mut walk, *callback);
         }
+        self.go_on(walk)
+    }
+
+    /// What a function, or a method, can get at when it is called.
+    pub fn from_function(&mut self, callable: Addr) -> Found {
+        let mut walk = self.begin(Freedom::Named);
+        walk.refused = Some(Vec::new());
+        let heap = self.heap;
+        let is_method = heap.type_of(callable).is_some_and(|ty| ty.name == "method");
+        let function = if is_method { heap.ptr(callable + heap.layout.method.func) } else { Some(callable) };
+        if let Some(function) = function.filter(|f| heap.type_of(*f).is_some_and(|t| t.name == "function")) {
+            walk.visited.insert(function);
+            self.function(&mut walk, function);
+        }
+        walk.in_frames = false;
+        walk.left.push(callable);
+        self.go_on(walk)
+    }
+
+    fn begin(&mut self, freedom: Freedom) -> Walk {
+        let names = IMPLIED.iter().map(|name| self.number(name)).collect();
+        Walk {
+            found: Found { names, ..Found::default() },
+            freedom,
+            visited: FxHashSet::default(),
+            left: Vec::new(),
+            scopes: Vec::new(),
+            known_scopes: FxHashSet::default(),
+            codes: FxHashSet::default(),
+            in_frames: true,
+            refused: None,
+        }
+    }
+
+    fn go_on(&mut self, mut walk: Walk) -> Found {
         loop {
             while let Some(obj) = walk.left.pop() {
                 if self.left == 0 || walk.visited.len() > MAX_OBJECTS {
@@ -162,6 +226,7 @@ impl<'s, 'a> Search<'s, 'a> {
             // With new names, more of the methods and globals on the way may be called.
             let names = &walk.found.names;
             let free = |n: &u32| walk.freedom == Freedom::All || names.contains(n);
+            let refused = walk.refused.as_mut().map(std::mem::take).unwrap_or_default();
             let more: Vec<Addr> = walk
                 .scopes
                 .iter()
@@ -169,10 +234,18 @@ impl<'s, 'a> Search<'s, 'a> {
                 .filter(|(n, v)| !walk.visited.contains(v) && free(n))
                 .map(|(_, v)| *v)
                 .collect();
-            if more.is_empty() {
+            let (named, refused): (Vec<Addr>, Vec<Addr>) =
+                refused.into_iter().partition(|function| self.is_named(&walk, *function));
+            for function in &named {
+                self.function(&mut walk, *function);
+            }
+            if let Some(all) = &mut walk.refused {
+                *all = refused;
+            }
+            if more.is_empty() && named.is_empty() {
                 return walk.found;
             }
-            walk.left = more;
+            walk.left.extend(more);
         }
     }
 
@@ -209,6 +282,9 @@ impl<'s, 'a> Search<'s, 'a> {
         let heap = self.heap;
         let Some(ty) = heap.type_of(obj) else { return };
         match ty.name.as_str() {
+            "function" if walk.refused.is_some() && !self.is_named(walk, obj) => {
+                walk.refused.as_mut().expect("it is some").push(obj);
+            }
             "function" => self.function(walk, obj),
             "coroutine" | "generator" | "async_generator" => {
                 for frame in coroutines::chain(heap, obj).frames {
@@ -224,7 +300,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 let definition = heap.ptr(obj + heap.layout.method.func);
                 if let Some(name) = definition.and_then(|d| exits::c_name(heap, d)) {
                     let number = self.number(&name);
-                    walk.found.names.insert(number);
+                    walk.name(&[number]);
                 }
                 walk.left.extend(heap.ptr(obj + heap.layout.method.self_));
             }
@@ -283,6 +359,10 @@ impl<'s, 'a> Search<'s, 'a> {
             // A task is moved by its own coroutine alone, which is searched for itself.
             return if future.is_task { Vec::new() } else { futures::callbacks(heap, &future) };
         }
+        // What Cython keeps, no attribute shows.
+        if ty.name.starts_with("uvloop.") {
+            parts.extend(uv::fields(heap, obj, ty));
+        }
         if ty.is_heap_type() || ty.dictoffset != 0 {
             parts.extend(heap.attributes(obj, MAX_ITEMS).unwrap_or_default().into_iter().map(|(_, v)| v));
             parts.extend(heap.slot_values(obj, ty));
@@ -303,6 +383,12 @@ impl<'s, 'a> Search<'s, 'a> {
         self.speak(walk, frame.code, frame.globals);
     }
 
+    /// The code on the way names this function.
+    fn is_named(&mut self, walk: &Walk, function: Addr) -> bool {
+        let code = self.heap.ptr(function + self.heap.layout.function.code);
+        code.and_then(|code| self.spoken(code)).is_some_and(|spoken| walk.found.names.contains(&spoken.name))
+    }
+
     fn function(&mut self, walk: &mut Walk, function: Addr) {
         let heap = self.heap;
         let f = &heap.layout.function;
@@ -317,7 +403,13 @@ impl<'s, 'a> Search<'s, 'a> {
 
     /// This code may run: what it names counts, and the globals that it names.
     fn speak(&mut self, walk: &mut Walk, code: Addr, globals: Addr) {
-        if !walk.codes.insert(code) {
+        self.speak_of(walk, code, globals, None);
+    }
+
+    /// `rest`: of a frame that is on its way; the functions that it has made are objects by now. The code may be
+    /// called once more, all of it.
+    fn speak_of(&mut self, walk: &mut Walk, code: Addr, globals: Addr, rest: Option<&Rest>) {
+        if rest.is_none() && !walk.codes.insert(code) {
             return;
         }
         let Some(spoken) = self.spoken(code) else { return };
@@ -326,15 +418,24 @@ impl<'s, 'a> Search<'s, 'a> {
         if spoken.stdlib {
             return;
         }
-        walk.found.names.extend(&spoken.names);
+        let is_ahead = |at: &usize| rest.is_none_or(|rest| !rest.behind.contains(&(*at as u32)));
+        let names: Vec<u32> = (0..spoken.names.len()).filter(is_ahead).map(|at| spoken.names[at]).collect();
+        walk.name(&names);
+        // It may call itself, for something else.
+        if names.contains(&spoken.name) {
+            walk.found.elsewhere.extend(&spoken.names);
+        }
         let is_dict = globals != 0 && self.heap.type_of(globals).is_some_and(|t| t.is_dict());
         if is_dict {
             let scope = self.scope_of(globals);
-            walk.left.extend(scope.iter().filter(|(n, _)| spoken.names.contains(n)).map(|(_, v)| *v));
+            walk.left.extend(scope.iter().filter(|(n, _)| names.contains(n)).map(|(_, v)| *v));
         }
-        for inner in spoken.inner.clone() {
+        let own = std::mem::replace(&mut walk.in_frames, false);
+        let to_come = |inner: &&Addr| rest.is_none_or(|rest| rest.constants.contains(*inner));
+        for &inner in spoken.inner.iter().filter(to_come) {
             self.speak(walk, inner, globals);
         }
+        walk.in_frames = own;
     }
 
     /// A callback of the standard library's own is what it says, too: that of `as_completed` puts into a queue.
@@ -349,7 +450,7 @@ impl<'s, 'a> Search<'s, 'a> {
             && let Some(code) = heap.ptr(function + heap.layout.function.code)
             && let Some(spoken) = self.spoken(code)
         {
-            walk.found.names.extend(&spoken.names);
+            walk.name(&spoken.names);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{World, anyio, futures, pools};
+use super::{World, anyio, closing, executor, futures, pools, tls, uv};
 use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Wait};
 use crate::stdlib::{FrameScene, Scene, databases, exits, os};
@@ -17,8 +17,10 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     let future = task.object.waits_for?;
     let mut wait = anyio::limiter(scene, world, &task.frames)
         .or_else(|| by_frame(scene, world, &task.frames))
-        .or_else(|| on_tasks(scene, world, index))
-        .or_else(|| on_executor(scene, future))
+        .or_else(|| {
+            on_tasks(scene, world, index).map(|wait| executor::beside(scene, &task.frames, future, wait))
+        })
+        .or_else(|| executor::wait(scene, &task.frames, future))
         .or_else(|| anyio::worker(scene, world, future))
         .unwrap_or_else(|| Wait {
             detail: json!({ "state": "pending" }),
@@ -38,10 +40,10 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     }
     if let Some(deadline) = deadline(scene, &task.frames)
         && wait.ends_in.is_none()
-        && let Some(now) = scene.now.monotonic
+        && let Some(ends_in) = seconds_to(scene, deadline)
     {
         wait.deadline = Some("at".to_owned());
-        wait.ends_in = Some((deadline - now).max(0.0));
+        wait.ends_in = Some(ends_in);
     }
     Some(wait)
 }
@@ -106,7 +108,7 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
         ("tasks.py", "sleep") => {
             let seconds = scene.local(frame, "delay").and_then(|d| seconds(heap, d));
             let when = scene.local(frame, "h").and_then(|h| when(heap, h));
-            let ends_in = when.zip(scene.now.monotonic).map(|(when, now)| (when - now).max(0.0));
+            let ends_in = when.and_then(|when| seconds_to(scene, when));
             let detail = json!({ "seconds": seconds });
             Wait { deadline: Some("at".to_owned()), ends_in, detail, ..with("sleep", "sleep", None) }
         }
@@ -116,15 +118,25 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
             if let Some(tls) = transport.and_then(|t| heap.attrs(t, ["_ssl_protocol"])[0]) {
                 transport = heap.attrs(tls, ["_transport"])[0];
             }
-            let [socket, pipe] = transport.map_or([None; 2], |t| heap.attrs(t, ["_sock_fd", "_fileno"]));
+            // Of a child: what is written goes to its standard input.
+            if let Some(input) = transport.and_then(|t| input_of_child(heap, t)) {
+                transport = Some(input);
+            }
+            let socket = transport.and_then(|t| socket_of(heap, t));
+            let pipe = transport.and_then(|t| heap.attrs(t, ["_fileno"])[0]).and_then(|fd| heap.int(fd));
             let (call, kind, operation) = match (name, pipe) {
                 ("_drain_helper", None) => ("StreamWriter.drain", "socket", "send"),
                 ("_drain_helper", Some(_)) => ("StreamWriter.drain", "pipe", "write"),
                 (_, None) => ("StreamReader.read", "socket", "recv"),
                 (_, Some(_)) => ("StreamReader.read", "pipe", "read"),
             };
-            let fd = socket.or(pipe).and_then(|fd| heap.int(fd));
-            Wait { detail: json!({ "fd": fd, "operation": operation }), ..with(kind, call, Some(stream)) }
+            let fd = socket.or(pipe);
+            let mut detail = json!({ "fd": fd, "operation": operation });
+            if has_part(scene, stream, frames.get(at + 1)) {
+                detail["partial"] = json!(true);
+                detail["transport"] = json!(transport.map(Address));
+            }
+            Wait { detail, ..with(kind, call, Some(stream)) }
         }
         ("base_subprocess.py", "_wait") | ("subprocess.py", "wait") => {
             let transport = object()?;
@@ -132,6 +144,10 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
             let on = pid.map(os::process);
             let detail = json!({ "unread": unread(scene, &frames[at..]) });
             Wait { on: on.into_iter().collect(), detail, ..with("process", "subprocess.Process.wait", None) }
+        }
+        ("base_events.py", "wait_closed") => Wait { frame: Some(at), ..closing::wait(scene, world, frame)? },
+        ("base_events.py", "_create_connection_transport" | "start_tls") => {
+            Wait { frame: Some(at), ..tls::handshake(scene, frame)? }
         }
         ("selector_events.py" | "proactor_events.py", sock) if sock.starts_with("sock_") => {
             // The first field of a `PySocketSockObject`.
@@ -145,6 +161,27 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
         }
         _ => return None,
     })
+}
+
+/// `BaseSubprocessTransport._pipes[0].pipe` (Lib/asyncio/base_subprocess.py).
+fn input_of_child(heap: &Heap, transport: Addr) -> Option<Addr> {
+    let pipes = heap.attrs(transport, ["_pipes"])[0]?;
+    let (entries, _) = heap.type_of(pipes).filter(|t| t.is_dict()).and_then(|_| heap.dict(pipes, 8))?;
+    let (_, proto) = entries.into_iter().find(|(number, _)| heap.int(*number) == Some(0))?;
+    heap.attrs(proto, ["pipe"])[0]
+}
+
+/// The descriptor of a transport's socket.
+pub fn socket_of(heap: &Heap, transport: Addr) -> Option<i64> {
+    let own = heap.attrs(transport, ["_sock_fd"])[0].and_then(|fd| heap.int(fd));
+    own.or_else(|| uv::socket_of(heap, transport).map(i64::from))
+}
+
+/// A part of what is to be read as a whole has come: the other side is not at rest.
+fn has_part(scene: &Scene, stream: Addr, reader: Option<&FrameScene>) -> bool {
+    let whole = ["readexactly", "readuntil"];
+    let buffer = || scene.heap.attrs(stream, ["_buffer"])[0].and_then(|b| scene.heap.size(b));
+    reader.is_some_and(|f| f.is("/asyncio/streams.py", &whole)) && buffer().is_some_and(|size| size > 0)
 }
 
 /// The outputs of a child of which the loop has stopped reading, as its buffer is full (Lib/asyncio/streams.py,
@@ -185,6 +222,9 @@ fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         "_wait" => "asyncio.wait".to_owned(),
         name => format!("asyncio.{name}"),
     });
+    let group = at.map(|at| &task.frames[at]).filter(|f| f.in_file("/asyncio/taskgroups.py"));
+    let aborting = group.and_then(|f| scene.heap.attrs(scene.receiver(f)?, ["_aborting"])[0]);
+    let aborting = aborting.and_then(|a| scene.heap.int(a)).map(|a| a != 0);
     let returns = at.and_then(|at| scene.local(&task.frames[at], "return_when"));
     let first_will_do = returns.and_then(|r| scene.heap.checked_str(r)).is_some_and(|r| r != "ALL_COMPLETED");
     let actor = |i: &usize| {
@@ -210,29 +250,8 @@ fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         call,
         frame: at,
         on: awaits.iter().take(MAX_ACTORS).map(actor).collect(),
-        detail: json!({ "tasks": awaits.len(), "first": first_will_do }),
+        detail: json!({ "tasks": awaits.len(), "first": first_will_do, "aborting": aborting }),
         ..Wait::new("task", Some(first))
-    })
-}
-
-/// `run_in_executor` and `wrap_future`: a callback of the future knows the one of `concurrent.futures`.
-fn on_executor(scene: &Scene, future: Addr) -> Option<Wait> {
-    let heap = scene.heap;
-    let future = futures::future(heap, future)?;
-    let callbacks = futures::callbacks(heap, &future);
-    let chained = callbacks
-        .into_iter()
-        .find(|c| futures::function_name(heap, *c).as_deref() == Some("_call_check_cancel"))?;
-    let (_, source) = futures::closure(heap, chained).into_iter().find(|(name, _)| &**name == "source")?;
-    let work = scene.work();
-    let (on, mut detail, certainty) = work.of(scene, source);
-    detail["executor"] = json!(true);
-    Some(Wait {
-        call: Some("asyncio.run_in_executor".to_owned()),
-        on,
-        detail,
-        certainty,
-        ..Wait::new("future", Some(source))
     })
 }
 
@@ -279,6 +298,11 @@ pub fn when(heap: &Heap, handle: Addr) -> Option<f64> {
     let ty = heap.type_of(handle).filter(|t| t.name == "TimerHandle")?;
     let [when] = heap.named_slots(handle, &ty, ["_when"]);
     seconds(heap, when?)
+}
+
+/// From now on, of a time on the loop's clock.
+pub fn seconds_to(scene: &Scene, when: f64) -> Option<f64> {
+    scene.now.monotonic.map(|now| (when - now).max(0.0))
 }
 
 /// A float or int.

@@ -14,11 +14,11 @@ use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use serde_json::json;
 
 use super::search::{Freedom, Search};
-use super::{connections, futures, labels};
+use super::{connections, futures, labels, uv};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Certainty, Task, Wait};
-use crate::stdlib::{FrameScene, Scene, Seen, locks, visible};
+use crate::stdlib::{FrameScene, Scene, Seen, exits, locks, spoken, visible};
 use crate::target::memory::Addr;
 
 /// With more waits than this only the first are explained.
@@ -46,10 +46,10 @@ struct Target {
 
 /// What can happen on a loop without any task.
 #[derive(Default)]
-struct Sources {
-    handles: Vec<Addr>,
+pub(super) struct Sources {
+    pub handles: Vec<Addr>,
     /// Not all of it could be read: uvloop keeps its own.
-    hidden: bool,
+    pub hidden: bool,
 }
 
 type Key = (Addr, &'static [&'static str]);
@@ -70,7 +70,8 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let frames = |t: &Task| raw.get(&t.id.0).map(|raw| visible(scene.heap, codes, raw)).unwrap_or_default();
     let frames: Vec<Vec<FrameScene>> = seen.tasks.iter().map(frames).collect();
     let loops: FxHashSet<Addr> = seen.tasks.iter().filter_map(|t| Some(t.event_loop?.0)).collect();
-    let sources: FxHashMap<Addr, Sources> = loops.iter().map(|l| (*l, sources(scene.heap, *l))).collect();
+    let sources: FxHashMap<Addr, Sources> =
+        loops.iter().map(|l| (*l, sources(scene.heap, *l, None))).collect();
     let wanted: FxHashSet<Addr> = targets.keys().map(|k| k.0).collect();
     let mut search = Search::new(scene, wanted, &loops);
 
@@ -86,14 +87,21 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             let awaits = seen.tasks[i].waits_on.as_ref().and_then(self::key);
             // Who stands at the same place for a future of its own is in the same need.
             let alike = |waiter: &usize| key.1.is_empty() && places[*waiter] == places[i];
+            // Only the frames speak of it, and of that of something else: `self.done.set()`.
+            let of_other = || {
+                !key.1.is_empty()
+                    && !search.speaks_elsewhere(&found, key.1)
+                    && !frames.iter().any(|f| spoken::speaks_of(scene, f, key.0, key.1))
+            };
             let gave_back = || super::given_back(scene, frames).contains(&key.0);
-            if awaits != Some(key) && !gave_back() && !target.waiters.iter().any(alike) {
+            if awaits != Some(key) && !gave_back() && !of_other() && !target.waiters.iter().any(alike) {
                 target.tasks.push(i);
             }
         });
     }
     for (i, thread) in scene.threads.iter().enumerate() {
-        if seen.current.contains_key(&thread.raw.tstate) {
+        let polls = seen.loops.get(&thread.raw.tstate).is_some_and(|l| l.state == "polling");
+        if polls || seen.current.contains_key(&thread.raw.tstate) {
             continue;
         }
         // A loop does nothing but what its tasks and handles do: of its thread only the callback counts
@@ -143,8 +151,10 @@ fn each_hit(
 fn key(wait: &Wait) -> Option<Key> {
     let address = wait.address?.0;
     let says = |key: &str| wait.detail.get(key).is_some_and(|v| v == true);
+    // Nobody has to come before a deadline; but whoever wants a lock wants it now.
+    let wants = matches!(wait.kind.as_str(), "lock" | "semaphore");
     if !wait.on.is_empty()
-        || wait.deadline.as_deref() == Some("at")
+        || wait.deadline.as_deref() == Some("at") && !wants
         || says("may_come")
         || says("done")
         || says("unwoken")
@@ -167,11 +177,12 @@ fn key(wait: &Wait) -> Option<Key> {
     Some((address, methods))
 }
 
-/// Timers, ready callbacks, readers and writers, signal handlers.
-fn sources(heap: &Heap, event_loop: Addr) -> Sources {
+/// Timers, ready callbacks, readers and writers but for those of one descriptor, signal handlers.
+pub(super) fn sources(heap: &Heap, event_loop: Addr, but: Option<i32>) -> Sources {
     let [ready, scheduled, signals] = heap.attrs(event_loop, ["_ready", "_scheduled", "_signal_handlers"]);
     let (Some(ready), Some(scheduled)) = (ready, scheduled) else {
-        return Sources { hidden: true, ..Sources::default() };
+        let handles = uv::sources(heap, event_loop);
+        return Sources { hidden: handles.is_none(), handles: handles.unwrap_or_default() };
     };
     let mut handles = futures::deque(heap, ready, MAX_HANDLES);
     let timers = heap.type_of(scheduled).and_then(|ty| heap.items(scheduled, &ty, MAX_HANDLES));
@@ -183,7 +194,8 @@ fn sources(heap: &Heap, event_loop: Addr) -> Sources {
     handles.extend(signals.into_iter().flat_map(values));
     let watched = connections::watched(heap, event_loop, MAX_HANDLES);
     let hidden = watched.is_none();
-    handles.extend(watched.into_iter().flatten().flat_map(|w| w.handles));
+    let watched = watched.into_iter().flatten().filter(|w| w.fd.is_none() || w.fd != but);
+    handles.extend(watched.flat_map(|w| w.handles));
     let lives = |handle: &Addr| {
         let Some(ty) = heap.type_of(*handle).filter(|t| t.name != "NoneType") else { return false };
         let [callback, cancelled] = heap.named_slots(*handle, &ty, ["_callback", "_cancelled"]);
@@ -250,12 +262,12 @@ fn tell(
 }
 
 /// Who awaits whom, directly and through others.
-struct Above {
+pub(super) struct Above {
     awaited_by: Vec<Vec<usize>>,
 }
 
 impl Above {
-    fn new(tasks: &[Task]) -> Self {
+    pub fn new(tasks: &[Task]) -> Self {
         let by_id: FxHashMap<Address, usize> = tasks.iter().enumerate().map(|(i, t)| (t.id, i)).collect();
         // Who waits for the first of several may go on without this one.
         let needs = |i: &usize| {
@@ -267,7 +279,7 @@ impl Above {
         Above { awaited_by: tasks.iter().map(above).collect() }
     }
 
-    fn of(&self, task: usize) -> FxHashSet<usize> {
+    pub fn of(&self, task: usize) -> FxHashSet<usize> {
         let mut found = FxHashSet::default();
         let mut left = vec![task];
         while let Some(at) = left.pop() {
@@ -280,7 +292,12 @@ impl Above {
 /// Whether a task is the one that the loop runs until it is done.
 pub fn is_main(heap: &Heap, task: &futures::Future) -> bool {
     let callbacks = futures::callbacks(heap, task);
-    callbacks
-        .into_iter()
-        .any(|c| futures::function_name(heap, c).as_deref() == Some("_run_until_complete_cb"))
+    let of_uvloop = |c: Addr| {
+        heap.type_of(c).filter(|t| t.name.ends_with("cython_function_or_method"))?;
+        // It begins as a `PyCFunctionObject`, which has its definition where a method has its function.
+        exits::c_name(heap, heap.ptr(c + heap.layout.method.func)?).filter(|name| name == "done_cb")
+    };
+    callbacks.into_iter().any(|c| {
+        futures::function_name(heap, c).as_deref() == Some("_run_until_complete_cb") || of_uvloop(c).is_some()
+    })
 }

@@ -13,6 +13,8 @@ pub const OF_THREADS: &[Known] = &[
     ("psycopg_pool", "/psycopg_pool/pool.py", &["getconn"]),
     ("redis", "/redis/connection.py", &["get_connection"]),
     ("urllib3", "/urllib3/connectionpool.py", &["_get_conn"]),
+    ("pymongo", "/pymongo/synchronous/pool.py", &["_get_conn"]),
+    ("pymongo", "/pymongo/pool.py", &["_get_conn"]),
     ("dbutils", "/dbutils/pooled_db.py", &["connection", "steady_connection"]),
 ];
 
@@ -98,6 +100,10 @@ pub fn measure(heap: &Heap, library: &str, pool: Addr) -> Pool {
             let max = queue.and_then(|q| int(heap, heap.attrs(q, ["maxsize"])[0]));
             Pool { size: max, out: max.zip(length(heap, queue)).map(|(m, q)| m - q), waiting: None }
         }
+        "pymongo" => {
+            let [max, requests, out] = heap.attrs(pool, ["max_pool_size", "requests", "active_sockets"]);
+            Pool { size: int(heap, max), out: int(heap, out.or(requests)), waiting: None }
+        }
         "asyncpg" => {
             let [max, holders, idle] = fields(heap, pool, ["_maxsize", "_holders", "_queue"]);
             let out = length(heap, holders).zip(length(heap, idle)).map(|(made, idle)| made - idle);
@@ -149,7 +155,14 @@ pub fn out(heap: &Heap, library: &str, pool: Addr) -> Vec<Addr> {
             list(holders).into_iter().flat_map(of_holder).collect()
         }
         "aiohttp" => list(heap.attrs(pool, ["_acquired"])[0]),
-        "redis" => list(heap.attrs(pool, ["_in_use_connections"])[0]),
+        "redis" => {
+            let [used, all, queue] = heap.attrs(pool, ["_in_use_connections", "_connections", "pool"]);
+            let items = queue.and_then(|q| heap.attrs(q, ["queue"])[0]);
+            let idle = list(items.filter(|_| used.is_none()));
+            list(used.or(all)).into_iter().filter(|c| !idle.contains(c)).collect()
+        }
+        // What would cancel what goes on on a connection: each has its own.
+        "pymongo" => list(heap.attrs(pool, ["active_contexts"])[0]),
         "httpcore" => {
             let all = list(heap.attrs(pool, ["_connections"])[0]);
             let inner = all.iter().filter_map(|c| heap.attrs(*c, ["_connection"])[0]).collect::<Vec<_>>();
@@ -164,5 +177,14 @@ pub fn out(heap: &Heap, library: &str, pool: Addr) -> Vec<Addr> {
 
 /// Whether this was handed out by the pool: it knows where it goes back to.
 pub fn is_of(heap: &Heap, object: Addr, pool: Addr) -> bool {
-    heap.attrs(object, ["_pool"])[0] == Some(pool)
+    let is_fairy = || heap.type_of(object).is_some_and(|t| t.name.ends_with("_ConnectionFairy"));
+    let own = heap.attrs(object, ["_pool"])[0];
+    own == Some(pool) || own.is_none() && is_fairy() && fields(heap, object, ["_pool"])[0] == Some(pool)
+}
+
+/// A pool of SQLAlchemy's whose connections stand in this queue of asyncio.
+pub fn is_pool_of_queue(heap: &Heap, object: Addr, queue: Addr) -> bool {
+    let is_pool = heap.type_of(object).is_some_and(|t| t.name.ends_with("QueuePool"));
+    let adapted = || heap.attrs(object, ["_pool"])[0];
+    is_pool && adapted().is_some_and(|q| heap.attrs(q, ["_queue"])[0] == Some(queue))
 }

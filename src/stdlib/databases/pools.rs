@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::super::asyncio::search::Search;
 use super::super::garbage::{Garbage, Keeper};
 use super::super::{FrameScene, Scene, Seen, ThreadScene, locks};
 use super::kinds;
@@ -34,7 +37,10 @@ pub fn read(scene: &Scene, seen: &mut Seen, thorough: bool) {
     for (t, library, frame, pool) in &found {
         let thread = &scene.threads[*t];
         if !holders.iter().any(|h| h.0 == *pool) {
-            let some = garbage.as_mut().map(|g| holders_of(scene, g, *pool)).unwrap_or_default();
+            let mut some = garbage.as_mut().map(|g| holders_of(scene, g, *pool)).unwrap_or_default();
+            if some.is_empty() && thorough {
+                some = by_reach(scene, library, *pool);
+            }
             holders.push((*pool, some));
         }
         let known = &holders.iter().find(|h| h.0 == *pool).expect("it was just put there").1;
@@ -82,6 +88,45 @@ pub fn read(scene: &Scene, seen: &mut Seen, thorough: bool) {
         });
         seen.os.remove(&thread.raw.tstate);
     }
+}
+
+/// Threads that can reach one of the connections that are out, each by its nearest frame.
+fn by_reach(scene: &Scene, library: &str, pool: Addr) -> Vec<Holder> {
+    const DEPTH: usize = 4;
+    const MAX_OBJECTS: usize = 300;
+    let heap = scene.heap;
+    let out = kinds::out(heap, library, pool);
+    let stops: FxHashSet<Addr> = [pool].into_iter().collect();
+    let mut search = Search::new(scene, FxHashSet::default(), &stops);
+    let mut nearest: FxHashMap<Addr, (usize, usize, usize)> = FxHashMap::default();
+    let mut holders = Vec::new();
+    for (t, thread) in scene.threads.iter().enumerate() {
+        for (f, frame) in thread.frames.iter().enumerate() {
+            let locals = scene.locals(frame);
+            // A method of the pool, or who was given it, and what it has handed out.
+            let is_connection = |(name, value): &(String, Addr)| {
+                matches!(name.as_str(), "conn" | "connection")
+                    && heap.type_of(*value).is_some_and(|ty| ty.is_heap_type())
+            };
+            if out.is_empty() && locals.iter().any(|l| l.1 == pool) && locals.iter().any(is_connection) {
+                holders.push(Holder::Thread(t, f));
+                break;
+            }
+            if out.is_empty() {
+                continue;
+            }
+            let roots: Vec<Addr> = locals.into_iter().map(|l| l.1).collect();
+            for (object, step) in search.near(&roots, DEPTH, MAX_OBJECTS) {
+                if out.contains(&object) {
+                    let best = nearest.entry(object).or_insert((step, t, f));
+                    *best = (*best).min((step, t, f));
+                }
+            }
+        }
+    }
+    holders.extend(nearest.into_values().map(|(_, t, f)| Holder::Thread(t, f)));
+    holders.truncate(MAX_HOLDERS);
+    holders
 }
 
 /// Who has one of the connections.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{by_pid, pid_of};
 use crate::kin::At;
-use crate::snapshot::{Actor, Certainty};
+use crate::snapshot::{Actor, Certainty, Wait};
 use crate::stdlib::locks::actor;
 use crate::stdlib::threading::Found;
 use crate::stdlib::{FrameScene, Scene, Seen, ThreadScene, locks, queue};
@@ -56,7 +56,7 @@ fn result(
     if let Some(handler) = handler(scene, pool) {
         // Whatever the workers do, he hands out the results.
         certainty = Certainty::Proved;
-        detail["handler"] = json!(handler);
+        detail["result_handler"] = json!(handler);
         on = vec![handler];
     } else if let Some(runners) = runners(scene, &threads, job) {
         certainty = Certainty::Proved;
@@ -233,9 +233,18 @@ pub fn job(scene: &Scene, thread: &ThreadScene) -> Option<At> {
 
 /// Futures of a `ProcessPoolExecutor`: its manager thread knows the number of the work and the workers.
 pub fn read(scene: &Scene, seen: &mut Seen) {
+    complete(scene, seen.waits.values_mut());
+}
+
+/// The same of tasks.
+pub fn read_tasks(scene: &Scene, seen: &mut Seen) {
+    let waits = seen.tasks.iter_mut().filter_map(|task| task.waits_on.as_mut());
+    complete(scene, waits.filter(|w| w.detail["executor"] == true));
+}
+
+fn complete<'w>(scene: &Scene, waits: impl Iterator<Item = &'w mut Wait>) {
     let heap = scene.heap;
-    let wanted = |w: &&mut crate::snapshot::Wait| w.kind == "future" && w.on.is_empty();
-    for wait in seen.waits.values_mut().filter(wanted) {
+    for wait in waits.filter(|w| w.kind == "future" && w.on.is_empty()) {
         let Some(future) = wait.address else { continue };
         for frame in scene.threads.iter().flat_map(|t| &t.frames).filter(|f| f.in_file(EXECUTOR)) {
             let attribute =

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::python::objects::Heap;
 use crate::snapshot::{Address, Certainty};
-use crate::stdlib::threading::{Found, others};
+use crate::stdlib::threading::{Found, gives_back, others};
 use crate::stdlib::{FrameScene, Scene, ThreadScene, locks};
 use crate::target::memory::Addr;
 
@@ -56,6 +56,7 @@ pub fn semaphore(scene: &Scene, thread: &ThreadScene) -> Option<Found> {
     };
     let ((object, sem), near) = locks::find_near(scene, thread, mine)?;
     let around = around(scene, thread, object);
+    let slot = around.as_ref().is_none_or(|a| gives_back(scene, thread, a.object));
     let class = around.as_ref().map(|a| a.class.clone()).unwrap_or_else(|| "Lock".into());
     let label = match around.and_then(|a| a.name).or(near.name.filter(|n| n != "self")) {
         Some(name) => format!("multiprocessing {class} {}", name.trim_end_matches("._semlock")),
@@ -72,13 +73,14 @@ pub fn semaphore(scene: &Scene, thread: &ThreadScene) -> Option<Found> {
         // Who holds it is asked of all who share it.
         detail: json!({
             "value": sem.value, "max": sem.max, "count": sem.count, "recursive": sem.recursive,
-            "semaphore": Address(sem.handle), "owner": null,
+            "semaphore": Address(sem.handle), "owner": null, "slot": slot,
         }),
     })
 }
 
 /// The Python object around a SemLock, and what the application calls it.
 struct Around {
+    object: Addr,
     class: String,
     name: Option<String>,
 }
@@ -97,7 +99,7 @@ fn around(scene: &Scene, thread: &ThreadScene, semlock: Addr) -> Option<Around> 
         });
         if let Some(object) = object {
             let class = heap.type_of(object)?.name.rsplit('.').next().unwrap_or("Lock").to_owned();
-            return Some(Around { class, name: locks::named_object(scene, thread, object) });
+            return Some(Around { object, class, name: locks::named_object(scene, thread, object) });
         }
     }
     None

@@ -1,0 +1,78 @@
+//! `Server.wait_closed()`: from 3.12 on it waits until the last connection of a closed server has gone
+//! (Lib/asyncio/base_events.py), which is up to the handlers and their clients.
+
+use rustc_hash::FxHashSet;
+use serde_json::json;
+
+use super::World;
+use super::waits::{MAX_ACTORS, actor};
+use crate::python::objects::Heap;
+use crate::snapshot::Wait;
+use crate::stdlib::{FrameScene, Scene};
+use crate::target::memory::Addr;
+
+/// Connections of one loop that are looked at.
+const MAX_CONNECTIONS: usize = 4_096;
+
+/// For the tasks that handle the connections; where none is known, for the first connection itself.
+pub fn wait(scene: &Scene, world: &World, frame: &FrameScene) -> Option<Wait> {
+    let heap = scene.heap;
+    let server = scene.receiver(frame)?;
+    let [event_loop, sockets] = heap.attrs(server, ["_loop", "_sockets"]);
+    // One that still listens is waited for as long as it likes.
+    if sockets.is_some_and(|s| heap.type_of(s).is_none_or(|t| t.name != "NoneType")) {
+        return None;
+    }
+    let connections = connections(heap, event_loop?, server);
+    let first = *connections.first()?;
+    let tasks: Vec<usize> = (0..world.tasks.len())
+        .filter(|i| connections.iter().any(|c| c.handler == Some(world.tasks[*i].object.future.addr)))
+        .collect();
+    let closing = json!({ "connections": connections.len() });
+    let wait = if tasks.is_empty() {
+        let detail = json!({ "fd": first.fd, "operation": "recv", "closing": closing });
+        Wait { detail, ..Wait::new("socket", Some(server)) }
+    } else {
+        let names = tasks.iter().take(3).filter_map(|i| world.tasks[*i].object.name.clone());
+        let names: Vec<String> = names.collect();
+        Wait {
+            label: (!names.is_empty()).then(|| names.join(", ")),
+            on: tasks.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect(),
+            detail: json!({ "tasks": tasks.len(), "closing": closing }),
+            ..Wait::new("task", Some(server))
+        }
+    };
+    Some(Wait { call: Some("asyncio.Server.wait_closed".to_owned()), ..wait })
+}
+
+#[derive(Clone, Copy)]
+struct Connection {
+    fd: Option<i64>,
+    /// The task that was made for it.
+    handler: Option<Addr>,
+}
+
+/// The open connections of a server, by the transports of its loop: `_transports` is a `WeakValueDictionary`.
+fn connections(heap: &Heap, event_loop: Addr, server: Addr) -> Vec<Connection> {
+    let data = heap.attrs(event_loop, ["_transports"])[0].and_then(|all| heap.attrs(all, ["data"])[0]);
+    let entries = data.filter(|d| heap.type_of(*d).is_some_and(|t| t.is_dict()));
+    let entries = entries.and_then(|d| heap.dict(d, MAX_CONNECTIONS)).unwrap_or_default().0;
+    let mut seen = FxHashSet::default();
+    // `wr_object` is the first field of a weak reference.
+    let transports = entries.into_iter().filter_map(|(_, r)| heap.ptr(r + heap.layout.object.size));
+    let mut found: Vec<Connection> = Vec::new();
+    for transport in transports.filter(|t| seen.insert(*t)) {
+        let [of, fd, mut protocol] = heap.attrs(transport, ["_server", "_sock_fd", "_protocol"]);
+        if of != Some(server) {
+            continue;
+        }
+        if let Some(inner) = protocol.and_then(|p| heap.attrs(p, ["_app_protocol"])[0]) {
+            protocol = Some(inner);
+        }
+        // The protocol of streams keeps it (3.12 on), and that of aiohttp.
+        let tasks = protocol.map(|p| heap.attrs(p, ["_task", "_task_handler"]));
+        let handler = tasks.and_then(|tasks| tasks.into_iter().flatten().next());
+        found.push(Connection { fd: fd.and_then(|fd| heap.int(fd)), handler });
+    }
+    found
+}

@@ -1,0 +1,180 @@
+//! Whether anybody is left who could end what a thread waits for: set its event, notify its condition, complete its
+//! future. For each other thread, and each handler of signals, the objects are walked that it can get at, as for
+//! the tasks of a loop (asyncio/wakers.rs). Only where nobody is found, and nothing was left out of the search, is it
+//! said that nobody could.
+//!
+//! And the other way round: threads that could wake each other are no deadlock as long as anybody else gets at what
+//! they wait for. A pool at rest looks just so.
+//!
+//! Of the main thread it is said only that others may: it may be parked for good while they work.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde_json::json;
+
+use super::asyncio::search::{Found, Freedom, Search};
+use super::{Scene, Seen, ThreadScene, locks, signals};
+use crate::snapshot::{Certainty, Wait};
+use crate::target::memory::Addr;
+
+pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
+    let in_circle = in_circle(scene, seen);
+    let is_main = |t: &ThreadScene| t.known.as_ref().is_none_or(|k| k.main);
+    let address = |t: &ThreadScene, fits: fn(&Wait) -> bool| {
+        Some((t.raw.tstate, seen.waits.get(&t.raw.tstate).filter(|w| fits(w))?.address?.0))
+    };
+    // What libraries wait for in threads of their own is for them to know.
+    let own = || scene.threads.iter().filter(|t| calls_itself(scene, t));
+    let alone: Vec<(Addr, Addr)> =
+        own().filter(|t| !is_main(t)).filter_map(|t| address(t, is_open)).collect();
+    let mut circular: Vec<(Addr, Addr)> = scene
+        .threads
+        .iter()
+        .filter(|t| in_circle.contains(&t.raw.tstate))
+        .filter_map(|t| address(t, is_inferred))
+        .collect();
+    // Slots that are not given back by who took them are a count of something that others add to.
+    circular.extend(scene.threads.iter().filter_map(|t| address(t, is_count)));
+    circular.extend(scene.threads.iter().filter(|t| is_main(t)).filter_map(|t| address(t, is_unknown)));
+    if alone.is_empty() && circular.is_empty() {
+        return;
+    }
+    let loops = FxHashSet::default();
+    let objects = alone.iter().chain(&circular).map(|w| w.1).collect();
+    let mut search = Search::new(scene, objects, &loops);
+    let mut found: Vec<(Addr, Found)> = Vec::new();
+    for thread in &scene.threads {
+        let freedom = if calls_itself(scene, thread) { Freedom::Named } else { Freedom::All };
+        let met = match thread.syscall {
+            Some(_) => search.from_blocked(&thread.frames, freedom),
+            None => search.from(&thread.frames, false, &[], freedom),
+        };
+        found.push((thread.raw.tstate, met));
+    }
+    found.extend(handlers.iter().map(|handler| (0, search.from_function(*handler))));
+    // What a loop will run, and what stands in the queues of pools, may be anything.
+    let hidden = search.is_exhausted() || !seen.loops.is_empty() || seen.queued_work.is_some_and(|n| n > 0);
+    for (tstate, object) in circular {
+        let behind = behind(scene, seen, tstate, object);
+        let may = |(other, found): &(Addr, Found)| {
+            !behind.contains(other) && !in_circle.contains(other) && found.reached.contains(&object)
+        };
+        if let Some(wait) = seen.waits.get_mut(&tstate) {
+            wait.detail["open"] = json!(hidden || found.iter().any(may));
+        }
+    }
+    for (tstate, object) in alone.into_iter().filter(|_| !hidden) {
+        let behind = behind(scene, seen, tstate, object);
+        let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
+        let methods = signals::methods(wait);
+        let may = |(other, found): &(Addr, Found)| {
+            !behind.contains(other) && found.reached.contains(&object) && search.speaks(found, methods)
+        };
+        let opaque = wait.kind == "future" && search.met_opaque();
+        if !opaque && !found.iter().any(may) {
+            wait.detail["deserted"] = json!(true);
+        }
+    }
+}
+
+/// An RLock records its owner by a number that is given out again. That it is the thread which has the number now
+/// is likely if it gets at the lock at all.
+pub fn find_owners(scene: &Scene, seen: &mut Seen) {
+    for wait in seen.waits.values_mut().filter(|w| w.kind == "lock" && w.on.is_empty()) {
+        let Some(address) = wait.address.map(|a| a.0) else { continue };
+        let owner = locks::lock(scene.heap, address).and_then(|lock| scene.thread_by_ident(lock.owner?));
+        let Some(owner) = owner else { continue };
+        let loops = FxHashSet::default();
+        let mut search = Search::new(scene, FxHashSet::from_iter([address]), &loops);
+        if search.from(&owner.frames, false, &[], Freedom::All).reached.contains(&address) {
+            wait.on = vec![locks::actor(scene, owner)];
+            wait.certainty = Certainty::Likely;
+            wait.detail["owner"] = json!(owner.tid);
+        }
+    }
+}
+
+/// Threads that wait, directly or through others, for themselves.
+fn in_circle(scene: &Scene, seen: &Seen) -> FxHashSet<Addr> {
+    let by_tid: FxHashMap<i32, Addr> =
+        scene.threads.iter().filter_map(|t| Some((t.tid?, t.raw.tstate))).collect();
+    let next = |thread: &Addr| -> Vec<Addr> {
+        let on = seen.waits.get(thread).into_iter().flat_map(|wait| &wait.on);
+        on.filter_map(|on| by_tid.get(&on.tid?).copied()).collect()
+    };
+    let comes_back = |start: &Addr| {
+        let mut met: FxHashSet<Addr> = FxHashSet::default();
+        let mut left = next(start);
+        while let Some(at) = left.pop() {
+            if at == *start {
+                return true;
+            }
+            if met.insert(at) {
+                left.extend(next(&at));
+            }
+        }
+        false
+    };
+    seen.waits.keys().copied().filter(comes_back).collect()
+}
+
+fn is_unknown(wait: &Wait) -> bool {
+    let gets = wait.kind == "queue" && wait.on.is_empty() && wait.detail["operation"] == "get";
+    is_open(wait) || gets && wait.call.as_deref().is_some_and(|call| call.starts_with("queue."))
+}
+
+fn is_count(wait: &Wait) -> bool {
+    wait.kind == "semaphore" && wait.detail["slot"] == false
+}
+
+/// Who is named here is one who could end it, and perhaps not the only one: anybody who gets at the object may.
+fn is_inferred(wait: &Wait) -> bool {
+    let is_sign = match wait.kind.as_str() {
+        "event" | "condition" | "barrier" | "semaphore" => true,
+        "queue" => wait.detail["operation"] != "join",
+        "lock" => wait.detail["signal"] == true,
+        "future" => wait.detail["promise"] == true,
+        _ => false,
+    };
+    let shared = wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"));
+    is_sign && wait.certainty == Certainty::Likely && wait.detail.is_object() && !shared
+}
+
+/// Threads that can do nothing before this one goes on: who waits for the same object, and who waits for one of
+/// them.
+fn behind(scene: &Scene, seen: &Seen, tstate: Addr, object: Addr) -> FxHashSet<Addr> {
+    let same = seen.waits.iter().filter(|(_, wait)| wait.address.is_some_and(|a| a.0 == object));
+    let mut found: FxHashSet<Addr> = same.map(|(thread, _)| *thread).collect();
+    found.insert(tstate);
+    let tids = |found: &FxHashSet<Addr>| -> FxHashSet<Option<i32>> {
+        scene.threads.iter().filter(|t| found.contains(&t.raw.tstate)).map(|t| t.tid).collect()
+    };
+    loop {
+        let known = tids(&found);
+        let waits = |wait: &Wait| {
+            let needs_all = matches!(wait.kind.as_str(), "thread" | "lock") || wait.on.len() == 1;
+            needs_all && wait.on.iter().any(|on| on.tid.is_some() && known.contains(&on.tid))
+        };
+        let more: Vec<Addr> =
+            seen.waits.iter().filter(|(t, w)| !found.contains(*t) && waits(w)).map(|(t, _)| *t).collect();
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
+    }
+}
+
+/// Nobody who would have to act is known.
+fn is_open(wait: &Wait) -> bool {
+    let shared = wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"));
+    matches!(wait.kind.as_str(), "event" | "condition" | "barrier" | "semaphore" | "future")
+        && wait.on.is_empty()
+        && wait.detail.is_object()
+        && !shared
+}
+
+/// The application's own code has called what it waits in, and goes on with what it names. A library that waits for
+/// work may call anything.
+fn calls_itself(scene: &Scene, thread: &ThreadScene) -> bool {
+    let waits = |f: &&super::FrameScene| f.in_file("/threading.py") || f.in_file("/queue.py");
+    thread.frames.iter().find(|f| !waits(f)).is_some_and(|f| scene.is_user(f))
+}
