@@ -306,7 +306,9 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         let Some(parked) = parked(scene, thread) else { continue };
         let at_it = |object| lock(scene.heap, object).filter(|l| parked.is_at(l.key));
         let Some((lock, near)) = find_near(scene, thread, at_it) else { continue };
-        let Found { on, certainty, signal } = if is_signal(thread) {
+        // A Condition's own RLock is taken in threading.py as well, and has an owner.
+        let is_signal = is_signal(thread) && lock.owner.is_none();
+        let Found { on, certainty, signal } = if is_signal {
             Found { on: Vec::new(), certainty: Certainty::Proved, signal: false }
         } else {
             who_has(scene, seen, &lock, near.name.as_deref())
@@ -322,7 +324,7 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         // The owner that an RLock records has ended if no thread has this ident.
         let owner_gone = lock.owner.is_some() && on.is_empty();
         let owner = on.first().and_then(|a| a.tid).filter(|_| !signal);
-        let unknown = on.is_empty() && !owner_gone && !is_signal(thread);
+        let unknown = on.is_empty() && !owner_gone && !is_signal;
         let referenced_by = if unknown { references(scene, thread, &lock) } else { Vec::new() };
         seen.waits.insert(
             thread.raw.tstate,
