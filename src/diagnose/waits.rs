@@ -240,7 +240,11 @@ impl<'a> Graph<'a> {
         };
         let upto = if closed || chain.len() < 2 { chain.len() } else { chain.len() - 1 };
         // That nobody can end it was searched for, not proved.
-        let searched = |&at: &usize| self.parties[at].task().is_some() && nobody_can(&self.parties[at]);
+        let searched = |&at: &usize| {
+            let party = &self.parties[at];
+            let deserted = party.wait().is_some_and(|wait| wait.detail["deserted"] == true);
+            (party.task().is_some() || deserted) && nobody_can(party)
+        };
         let upto = if chain.last().is_some_and(searched) { chain.len() } else { upto };
         let least = chain[..upto].iter().map(of_link).min().unwrap_or(Certainty::Likely);
         // Who only stands there without a known wait proves nothing.

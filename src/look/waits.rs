@@ -390,7 +390,7 @@ impl Join<'_> {
         match &os.on {
             On::Fd { fd, operation } => {
                 let Some(facts) = self.fd(*fd) else { return };
-                os.for_work |= facts.listening;
+                os.for_work |= facts.listening || facts.wakes;
                 self.one(wait, facts, operation);
             }
             On::Poll { fds } => {

@@ -16,6 +16,12 @@ use super::{Scene, Seen, ThreadScene, locks, signals};
 use crate::snapshot::{Certainty, Wait};
 use crate::target::memory::Addr;
 
+/// Code that speaks of these may call any method of what it gets at...
+const ANY_METHOD: &[&str] = &["getattr", "methodcaller", "__getattribute__"];
+/// ...and of these, anything.
+const BY_NAME: &[&str] =
+    &["eval", "exec", "globals", "modules", "import_module", "__import__", "__dict__", "get_objects", "get_referrers"];
+
 pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     let in_circle = in_circle(scene, seen);
     let is_main = |t: &ThreadScene| t.known.as_ref().is_none_or(|k| k.main);
@@ -24,8 +30,14 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     };
     // What libraries wait for in threads of their own is for them to know.
     let own = || scene.threads.iter().filter(|t| calls_itself(scene, t));
-    let alone: Vec<(Addr, Addr)> =
-        own().filter(|t| !is_main(t)).filter_map(|t| address(t, is_open)).collect();
+    // An object that nothing but the wait has is there to be waited for: `Event().wait()` parks a thread.
+    let is_kept = |t: &ThreadScene, object: Addr| {
+        locks::named_object(scene, t, object).is_some() || scene.contained().contains_key(&object)
+    };
+    let alone: Vec<(Addr, Addr)> = own()
+        .filter(|t| !is_main(t))
+        .filter_map(|t| address(t, is_open).filter(|(_, object)| is_kept(t, *object)))
+        .collect();
     let mut circular: Vec<(Addr, Addr)> = scene
         .threads
         .iter()
@@ -62,12 +74,15 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
             wait.detail["open"] = json!(hidden || found.iter().any(may));
         }
     }
+    // Code that finds objects by their names gets at all of them.
+    let hidden = hidden || found.iter().any(|(_, found)| search.speaks(found, BY_NAME));
     for (tstate, object) in alone.into_iter().filter(|_| !hidden) {
         let behind = behind(scene, seen, tstate, object);
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
         let methods = signals::methods(wait);
         let may = |(other, found): &(Addr, Found)| {
-            !behind.contains(other) && found.reached.contains(&object) && search.speaks(found, methods)
+            let speaks = |names| search.speaks(found, names);
+            !behind.contains(other) && found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD))
         };
         let opaque = wait.kind == "future" && search.met_opaque();
         if !opaque && !found.iter().any(may) {

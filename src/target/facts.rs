@@ -104,6 +104,10 @@ pub struct FdFacts {
     /// Nobody has accepted the connection yet: those ends have the listener.
     #[serde(default)]
     pub unaccepted: bool,
+    /// The other end is in the process itself and writing to it does not block: `signal.set_wakeup_fd` asks for
+    /// such a one.
+    #[serde(default)]
+    pub wakes: bool,
     /// That search ended before everybody was asked.
     #[serde(default)]
     pub cut_short: bool,

@@ -246,12 +246,25 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
             let peer = own.or_else(oldest).or(ends.first());
             socket.peer_process = peer.map(|e| PeerProcess { pid: e.pid, command: e.command.clone() });
         }
+        one.wakes = complete && wakes(dir, facts.pid, &ends);
         one.ends = Some(ends);
         one.cut_short = !complete;
         if let Some(peer) = one.socket.as_ref().and_then(|s| s.peer_process.as_ref()) {
             one.sessions = super::sessions::idle_in_transaction(dir, peer);
         }
     }
+}
+
+/// Whether these ends are of the process alone and in non-blocking mode (`flags`, octal, fs/proc/fd.c).
+fn wakes(dir: &ProcDir, own: i32, ends: &[End]) -> bool {
+    const O_NONBLOCK: u32 = nix::libc::O_NONBLOCK as u32;
+    let flags = |fd: i32| {
+        let text = fdinfo(dir, fd);
+        let octal = std::str::from_utf8(parse::field(&text, "flags")?).ok()?.trim();
+        u32::from_str_radix(octal, 8).ok()
+    };
+    let is_one = |fd: &i32| flags(*fd).is_some_and(|flags| flags & O_NONBLOCK != 0);
+    !ends.is_empty() && ends.iter().all(|end| end.pid == own && end.fds.iter().all(is_one))
 }
 
 /// Of those who have a listener, whoever has a child among them has it for that one.
