@@ -60,6 +60,17 @@ pub fn own_threads(parties: &[Party], of_process: &[usize], waiter: usize, wait:
         return Vec::new();
     }
     let all = reaching(parties, of_process, parties[waiter].pid(), wait);
+    // Whoever is in a call on the other end itself has it.
+    let fds = descriptors(wait, parties[waiter].pid());
+    let is_at_it = |at: &usize| {
+        let fd =
+            parties[*at].wait().and_then(|w| w.detail["fd"].as_i64()).and_then(|fd| i32::try_from(fd).ok());
+        *at != waiter && fd.is_some_and(|fd| fds.contains(&fd))
+    };
+    let at_it: Vec<usize> = all.iter().copied().filter(is_at_it).collect();
+    if !at_it.is_empty() {
+        return at_it;
+    }
     if is_unaccepted(wait) && (all.contains(&waiter) || is_alone()) {
         return vec![waiter];
     }

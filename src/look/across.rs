@@ -147,7 +147,8 @@ impl All<'_> {
             wait.detail["signal"] = json!(true);
         }
         wait.detail["sharers"] = json!(mine.sharers);
-        wait.detail["orphan"] = json!(on.is_empty() && everybody && max < SEM_VALUE_MAX);
+        let open = wait.detail["open"] == true;
+        wait.detail["orphan"] = json!(on.is_empty() && !open && everybody && max < SEM_VALUE_MAX);
         wait.on = on;
     }
 

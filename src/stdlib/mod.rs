@@ -353,8 +353,17 @@ impl<'a> Scene<'a> {
         let mut stack = exits::stack_slots(self.heap, frame);
         let is_callable =
             |ty: &TypeInfo| matches!(ty.name.as_str(), "function" | "method") || ty.is_c_function();
-        stack.retain(|object| !self.heap.type_of(*object).is_some_and(|ty| is_callable(&ty)));
+        // An iterator is old where nothing iterates any more.
+        let iterates = self.iterates_ahead(frame);
+        let is_old = |ty: &TypeInfo| is_callable(ty) || !iterates && ty.is_c_iterator();
+        stack.retain(|object| !self.heap.type_of(*object).is_some_and(|ty| is_old(&ty)));
         self.ahead(frame, stack)
+    }
+
+    fn iterates_ahead(&self, frame: &FrameScene) -> bool {
+        let Some(shape) = self.shapes.of(self, frame.raw.code) else { return true };
+        let Some(start) = opcodes::at(&shape.instructions, frame.offset) else { return true };
+        shape.ahead(start).any(|at| matches!(shape.instructions[at].op, Op::ForIter | Op::Send))
     }
 
     /// What the code of a frame may still do.

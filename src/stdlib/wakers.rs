@@ -85,19 +85,21 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         found.push((thread.raw.tstate, met));
     }
     found.extend(handlers.iter().map(|handler| (0, search.from_function(*handler))));
-    // What a loop will run, and what stands in the queues of pools, may be anything; whoever is at a prompt may type
-    // anything; and code that finds objects by their names gets at all of them.
+    // What a loop will run, and what stands in the queues of pools, may be anything; and whoever is at a prompt may
+    // type anything.
     let hidden = search.is_exhausted()
         || !seen.loops.is_empty()
         || seen.queued_work.is_some_and(|n| n > 0)
-        || scene.threads.iter().any(is_at_prompt)
-        || found.iter().any(|(_, found)| search.speaks(found, BY_NAME));
+        || scene.threads.iter().any(is_at_prompt);
+    // What an extension keeps is not seen.
+    let gets_anything = |found: &Found| found.met_opaque || search.speaks(found, BY_NAME);
     for (tstate, object) in circular {
         let behind = behind(scene, seen, tstate, object);
+        let methods = seen.waits.get(&tstate).map(signals::methods).unwrap_or_default();
         let may = |(other, found): &(Addr, Found)| {
-            !behind.contains(other)
-                && !in_circle.contains(other)
-                && (found.reached.contains(&object) || found.met_opaque)
+            let acts = found.calls || search.speaks(found, methods);
+            let gets = found.reached.contains(&object) && acts || gets_anything(found);
+            gets && !behind.contains(other) && !in_circle.contains(other)
         };
         let others: Vec<Addr> = found.iter().filter(|one| may(one)).map(|(other, _)| *other).collect();
         let name = |tstate: &Addr| scene.threads.iter().find(|t| t.raw.tstate == *tstate)?.name();
@@ -113,7 +115,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         let may = |(other, found): &(Addr, Found)| {
             let speaks = |names| search.speaks(found, names);
             let gets = found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD));
-            !behind.contains(other) && (gets || found.met_opaque)
+            !behind.contains(other) && (gets || gets_anything(found))
         };
         if !found.iter().any(may) {
             wait.detail["deserted"] = json!(true);

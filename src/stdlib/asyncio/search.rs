@@ -170,7 +170,10 @@ impl<'s, 'a> Search<'s, 'a> {
     ) -> Found {
         let mut walk = self.begin(freedom);
         walk.left.extend_from_slice(objects);
-        for frame in frames.iter().filter(|f| !f.in_file("/asyncio/base_events.py")) {
+        for (index, frame) in frames.iter().enumerate() {
+            if frame.in_file("/asyncio/base_events.py") || is_below_target(frames, index) {
+                continue;
+            }
             let (values, rest) = ahead(self.scene, frame);
             walk.left.extend(values.unwrap_or_else(|| self.scene.values(frame)));
             if frame.code.file.as_deref().is_some_and(|f| !self.paths.is_stdlib(f)) {
@@ -564,6 +567,17 @@ impl<'s, 'a> Search<'s, 'a> {
         let number = self.numbers.len() as u32;
         self.numbers.insert(name.to_owned(), number);
         number
+    }
+}
+
+/// A thread's own frames below what it runs: they only end it.
+fn is_below_target(frames: &[FrameScene], index: usize) -> bool {
+    let calls_target = || index > 0 && !frames[index - 1].in_file("/threading.py");
+    match frames[index].code.name.as_str() {
+        "_bootstrap" | "_bootstrap_inner" => frames[index].in_file("/threading.py"),
+        // That of a Timer has yet to call.
+        "run" => frames[index].in_file("/threading.py") && calls_target(),
+        _ => false,
     }
 }
 
