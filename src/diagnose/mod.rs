@@ -352,8 +352,8 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
 /// What gives the finding its name must be as certain as the way to it.
 fn certainty(case: &Case) -> Certainty {
     let of_root = case.culprit().wait().filter(|_| rules::is_named_by_root(case));
-    // It may yet come to reading.
-    if case.is_held_up() {
+    // It may yet come to reading; and who gets at an object was searched for.
+    if case.is_held_up() || case.is_deserted() && !case.is_surely_deserted() {
         return Certainty::Likely;
     }
     let of_chain = case.graph.certainty(&case.chain, case.cycle.is_some());
