@@ -168,7 +168,7 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
         let head = followers.iter().find(suffers).filter(|_| !members.iter().any(|at| suffers(&at)));
         // What goes on among processes that were only followed concerns nobody who was asked about.
         let asked = |&&at: &&usize| !graph.parties[at].process.followed;
-        let member = members.iter().find(asked);
+        let member = members.iter().filter(asked).find(suffers).or(members.iter().find(asked));
         let Some(head) = head.filter(asked).or(member).or(followers.iter().find(asked)) else { continue };
         let mut case = Case::of(&graph, *head, two_looks);
         case.followers = followers.len();
