@@ -697,6 +697,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "lost-future" if case.says("promise") => {
             "{culprit} is to complete {object}: see why it does not, and ask for the result with a timeout"
         }
+        "self-request" if case.cycle_len() > 1 => {
+            "what answers the request waits for who has sent it: hold nothing that requests need while you ask the own server, or call the function itself"
+        }
         "exit-hang" if case.outlives_run() => {
             "asyncio.run has cancelled {culprit} and waits for its end: raise CancelledError again where it is caught (`except BaseException`, a bare `except`), and await nothing without a timeout while tidying up"
         }

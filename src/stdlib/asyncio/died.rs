@@ -82,7 +82,7 @@ fn tell(scene: &Scene, seen: &mut Seen, wanted: &FxHashMap<Addr, Vec<usize>>, ta
 /// (Include/cpython/traceback.h) is one of the first fields of a `PyBaseExceptionObject`.
 fn traceback(heap: &Heap, exception: Addr) -> Vec<RawFrame> {
     let size = heap.layout.object.size;
-    let is_traceback = |at: &Addr| *at % 8 == 0 && heap.type_of(*at).is_some_and(|ty| ty.name == "traceback");
+    let is_traceback = |at: &Addr| heap.type_of(*at).is_some_and(|ty| ty.name == "traceback");
     let fields = heap.words(exception + size, 4).unwrap_or_default();
     let mut at = fields.into_iter().find(is_traceback);
     let mut found = Vec::new();
