@@ -11,13 +11,13 @@ use crate::python::layout::Frames;
 use crate::python::objects::Heap;
 use crate::snapshot::Certainty;
 use crate::stdlib::garbage::Garbage;
-use crate::stdlib::{Scene, Seen, visible};
+use crate::stdlib::{FrameScene, Scene, Seen, visible};
 use crate::target::memory::Addr;
 
 /// Frames of one traceback that are looked at.
 const MAX_FRAMES: usize = 256;
-/// Items of a tuple or list that a frame has: a job, of which the future is a part.
-const MAX_ITEMS: usize = 16;
+/// Items or attributes of an object that a frame has: a job, of which the future is a part.
+const MAX_PARTS: usize = 16;
 
 pub fn find(scene: &Scene, seen: &mut Seen) {
     // Nobody is known who would act, and no callback of the loop leads there either.
@@ -53,14 +53,14 @@ fn tell(scene: &Scene, seen: &mut Seen, wanted: &FxHashMap<Addr, Vec<usize>>, ta
     let mut codes = Codes::default();
     codes.load(heap, raw.iter().map(|f| f.code));
     let frames = visible(heap, &codes, &raw);
-    let parts = |value: Addr| {
-        let items = heap.type_of(value).filter(|ty| ty.is_tuple() || ty.is_list());
-        let items = items.and_then(|ty| Some(heap.items(value, &ty, MAX_ITEMS)?.0));
-        items.unwrap_or_default().into_iter().chain([value])
+    // The frame that has it, itself or as a part of a job; what its own object keeps is not in its hands.
+    let of_frame = |frame: &FrameScene| {
+        let own = scene.receiver(frame);
+        scene.values(frame).into_iter().filter(move |value| Some(*value) != own)
     };
-    // The frame that has it, and the one in which it went wrong, which is the last.
-    let held = frames.iter().flat_map(|f| scene.values(f)).flat_map(parts);
+    let held = frames.iter().flat_map(of_frame).flat_map(|value| parts(heap, value));
     let waiters: Vec<usize> = held.filter_map(|value| wanted.get(&value)).flatten().copied().collect();
+    // In the last one it went wrong.
     let Some(last) = frames.last().filter(|_| !waiters.is_empty()) else { return };
     let died = json!({
         "task": futures::task(heap, task).and_then(|t| t.name),
@@ -76,6 +76,19 @@ fn tell(scene: &Scene, seen: &mut Seen, wanted: &FxHashMap<Addr, Vec<usize>>, ta
         wait.detail["nobody"] = json!(true);
         wait.detail["died"] = died.clone();
     }
+}
+
+/// An object, and what it is made of.
+fn parts(heap: &Heap, value: Addr) -> Vec<Addr> {
+    let mut parts = vec![value];
+    let Some(ty) = heap.type_of(value) else { return parts };
+    if ty.is_tuple() || ty.is_list() {
+        parts.extend(heap.items(value, &ty, MAX_PARTS).unwrap_or_default().0);
+    } else if ty.is_heap_type() {
+        parts.extend(heap.attributes(value, MAX_PARTS).unwrap_or_default().into_iter().map(|(_, part)| part));
+        parts.extend(heap.slot_values(value, &ty));
+    }
+    parts
 }
 
 /// The frames of an exception's traceback, outermost first. `PyTracebackObject { tb_next, tb_frame, … }`
