@@ -19,17 +19,8 @@ use crate::target::memory::Addr;
 /// Code that speaks of these may call any method of what it gets at...
 const ANY_METHOD: &[&str] = &["getattr", "methodcaller", "__getattribute__"];
 /// ...and of these, anything.
-const BY_NAME: &[&str] = &[
-    "eval",
-    "exec",
-    "globals",
-    "modules",
-    "import_module",
-    "__import__",
-    "__dict__",
-    "get_objects",
-    "get_referrers",
-];
+const BY_NAME: &[&str] =
+    &["eval", "exec", "globals", "modules", "import_module", "__import__", "__dict__", "get_objects", "get_referrers"];
 
 pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     let in_circle = in_circle(scene, seen);
@@ -91,9 +82,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         let methods = signals::methods(wait);
         let may = |(other, found): &(Addr, Found)| {
             let speaks = |names| search.speaks(found, names);
-            !behind.contains(other)
-                && found.reached.contains(&object)
-                && (speaks(methods) || speaks(ANY_METHOD))
+            !behind.contains(other) && found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD))
         };
         let opaque = wait.kind == "future" && search.met_opaque();
         if !opaque && !found.iter().any(may) {
