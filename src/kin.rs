@@ -19,18 +19,35 @@ pub struct Kin {
     pub areas: Vec<Area>,
     /// Its SemLock objects, of those semaphores that somebody waits for.
     pub semlocks: Vec<SemLocks>,
-    /// Descriptors of files and pipes that the frames of a thread can reach, by tid.
-    pub fds: Vec<(i32, Vec<i32>)>,
+    /// Descriptors that the frames of a thread can reach, by tid.
+    pub fds: Vec<(i32, Descriptors)>,
     /// Descendants that sleep in a write to what the process has the other end of, and its threads whose code
     /// speaks of reading.
     pub held_up: Vec<i32>,
     pub readers: Vec<i32>,
+    /// Threads that read standard input, and call no code of the application's then.
+    pub bystanders: Vec<i32>,
     /// Threads that work for a pool, and what each is at.
     pub jobs: Vec<(i32, At)>,
     /// How often the GIL of each interpreter has changed hands.
     pub gil_switches: Vec<GilSwitches>,
     /// Work items in the queues of its thread pools; `None`: it has no pool at work.
     pub queued_work: Option<u64>,
+}
+
+/// Descriptors that a thread can reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Descriptors {
+    /// Of files, sockets and connections.
+    pub objects: Vec<i32>,
+    /// Plain numbers, which may as well be something else: `os.pipe()` gives no more.
+    pub numbers: Vec<i32>,
+}
+
+impl Descriptors {
+    pub fn has(&self, fd: i32) -> bool {
+        self.objects.contains(&fd) || self.numbers.contains(&fd)
+    }
 }
 
 /// How often a GIL has gone to another thread.

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::waits::{Party, word};
+use crate::kin::Descriptors;
 use crate::snapshot::{Certainty, Wait};
 
 /// `of_process`: the threads of that process. Nobody where nothing tells which of them.
@@ -111,7 +112,11 @@ pub fn task_at(parties: &[Party], pid: i32, wait: &Wait) -> Option<usize> {
 pub fn reaches(party: &Party, wait: &Wait) -> bool {
     let fds = descriptors(wait, party.pid());
     let known = &party.process.kin.fds;
-    known.iter().any(|(t, its)| Some(*t) == party.tid() && its.iter().any(|fd| fds.contains(fd)))
+    // A socket is an object; plain numbers are mostly something else.
+    let has = |its: &Descriptors, fd: i32| {
+        if wait.kind == "socket" { its.objects.contains(&fd) } else { its.has(fd) }
+    };
+    known.iter().any(|(t, its)| Some(*t) == party.tid() && fds.iter().any(|fd| has(its, *fd)))
 }
 
 /// Accepts connections, or sleeps in a selector.

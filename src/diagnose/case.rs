@@ -109,8 +109,7 @@ impl<'g, 'a> Case<'g, 'a> {
         }
     }
 
-    /// Whether any other thread of the process moves, waits for work, or for somebody outside. One that
-    /// waits for the keyboard does not count.
+    /// Whether any other thread of the process moves, waits for work, or for somebody outside.
     pub fn process_works(&self) -> bool {
         let parties = &self.graph.parties;
         // A main thread that parks at a sign leaves the work to a pool, which may be at rest.
@@ -120,7 +119,7 @@ impl<'g, 'a> Case<'g, 'a> {
             party.pid() == self.party().pid()
                 && party.thread().is_some_and(|t| !t.frames.is_empty())
                 && self.graph.fates[at] <= Fate::Outside
-                && !reads_stdin(party)
+                && !is_bystander(party)
                 && (is_parked || !serves_a_pool(party))
         };
         (0..parties.len()).filter(|at| !self.chain.contains(at)).any(|at| works(&at))
@@ -215,6 +214,11 @@ impl<'g, 'a> Case<'g, 'a> {
     pub fn waits_for_own_process(&self) -> bool {
         let pid = self.party().pid();
         self.wait().is_some_and(|wait| wait.on.iter().any(|actor| actor.pid == Some(pid)))
+    }
+
+    pub fn is_named_pipe(&self) -> bool {
+        let path = || self.wait()?.detail["path"].as_str();
+        self.kind() == "pipe" && path().is_some_and(|path| path.starts_with('/'))
     }
 
     pub fn waits_for_pool(&self) -> bool {
@@ -452,9 +456,11 @@ impl<'g, 'a> Case<'g, 'a> {
 }
 
 /// Waits for the keyboard, or what stands for it.
-pub fn reads_stdin(party: &Party) -> bool {
+/// Waits for the keyboard, and what it does then has nothing to do with the others.
+pub fn is_bystander(party: &Party) -> bool {
     let reads = |w: &Wait| matches!(w.kind.as_str(), "pipe" | "file") && number(w, "fd") == Some(0);
-    party.wait().is_some_and(reads)
+    let calls_nothing = || party.tid().is_some_and(|tid| party.process.kin.bystanders.contains(&tid));
+    party.wait().is_some_and(reads) && calls_nothing()
 }
 
 /// A thread of the standard library's own that waits until others give it something to do: whether it is

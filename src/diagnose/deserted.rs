@@ -1,19 +1,23 @@
 //! Consumers that wait for an item which nobody is left to put in: no thread of their process can do anything
 //! any more, and no signal handler either.
 
-use super::case::reads_stdin;
+use super::case::is_bystander;
 use super::waits::{Fate, Graph, Party, word};
 use crate::snapshot::Activity;
 
-/// Whether who waits here for an item of a queue of threads waits in such a process.
+/// Whether who waits here for an item of a queue of threads waits in such a process, or at a queue that nobody else
+/// gets at.
 pub fn waits_in_vain(graph: &Graph, at: usize) -> bool {
-    let process = graph.parties[at].process;
-    let ours = |n: &usize| graph.parties[*n].pid() == process.pid;
-    gets(&graph.parties[at])
-        && !is_fed_by_handler(&graph.parties[at])
-        && (0..graph.parties.len())
-            .filter(ours)
-            .all(|n| is_passive(graph, n) || is_reader_beside(graph, n, at))
+    let party = &graph.parties[at];
+    let out_of_reach =
+        || party.wait().is_some_and(|w| w.detail["open"] == false) && !has_native_threads(party);
+    gets(party) && !is_fed_by_handler(party) && (is_last(graph, at) || out_of_reach())
+}
+
+/// Nobody of its process is left who does anything.
+fn is_last(graph: &Graph, at: usize) -> bool {
+    let ours = |n: &usize| graph.parties[*n].pid() == graph.parties[at].pid();
+    (0..graph.parties.len()).filter(ours).all(|n| is_passive(graph, n) || is_bystander(&graph.parties[n]))
 }
 
 /// A handler of signals may put an item in; where they are not known, that there is one.
@@ -51,11 +55,6 @@ fn is_passive(graph: &Graph, at: usize) -> bool {
     }
 }
 
-/// Waits for the keyboard, and what it does then has nothing to do with the queue.
-fn is_reader_beside(graph: &Graph, at: usize, consumer: usize) -> bool {
-    reads_stdin(&graph.parties[at]) && !graph.links[consumer].to.contains(&at)
-}
-
 /// Waits for other threads of its process.
 fn is_inside(party: &Party) -> bool {
     party.thread().is_some()
@@ -67,7 +66,12 @@ fn rests_in_pool(party: &Party) -> bool {
     party.wait().is_some_and(|wait| wait.call.as_deref() == Some("concurrent.futures.thread._worker"))
 }
 
-/// Native threads are there, of which nobody knows what wakes them.
+/// What is reached was searched for; that all stand still is seen.
 pub fn is_certain(graph: &Graph, at: usize) -> bool {
-    graph.parties[at].process.threads.iter().all(|t| t.interpreter.is_some())
+    is_last(graph, at) && !has_native_threads(&graph.parties[at])
+}
+
+/// Nobody knows what wakes these.
+fn has_native_threads(party: &Party) -> bool {
+    party.process.threads.iter().any(|t| t.interpreter.is_none())
 }

@@ -162,6 +162,11 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         _ => false,
     };
     let jammed = case.followers >= 2 && wants;
+    // Who has been woken lately is not forgotten.
+    let lately = case.culprit().blocked_for().is_some_and(|age| age < LONG);
+    if !alone && lately && case.culprit().wait().is_some_and(|wait| wait.detail["deserted"] == true) {
+        return None;
+    }
     // What is shared with the parent, that one may still come to.
     if matches!(case.kind(), "barrier" | "semaphore")
         && !wants
@@ -170,7 +175,8 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     {
         return is_main.then_some(Info);
     }
-    if case.fate >= Fate::Outside && case.heads_stuck_pool() {
+    // A program that a worker runs may take its time.
+    if case.fate >= Fate::Outside && case.kind() != "process" && case.heads_stuck_pool() {
         return Some(if serves { Critical } else { Warning });
     }
     if case.is_parked_at_manager() {
@@ -179,6 +185,13 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     // Nothing else is wrong with it: somebody has to let it go on.
     if case.is_behind_stopped() && suffers {
         return Some(if serves { Critical } else { Warning });
+    }
+    // The other end is its own, for what a handler of signals writes; or it is a named pipe, to which others come
+    // and go.
+    let own_end = || matches!(case.kind(), "pipe" | "socket") && case.waits_for_own_process();
+    let signalled = || case.party().process.kin.may_be_signalled();
+    if alone && (own_end() && signalled() || case.is_named_pipe() && case.operation() == "read") {
+        return is_main.then_some(Info);
     }
     // The machinery of the standard library at rest: what would wake it is a call of the application's.
     let at_rest = matches!(case.kind(), "condition" | "event" | "queue");
@@ -211,7 +224,8 @@ fn of_waiting(case: &Case) -> Option<Severity> {
             let works = || {
                 (case.process_works() || may_be_signalled(case)) && !case.is_deserted() || case.says("open")
             };
-            Some(if !case.call_starts("queue.") || works() { Info } else { Critical })
+            let deserted = if case.is_surely_deserted() || !case.is_deserted() { Critical } else { Warning };
+            Some(if !case.call_starts("queue.") || works() { Info } else { deserted })
         }
         // Who is joined, if by a few others, waits for an item that nobody is left to put in.
         Fate::Idle if suffers && !alone && case.is_deserted() => {
@@ -245,6 +259,8 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         Fate::Idle => None,
         // Who waits for work, with what is wanted here.
         Fate::Outside if is_server_of_work(case) => (wants && (suffers || jammed)).then_some(Warning),
+        // A program that a thread runs may take its time.
+        Fate::Outside if runs_program(case) && !serves => Some(if wants { Warning } else { Info }),
         Fate::Outside if serves || wants && (suffers || jammed) => Some(Critical),
         // A select loop of its own, for what others send when they like.
         Fate::Outside if is_main && is_listening(case) => Some(Info),
@@ -533,6 +549,17 @@ fn is_server_of_work(case: &Case) -> bool {
 }
 
 /// Is there to wait for its children.
+/// Another thread of its process waits for a program that it has started.
+fn runs_program(case: &Case) -> bool {
+    let parties = &case.graph.parties;
+    let runs = |party: &super::waits::Party| {
+        party.pid() == case.party().pid() && party.wait().is_some_and(|wait| wait.kind == "process")
+    };
+    let culprit = case.culprit();
+    case.chain.iter().skip(1).any(|&at| runs(&parties[at]))
+        && (culprit.process.python.is_none() || runs(culprit))
+}
+
 fn is_supervisor(case: &Case) -> bool {
     let role = case.party().process.server.as_ref().map(|s| s.role.as_str());
     matches!(role, Some("reloader" | "supervisor" | "arbiter"))

@@ -729,7 +729,7 @@ impl Case<'_, '_> {
         let fds = self.wait().map(|w| super::acting::descriptors(w, reader.pid)).unwrap_or_default();
         let reaches = |tid: &&i32| {
             let its = reader.kin.fds.iter().find(|(t, _)| t == *tid);
-            its.is_none_or(|(_, its)| its.iter().any(|fd| fds.contains(fd)))
+            its.is_none_or(|(_, its)| fds.iter().any(|fd| its.has(*fd)))
         };
         reader.kin.readers.iter().any(|tid| reaches(&tid))
     }

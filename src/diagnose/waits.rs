@@ -681,6 +681,8 @@ fn is_idle(party: &Party) -> bool {
         Some(wait) if wait.kind == "queue" && wait.detail["reply"] == true => false,
         // Who takes a lock along to where work comes in is not at rest.
         Some(wait) if wait.kind == "queue" && holds_what_is_wanted(party, wait) => false,
+        // Only those who wait for each other could put something in.
+        Some(wait) if wait.kind == "queue" && wait.detail["open"] == false && !wait.on.is_empty() => false,
         None => true,
         Some(wait) => match wait.kind.as_str() {
             "poll" => return true,

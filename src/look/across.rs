@@ -139,11 +139,12 @@ impl All<'_> {
         wait.detail["owner"] = json!(on.first().and_then(|a| a.tid));
         // A count that others add to may be added to by any of them: what one process has taken, its child gives back.
         let others = mine.sharers.as_ref().is_none_or(|s| s.iter().any(|pid| *pid != own.pid));
-        let is_count = wait.kind == "semaphore" && wait.detail["slot"] == false;
+        let is_count = wait.detail["slot"] == false;
         if is_count && others && on.iter().all(|a| a.pid == Some(own.pid)) {
             on.clear();
             wait.certainty = Certainty::Likely;
             wait.detail["open"] = json!(true);
+            wait.detail["signal"] = json!(true);
         }
         wait.detail["sharers"] = json!(mine.sharers);
         wait.detail["orphan"] = json!(on.is_empty() && everybody && max < SEM_VALUE_MAX);
@@ -297,14 +298,14 @@ impl All<'_> {
         if !only_we || !nothing_left || own.kin.may_be_signalled() {
             return;
         }
-        let ours: Vec<i64> = ends
+        let ours: Vec<i32> = ends
             .iter()
             .flat_map(|e| e["fds"].as_array().into_iter().flatten())
-            .filter_map(Value::as_i64)
+            .filter_map(|fd| i32::try_from(fd.as_i64()?).ok())
             .collect();
         let reaches = |t: &&Thread| {
             let fds = own.kin.fds.iter().find(|(tid, _)| Some(*tid) == t.tid).map(|f| &f.1);
-            fds.is_none_or(|fds| fds.iter().any(|fd| ours.contains(&i64::from(*fd))))
+            fds.is_none_or(|fds| ours.iter().any(|fd| fds.has(*fd)))
         };
         let others = || own.threads.iter().filter(|t| t.interpreter.is_some() && t.tid != waiter.tid);
         // Threads of this process that are known to put items in stand in `on`; of a pipe, it is itself.

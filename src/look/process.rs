@@ -253,6 +253,7 @@ pub fn of_stacks(
     process.kin.jobs = std::mem::take(&mut stacks.seen.jobs);
     process.kin.queued_work = stacks.seen.queued_work;
     process.kin.handlers_act = stacks.seen.handlers_act;
+    process.kin.bystanders = std::mem::take(&mut stacks.seen.bystanders);
     process
 }
 

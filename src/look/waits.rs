@@ -589,7 +589,7 @@ impl Join<'_> {
     fn several(&self, wait: &mut Wait, os: &mut OsWait, fds: &[i32]) {
         let known: Vec<&FdFacts> = fds.iter().filter_map(|fd| self.fd(*fd)).collect();
         // Who polls a listening socket serves.
-        os.for_work |= known.iter().any(|f| f.listening);
+        os.for_work |= known.iter().any(|f| f.listening || f.wakes);
         wait.label = None;
         if !os.for_work {
             for facts in &known {

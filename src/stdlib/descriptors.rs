@@ -1,7 +1,10 @@
 //! Which descriptors the frames of a thread can reach: who has the other end of a pipe open has many
 //! threads, and only those that can reach it may read or write.
 
+use rustc_hash::FxHashSet;
+
 use super::{FrameScene, Scene, locks};
+use crate::kin::Descriptors;
 use crate::python::objects::Heap;
 use crate::target::memory::Addr;
 
@@ -12,15 +15,18 @@ const OBJECTS: usize = 2_000;
 const DEPTH: u32 = 2;
 
 /// Descriptors by tid.
-pub fn of_threads(scene: &Scene) -> Vec<(i32, Vec<i32>)> {
+pub fn of_threads(scene: &Scene) -> Vec<(i32, Descriptors)> {
     let of_thread = |thread: &super::ThreadScene| {
-        let mut search = Search { heap: scene.heap, fds: Vec::new(), seen: Vec::new() };
+        let mut search =
+            Search { heap: scene.heap, found: Descriptors::default(), seen: FxHashSet::default() };
         for frame in thread.frames.iter().take(FRAMES) {
-            for value in scene.values(frame).into_iter().chain(locks::named_globals(scene, frame)) {
-                search.object(value, DEPTH);
+            scene.values(frame).into_iter().for_each(|value| search.object(value, DEPTH));
+            // threading.py names the table of all threads.
+            if !frame.in_file("/threading.py") {
+                locks::named_globals(scene, frame).iter().for_each(|value| search.object(*value, DEPTH));
             }
         }
-        Some((thread.tid?, search.fds))
+        Some((thread.tid?, search.found))
     };
     scene.threads.iter().filter_map(of_thread).collect()
 }
@@ -49,20 +55,21 @@ pub fn readers(scene: &Scene) -> Vec<i32> {
 
 struct Search<'a> {
     heap: &'a Heap<'a>,
-    fds: Vec<i32>,
-    seen: Vec<Addr>,
+    found: Descriptors,
+    seen: FxHashSet<Addr>,
 }
 
 impl Search<'_> {
     fn object(&mut self, object: Addr, depth: u32) {
-        if self.seen.len() > OBJECTS || self.seen.contains(&object) {
+        if self.seen.len() > OBJECTS || !self.seen.insert(object) {
             return;
         }
-        self.seen.push(object);
         let Some(ty) = self.heap.type_of(object) else { return };
         if let Some(fd) = fd_of(self.heap, object, 0) {
-            if !self.fds.contains(&fd) {
-                self.fds.push(fd);
+            let Descriptors { objects, numbers } = &mut self.found;
+            let known = if ty.is_int() { numbers } else { objects };
+            if !known.contains(&fd) {
+                known.push(fd);
             }
             return;
         }

@@ -7,7 +7,7 @@ use super::locks::{self, actor};
 use super::queue;
 use super::threading::{Found, others};
 use super::{FrameScene, Scene, Seen, ThreadScene};
-use crate::snapshot::{Actor, Certainty};
+use crate::snapshot::{Actor, Address, Certainty};
 use crate::target::memory::Addr;
 
 const BASE: &str = "/concurrent/futures/_base.py";
@@ -110,7 +110,7 @@ fn is_left_behind(scene: &Scene, thread: &ThreadScene, future: Addr) -> bool {
     };
     let of_frame = |frame: &FrameScene| {
         let own = scene.values(frame).into_iter();
-        own.chain(locks::named_globals(scene, frame)).collect::<Vec<_>>()
+        own.chain(locks::named_globals(scene, frame).iter().copied()).collect::<Vec<_>>()
     };
     let objects = thread.frames.iter().take(16).filter(|f| scene.is_user(f)).flat_map(of_frame);
     let is_executor = |o: &Addr| heap.type_of(*o).is_some_and(|ty| ty.is_heap_type() && !ty.is_type());
@@ -143,6 +143,10 @@ fn several(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene
     let first = frame.code.name == "as_completed" || condition.is_some_and(|c| c == "FIRST_COMPLETED");
     let (on, mut detail, certainty) = scene.work().of_several(scene, &futures);
     detail["first"] = json!(first);
+    // Who has them in work is known to the pools of processes.
+    if on.is_empty() {
+        detail["members"] = json!(futures.iter().map(|f| Address(*f)).collect::<Vec<_>>());
+    }
     Some(Found {
         kind: "future",
         call: format!("concurrent.futures.{}", frame.code.name),

@@ -5,6 +5,8 @@
 //! on the waiter's own C stack names the parked address. Holders come from live exit slots
 //! (exits.rs) and from the owner field of an RLock.
 
+use std::rc::Rc;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::holders::{self, Held};
@@ -453,7 +455,7 @@ fn reaches(scene: &Scene, thread: &ThreadScene, object: Addr) -> bool {
     for frame in thread.frames.iter().filter(|f| !f.in_file("/threading.py")) {
         level.extend(scene.values(frame));
         level.extend(exits::stack_slots(heap, frame));
-        level.extend(named_globals(scene, frame));
+        level.extend_from_slice(&named_globals(scene, frame));
     }
     let mut seen: FxHashSet<Addr> = FxHashSet::default();
     for _ in 0..4 {
@@ -560,7 +562,6 @@ pub fn reach(scene: &Scene) -> Reach {
     let mut frames = 0;
     // Objects and globals are shared by many frames: each is looked into once.
     let mut inside: FxHashMap<Addr, Vec<Addr>> = FxHashMap::default();
-    let mut globals: FxHashMap<(Addr, Addr), Vec<Addr>> = FxHashMap::default();
     for (t, thread) in scene.threads.iter().enumerate() {
         for (f, frame) in thread.frames.iter().enumerate().take(REACH_DEPTH) {
             frames += 1;
@@ -573,8 +574,7 @@ pub fn reach(scene: &Scene) -> Reach {
             }
             let at = (t as u32, f as u32);
             let mut values = scene.values(frame);
-            let key = (frame.raw.globals, frame.raw.code);
-            values.extend_from_slice(globals.entry(key).or_insert_with(|| named_globals(scene, frame)));
+            values.extend_from_slice(&named_globals(scene, frame));
             for value in values {
                 found.entry(value).or_default().push(at);
                 let parts = inside.entry(value).or_insert_with(|| {
@@ -617,11 +617,15 @@ pub fn contained(scene: &Scene) -> FxHashMap<Addr, Vec<Addr>> {
 }
 
 /// The globals that a frame's code names.
-pub fn named_globals(scene: &Scene, frame: &FrameScene) -> Vec<Addr> {
-    let names = scene.names(frame.raw.code);
-    let Some((entries, _)) = scene.heap.dict(frame.raw.globals, 4096) else { return Vec::new() };
-    let named = |(key, value): &(Addr, Addr)| {
-        scene.heap.checked_str(*key).is_some_and(|k| names.contains(&k)).then_some(*value)
+pub fn named_globals(scene: &Scene, frame: &FrameScene) -> Rc<[Addr]> {
+    let read = || {
+        let names = scene.names(frame.raw.code);
+        let Some((entries, _)) = scene.heap.dict(frame.raw.globals, 4096) else { return Rc::default() };
+        let named = |(key, value): &(Addr, Addr)| {
+            scene.heap.checked_str(*key).is_some_and(|k| names.contains(&k)).then_some(*value)
+        };
+        entries.iter().filter_map(named).collect()
     };
-    entries.iter().filter_map(named).collect()
+    let mut known = scene.named_globals.borrow_mut();
+    Rc::clone(known.entry((frame.raw.globals, frame.raw.code)).or_insert_with(read))
 }

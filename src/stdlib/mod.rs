@@ -64,6 +64,7 @@ use futures::Work;
 use locks::Reach;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::kin::Descriptors;
 use crate::python::Python;
 use crate::python::code::{Code, Codes};
 use crate::python::frames::RawFrame;
@@ -94,6 +95,7 @@ pub struct Scene<'a> {
     work: OnceCell<Work>,
     /// What code calls an object by a global name: threads stand at the same places, before the same locks.
     global_names: RefCell<FxHashMap<(Addr, Addr), Option<String>>>,
+    named_globals: RefCell<FxHashMap<(Addr, Addr), Rc<[Addr]>>>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
     variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
     shapes: flow::Shapes,
@@ -164,13 +166,15 @@ pub struct Seen {
     /// The same by task.
     pub task_remotes: FxHashMap<Addr, remote::Remote>,
     /// Descriptors that a thread can reach, by tid; where another process may wait for it.
-    pub fds: Vec<(i32, Vec<i32>)>,
+    pub fds: Vec<(i32, Descriptors)>,
     /// The jobs that threads of pool workers are at, by tid.
     pub jobs: Vec<(i32, crate::kin::At)>,
     /// Work items in the queues of thread pools.
     pub queued_work: Option<u64>,
     /// Whether a handler of signals does anything by which somebody might go on; `None`: they are not known.
     pub handlers_act: Option<bool>,
+    /// Threads that read standard input, and call nothing of the application's then.
+    pub bystanders: Vec<i32>,
     pub problems: Vec<String>,
 }
 
@@ -230,6 +234,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     databases::among_own_threads(scene, seen);
     kept::find(scene, seen);
     wakers::find_owners(scene, seen);
+    wakers::bystanders(scene, seen);
     let handlers = signals::find(scene, seen);
     wakers::find(scene, &handlers, seen);
 }
@@ -297,6 +302,7 @@ impl<'a> Scene<'a> {
             mail: OnceCell::new(),
             work: OnceCell::new(),
             global_names: RefCell::default(),
+            named_globals: RefCell::default(),
             names: RefCell::default(),
             variables: RefCell::default(),
             shapes: flow::Shapes::default(),

@@ -12,6 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
 
 use super::asyncio::search::{Found, Freedom, Search};
+use super::os::On;
 use super::{Scene, Seen, ThreadScene, locks, signals};
 use crate::snapshot::{Certainty, Wait};
 use crate::target::memory::Addr;
@@ -19,8 +20,17 @@ use crate::target::memory::Addr;
 /// Code that speaks of these may call any method of what it gets at...
 const ANY_METHOD: &[&str] = &["getattr", "methodcaller", "__getattribute__"];
 /// ...and of these, anything.
-const BY_NAME: &[&str] =
-    &["eval", "exec", "globals", "modules", "import_module", "__import__", "__dict__", "get_objects", "get_referrers"];
+const BY_NAME: &[&str] = &[
+    "eval",
+    "exec",
+    "globals",
+    "modules",
+    "import_module",
+    "__import__",
+    "__dict__",
+    "get_objects",
+    "get_referrers",
+];
 
 pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     let in_circle = in_circle(scene, seen);
@@ -35,8 +45,10 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         locks::named_object(scene, t, object).is_some() || scene.contained().contains_key(&object)
     };
     let alone: Vec<(Addr, Addr)> = own()
-        .filter(|t| !is_main(t))
-        .filter_map(|t| address(t, is_open).filter(|(_, object)| is_kept(t, *object)))
+        .filter_map(|t| {
+            address(t, if is_main(t) { is_open_meeting } else { is_open })
+                .filter(|(_, object)| is_kept(t, *object))
+        })
         .collect();
     let mut circular: Vec<(Addr, Addr)> = scene
         .threads
@@ -47,6 +59,16 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     // Slots that are not given back by who took them are a count of something that others add to.
     circular.extend(scene.threads.iter().filter_map(|t| address(t, is_count)));
     circular.extend(scene.threads.iter().filter(|t| is_main(t)).filter_map(|t| address(t, is_unknown)));
+    // Who is joined, and waits for an item.
+    let joined: FxHashSet<i32> = seen
+        .waits
+        .values()
+        .filter(|w| w.kind == "thread")
+        .flat_map(|w| &w.on)
+        .filter_map(|on| on.tid)
+        .collect();
+    let is_joined = |t: &&ThreadScene| t.tid.is_some_and(|tid| joined.contains(&tid));
+    circular.extend(scene.threads.iter().filter(is_joined).filter_map(|t| address(t, is_unknown)));
     if alone.is_empty() && circular.is_empty() {
         return;
     }
@@ -63,32 +85,60 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         found.push((thread.raw.tstate, met));
     }
     found.extend(handlers.iter().map(|handler| (0, search.from_function(*handler))));
-    // What a loop will run, and what stands in the queues of pools, may be anything.
-    let hidden = search.is_exhausted() || !seen.loops.is_empty() || seen.queued_work.is_some_and(|n| n > 0);
+    // What a loop will run, and what stands in the queues of pools, may be anything; whoever is at a prompt may type
+    // anything; and code that finds objects by their names gets at all of them.
+    let hidden = search.is_exhausted()
+        || !seen.loops.is_empty()
+        || seen.queued_work.is_some_and(|n| n > 0)
+        || scene.threads.iter().any(is_at_prompt)
+        || found.iter().any(|(_, found)| search.speaks(found, BY_NAME));
     for (tstate, object) in circular {
         let behind = behind(scene, seen, tstate, object);
         let may = |(other, found): &(Addr, Found)| {
-            !behind.contains(other) && !in_circle.contains(other) && found.reached.contains(&object)
+            !behind.contains(other)
+                && !in_circle.contains(other)
+                && (found.reached.contains(&object) || found.met_opaque)
         };
+        let others: Vec<Addr> = found.iter().filter(|one| may(one)).map(|(other, _)| *other).collect();
+        let name = |tstate: &Addr| scene.threads.iter().find(|t| t.raw.tstate == *tstate)?.name();
+        log::debug!("{object:#x}: {:?} get at it", others.iter().map(name).collect::<Vec<_>>());
         if let Some(wait) = seen.waits.get_mut(&tstate) {
-            wait.detail["open"] = json!(hidden || found.iter().any(may));
+            wait.detail["open"] = json!(hidden || !others.is_empty());
         }
     }
-    // Code that finds objects by their names gets at all of them.
-    let hidden = hidden || found.iter().any(|(_, found)| search.speaks(found, BY_NAME));
     for (tstate, object) in alone.into_iter().filter(|_| !hidden) {
         let behind = behind(scene, seen, tstate, object);
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
         let methods = signals::methods(wait);
         let may = |(other, found): &(Addr, Found)| {
             let speaks = |names| search.speaks(found, names);
-            !behind.contains(other) && found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD))
+            let gets = found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD));
+            !behind.contains(other) && (gets || found.met_opaque)
         };
-        let opaque = wait.kind == "future" && search.met_opaque();
-        if !opaque && !found.iter().any(may) {
+        if !found.iter().any(may) {
             wait.detail["deserted"] = json!(true);
         }
     }
+}
+
+/// Threads that wait for what somebody types, and then call no code of the application's but what they are
+/// in: nobody waits for anything else that these do.
+pub fn bystanders(scene: &Scene, seen: &mut Seen) {
+    let reads = |t: &&ThreadScene| {
+        let os = seen.os.get(&t.raw.tstate);
+        os.is_some_and(|os| matches!(os.on, On::Fd { fd: 0, operation: "read" }))
+    };
+    let loops = FxHashSet::default();
+    let mut search = Search::new(scene, FxHashSet::default(), &loops);
+    let calls_nothing = |t: &&ThreadScene| !search.from_blocked(&t.frames, Freedom::Named).calls;
+    let found = scene.threads.iter().filter(reads).filter(calls_nothing).filter_map(|t| t.tid).collect();
+    seen.bystanders = found;
+}
+
+/// Of Python itself, which has no frame there, or of the `code` module.
+fn is_at_prompt(thread: &ThreadScene) -> bool {
+    let first = thread.frames.iter().find(|f| !f.in_file("/_pyrepl/"));
+    first.is_none_or(|f| f.is("/code.py", &["raw_input"]))
 }
 
 /// An RLock records its owner by a number that is given out again. That it is the thread which has the number now
@@ -184,7 +234,14 @@ fn is_open(wait: &Wait) -> bool {
     matches!(wait.kind.as_str(), "event" | "condition" | "barrier" | "semaphore" | "future")
         && wait.on.is_empty()
         && wait.detail.is_object()
+        // Of the pools of databases it is known otherwise.
+        && wait.detail["pool"].is_null()
         && !shared
+}
+
+/// Nobody parks its main thread at one of these.
+fn is_open_meeting(wait: &Wait) -> bool {
+    matches!(wait.kind.as_str(), "barrier" | "future") && is_open(wait)
 }
 
 /// The application's own code has called what it waits in, and goes on with what it names. A library that waits for

@@ -146,7 +146,7 @@ fn describe(dir: &ProcDir, facts: &ProcessFacts, fd: i32) -> FdFacts {
 }
 
 /// The path as the process itself names it, below its own root.
-fn seen_from_inside(dir: &ProcDir, path: String) -> String {
+pub fn seen_from_inside(dir: &ProcDir, path: String) -> String {
     let root = dir.link(c"root").unwrap_or_default();
     match path.strip_prefix(root.trim_end_matches('/')) {
         Some(inside) if root != "/" && inside.starts_with('/') => inside.to_owned(),

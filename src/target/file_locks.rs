@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::facts::{FileLock, LockedDatabase};
-use super::fds::LockCall;
+use super::fds::{self, LockCall};
 use super::files::{self, ProcDir};
 use super::probe::with_room;
 use super::{parse, proc};
@@ -117,7 +117,7 @@ pub fn databases(pid: i32) -> Vec<LockedDatabase> {
     let open: BTreeMap<u64, String> = open.collect();
     let found = locked(&text, pid, &open).into_iter();
     let described = |(path, holder): (String, Option<i32>)| LockedDatabase {
-        path,
+        path: fds::seen_from_inside(&dir, path),
         own: holder == Some(pid),
         holder: holder.filter(|by| *by != pid).map(peer),
     };

@@ -39,6 +39,10 @@ pub struct Found {
     names: FxHashSet<u32>,
     /// Those that other code names than that of the frames.
     elsewhere: FxHashSet<u32>,
+    /// It may call functions of the application's.
+    pub calls: bool,
+    /// An object of an extension; what it refers to cannot be seen.
+    pub met_opaque: bool,
 }
 
 /// What is known of the code of a function: names of attributes and globals, by number.
@@ -184,16 +188,24 @@ impl<'s, 'a> Search<'s, 'a> {
     pub fn from_function(&mut self, callable: Addr) -> Found {
         let mut walk = self.begin(Freedom::Named);
         walk.refused = Some(Vec::new());
-        let heap = self.heap;
-        let is_method = heap.type_of(callable).is_some_and(|ty| ty.name == "method");
-        let function = if is_method { heap.ptr(callable + heap.layout.method.func) } else { Some(callable) };
-        if let Some(function) = function.filter(|f| heap.type_of(*f).is_some_and(|t| t.name == "function")) {
-            walk.visited.insert(function);
-            self.function(&mut walk, function);
-        }
+        self.call(&mut walk, callable);
         walk.in_frames = false;
         walk.left.push(callable);
         self.go_on(walk)
+    }
+
+    /// This is called: a function, or what calls one.
+    fn call(&mut self, walk: &mut Walk, callable: Addr) {
+        let heap = self.heap;
+        let mut function = Some(callable);
+        while let Some(at) = function {
+            match heap.type_of(at).as_deref().map(|ty| ty.name.as_str()) {
+                Some("method") => function = heap.ptr(at + heap.layout.method.func),
+                Some("functools.partial") => function = heap.ptr(at + heap.layout.object.size),
+                Some("function") if walk.visited.insert(at) => return self.function(walk, at),
+                _ => return,
+            }
+        }
     }
 
     fn begin(&mut self, freedom: Freedom) -> Walk {
@@ -297,16 +309,22 @@ impl<'s, 'a> Search<'s, 'a> {
                 }
             }
             _ if ty.is_c_function() => {
-                let definition = heap.ptr(obj + heap.layout.method.func);
+                let owner = heap.ptr(obj + heap.layout.method.self_);
+                // Functions of modules, `eval` among the builtins, are there for everybody: named they are by code.
+                let of_module = |o: Addr| heap.type_of(o).is_some_and(|ty| ty.name == "module");
+                let definition =
+                    heap.ptr(obj + heap.layout.method.func).filter(|_| !owner.is_some_and(of_module));
                 if let Some(name) = definition.and_then(|d| exits::c_name(heap, d)) {
                     let number = self.number(&name);
                     walk.name(&[number]);
                 }
-                walk.left.extend(heap.ptr(obj + heap.layout.method.self_));
+                walk.left.extend(owner);
             }
             _ if ty.is_type() => self.class(walk, obj),
             _ => {
-                walk.left.extend_from_slice(&self.parts_of(obj, &ty));
+                let parts = self.parts_of(obj, &ty);
+                walk.left.extend_from_slice(&parts);
+                walk.found.met_opaque |= is_opaque(&ty, &parts);
                 // Classes of Python have methods of their own; those of the standard library do as they are told.
                 if ty.is_heap_type() && !ty.name.contains('.') {
                     self.class(walk, ty.addr);
@@ -337,6 +355,10 @@ impl<'s, 'a> Search<'s, 'a> {
         let mut parts = Vec::new();
         if ty.is_dict() {
             let entries = heap.dict(obj, MAX_ITEMS).unwrap_or_default().0;
+            // What a module defines is got at by its names: `threading` has all threads.
+            if entries.first().is_some_and(|e| heap.checked_str(e.0).as_deref() == Some("__name__")) {
+                return Vec::new();
+            }
             // Keys are mostly names; objects may be keys, too.
             let is_name = |k: Addr| heap.type_of(k).is_none_or(|t| t.is_str() || t.is_int());
             parts.extend(entries.iter().filter(|e| !is_name(e.0)).map(|e| e.0));
@@ -367,7 +389,7 @@ impl<'s, 'a> Search<'s, 'a> {
             parts.extend(heap.attributes(obj, MAX_ITEMS).unwrap_or_default().into_iter().map(|(_, v)| v));
             parts.extend(heap.slot_values(obj, ty));
         }
-        self.opaque |= parts.is_empty() && ty.name.contains('.') && !is_of_python(&ty.name);
+        self.opaque |= is_opaque(ty, &parts);
         parts.retain(|p| *p != 0 && p % 8 == 0);
         parts
     }
@@ -394,7 +416,14 @@ impl<'s, 'a> Search<'s, 'a> {
         let f = &heap.layout.function;
         let Some(code) = heap.ptr(function + f.code) else { return };
         let cells = heap.ptr(function + f.closure).and_then(|c| heap.tuple(c, 64));
-        walk.left.extend(cells.unwrap_or_default().into_iter().filter_map(|c| heap.cell(c)));
+        let cells: Vec<Addr> = cells.unwrap_or_default().into_iter().filter_map(|c| heap.cell(c)).collect();
+        // What a decorator wraps is called without being named.
+        if walk.refused.is_some() {
+            let own = std::mem::replace(&mut walk.in_frames, false);
+            cells.iter().for_each(|cell| self.call(walk, *cell));
+            walk.in_frames = own;
+        }
+        walk.left.extend(cells);
         // `func_globals` stands first, up to 3.9 behind `func_code` (Include/cpython/funcobject.h).
         let first = heap.layout.object.size;
         let globals = heap.ptr(function + if f.code == first { first + 8 } else { first });
@@ -421,6 +450,7 @@ impl<'s, 'a> Search<'s, 'a> {
         let is_ahead = |at: &usize| rest.is_none_or(|rest| !rest.behind.contains(&(*at as u32)));
         let names: Vec<u32> = (0..spoken.names.len()).filter(is_ahead).map(|at| spoken.names[at]).collect();
         walk.name(&names);
+        walk.found.calls |= rest.is_none();
         // It may call itself, for something else.
         if names.contains(&spoken.name) {
             walk.found.elsewhere.extend(&spoken.names);
@@ -537,6 +567,12 @@ impl<'s, 'a> Search<'s, 'a> {
     }
 }
 
+fn is_opaque(ty: &TypeInfo, parts: &[Addr]) -> bool {
+    // What it has called, and keeps, lies in a table of its own (Modules/_functoolsmodule.c).
+    ty.name.ends_with("_lru_cache_wrapper")
+        || parts.is_empty() && ty.name.contains('.') && !is_of_python(&ty.name)
+}
+
 /// Types of the interpreter's own C code, none of which completes a future that it was not called with.
 fn is_of_python(name: &str) -> bool {
     const MODULES: &[&str] = &[
@@ -552,7 +588,6 @@ fn is_of_python(name: &str) -> bool {
         "_queue",
         "_random",
         "_socket",
-        "_sqlite3",
         "_sre",
         "_ssl",
         "_struct",
@@ -565,13 +600,10 @@ fn is_of_python(name: &str) -> bool {
         "decimal",
         "enum",
         "functools",
-        "itertools",
-        "operator",
         "posix",
         "re",
         "select",
         "signal",
-        "sqlite3",
         "sys",
         "time",
         "types",

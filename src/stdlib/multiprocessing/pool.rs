@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{by_pid, pid_of};
 use crate::kin::At;
-use crate::snapshot::{Actor, Certainty, Wait};
+use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::stdlib::locks::actor;
 use crate::stdlib::threading::Found;
 use crate::stdlib::{FrameScene, Scene, Seen, ThreadScene, locks, queue};
@@ -245,20 +245,29 @@ pub fn read_tasks(scene: &Scene, seen: &mut Seen) {
 fn complete<'w>(scene: &Scene, waits: impl Iterator<Item = &'w mut Wait>) {
     let heap = scene.heap;
     for wait in waits.filter(|w| w.kind == "future" && w.on.is_empty()) {
-        let Some(future) = wait.address else { continue };
+        let members: Vec<Address> =
+            serde_json::from_value(wait.detail["members"].clone()).unwrap_or_default();
+        let futures: Vec<Address> = wait.address.into_iter().chain(members).collect();
+        if futures.is_empty() {
+            continue;
+        }
         for frame in scene.threads.iter().flat_map(|t| &t.frames).filter(|f| f.in_file(EXECUTOR)) {
             let attribute =
                 |name| scene.local(frame, name).or_else(|| heap.attrs(scene.receiver(frame)?, [name])[0]);
             let Some(items) = attribute("pending_work_items") else { continue };
             let items = heap.dict(items, MAX_ITEMS).map(|d| d.0).unwrap_or_default();
-            let is_it = |item: &&(Addr, Addr)| heap.attrs(item.1, ["future"])[0] == Some(future.0);
-            let Some((id, _)) = items.iter().find(is_it) else { continue };
+            let of_it = |item: &&(Addr, Addr)| {
+                heap.attrs(item.1, ["future"])[0].is_some_and(|future| futures.contains(&Address(future)))
+            };
+            let Some((id, _)) = items.iter().find(of_it) else { continue };
+            // Of several, any may be at work.
+            let id = wait.address.and_then(|_| heap.int(*id));
             let processes = attribute("processes").and_then(|p| heap.dict(p, MAX_WORKERS));
             let pids: Vec<i64> =
                 processes.map(|d| d.0).unwrap_or_default().iter().filter_map(|(k, _)| heap.int(*k)).collect();
             wait.on = pids.iter().filter_map(|p| by_pid(*p)).collect();
             wait.detail["pool"] = json!(true);
-            wait.detail["job"] = json!(heap.int(*id));
+            wait.detail["job"] = json!(id);
             wait.detail["workers"] = json!(pids);
             break;
         }

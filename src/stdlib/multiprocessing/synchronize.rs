@@ -89,7 +89,7 @@ fn around(scene: &Scene, thread: &ThreadScene, semlock: Addr) -> Option<Around> 
     let heap = scene.heap;
     let is_around = |object: Addr| heap.attrs(object, ["_semlock"])[0] == Some(semlock);
     for frame in thread.frames.iter().take(NEAR) {
-        let near = scene.values(frame).into_iter().chain(locks::named_globals(scene, frame));
+        let near = [scene.values(frame), locks::named_globals(scene, frame).to_vec()].concat();
         let object = near.into_iter().find_map(|value| {
             if is_around(value) {
                 return Some(value);
