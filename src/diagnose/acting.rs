@@ -77,6 +77,24 @@ pub fn own_threads(parties: &[Party], of_process: &[usize], waiter: usize, wait:
     all.into_iter().filter(|&at| at != waiter).collect()
 }
 
+/// Of an answer that the waiter's own server owes it: the task that serves the request which came on this
+/// connection, whoever else works for that one.
+pub fn own_handler(parties: &[Party], waiter: usize, wait: &Wait) -> Option<usize> {
+    let client = word(wait, "local").filter(|_| wait.kind == "socket" && wait.detail["inbound"] != true)?;
+    let serves = |party: &Party| {
+        let request = party.task().and_then(|task| task.request.as_ref());
+        party.pid() == parties[waiter].pid() && request.is_some_and(|r| r.client.as_deref() == Some(client))
+    };
+    let of_request: Vec<usize> = (0..parties.len()).filter(|at| serves(&parties[*at])).collect();
+    let id = |at: usize| parties[at].task().map(|task| task.id);
+    let is_awaited = |at: &&usize| {
+        let by = parties[**at].task().map_or(&[][..], |task| &task.awaited_by);
+        of_request.iter().any(|other| id(*other).is_some_and(|id| by.contains(&id)))
+    };
+    let mut outermost = of_request.iter().filter(|at| !is_awaited(at));
+    outermost.next().copied().filter(|_| outermost.next().is_none())
+}
+
 /// A connection that its listener has not accepted yet.
 pub fn is_unaccepted(wait: &Wait) -> bool {
     wait.detail["unaccepted"] == true

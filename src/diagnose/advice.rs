@@ -1,6 +1,6 @@
 //! The words of a finding: its summary, what was seen, what to do. All name the objects themselves.
 
-use super::case::{Case, frame_in};
+use super::case::Case;
 use super::rules::{Rule, is_named_by_root};
 use super::waits::{Fate, Party, number, word};
 use crate::duration::Duration;
@@ -307,6 +307,17 @@ fn kept_by(wait: &Wait) -> Option<String> {
     Some(format!("{} is with the generator `{name}`, which stands still at {place}{keeper}", object(wait)))
 }
 
+/// The task that had the future, and has ended.
+fn died(wait: &Wait) -> Option<String> {
+    let died = wait.detail["died"].as_object()?;
+    let name = died["task"].as_str()?;
+    let file = died["file"].as_str()?;
+    let file = file.rsplit('/').next().unwrap_or(file);
+    let place = died["line"].as_u64().map_or(file.to_owned(), |line| format!("{file}:{line}"));
+    let (exception, function) = (died["exception"].as_str()?, died["function"].as_str()?);
+    Some(format!("task {name} had {}, and has ended: {exception} in `{function}` at {place}", object(wait)))
+}
+
 /// A lock that is released by another thread than the one that took it.
 fn is_signal(wait: &Wait) -> bool {
     wait.detail.get("signal").and_then(serde_json::Value::as_bool) == Some(true)
@@ -351,6 +362,11 @@ fn state(wait: &Wait) -> Option<String> {
 /// One sentence per link of the chain.
 pub fn evidence(case: &Case) -> Vec<String> {
     let mut seen = Vec::new();
+    if case.outlives_run() {
+        seen.push(
+            "the program has ended: asyncio.run has cancelled its tasks, and waits for them".to_owned(),
+        );
+    }
     if let Some(frame) = atexit(case) {
         seen.push(format!(
             "the program has ended: `{}` at {} was given to atexit",
@@ -367,6 +383,14 @@ pub fn evidence(case: &Case) -> Vec<String> {
             continue;
         }
         let next = parties.get(at + 1).copied().or_else(|| case.cycle.map(|start| parties[start]));
+        if let Some(next) = next.filter(|_| case.graph.links[case.chain[at]].by_loop) {
+            let (task, thread) = (called(case, party), called(case, next));
+            seen.push(format!(
+                "{task} goes on only when its event loop does; {thread}, which runs that, {}",
+                stands(next)
+            ));
+            continue;
+        }
         let state = state(wait);
         match next {
             Some(next) if case.cycle.is_none() || at < parties.len() => {
@@ -384,6 +408,7 @@ pub fn evidence(case: &Case) -> Vec<String> {
             _ => seen.extend(state),
         }
         seen.extend(kept_by(wait));
+        seen.extend(died(wait));
         if wait.is_retried() {
             seen.push(format!("{} waits with a timeout, and again whenever it is over", called(case, party)));
         }
@@ -393,9 +418,7 @@ pub fn evidence(case: &Case) -> Vec<String> {
             pool(wait, &mut seen);
         }
     }
-    const STARTING: [(&str, &str); 2] =
-        [("uvicorn.lifespan.on", "startup"), ("hypercorn.asyncio.lifespan", "wait_for_startup")];
-    if parties.iter().any(|p| STARTING.iter().any(|(module, function)| frame_in(p, module, function))) {
+    if case.is_starting() {
         seen.push("the server listens only when the application's startup (lifespan) is done".to_owned());
     }
     let cancels = case.graph.parties[case.awaited()].task().and_then(|task| task.cancels);
@@ -538,6 +561,13 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             ),
         };
     }
+    if case.outlives_run() {
+        return format!(
+            "{name}, which was cancelled at the end of the program, {}{}",
+            stands_at(party),
+            culprit()
+        );
+    }
     let wants = match (case.kind(), case.operation()) {
         ("queue", "put") => format!("{name} waits for room in {object}"),
         ("queue", "get") => format!("{name} waits for an item in {object}"),
@@ -658,11 +688,26 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "dbpool-exhausted" | "http-pool-exhausted" if case.cycle.is_some() && case.cycle_len() > 1 => {
             "whoever has a connection of {object} here waits, directly or through others, for one more: give it back first, or use one for all of it"
         }
+        "loop-lock" if case.cycle.is_some() && !case.in_cycle(|w| w.detail["across_await"] == true) => {
+            "the loop's thread waits for {object}, and {culprit}, which has it, for a coroutine that only this loop can run: wait for that outside of the `with`, or take no lock of threads on the loop"
+        }
         "exit-hang" if atexit(case).is_some() => {
             "the program has ended, and what `atexit` was given waits for {culprit}: give that wait a timeout, or end the work before the program ends"
         }
         "lost-future" if case.says("promise") => {
             "{culprit} is to complete {object}: see why it does not, and ask for the result with a timeout"
+        }
+        "self-request" if case.cycle_len() > 1 => {
+            "what answers the request waits for who has sent it: hold nothing that requests need while you ask the own server, or call the function itself"
+        }
+        "exit-hang" if case.outlives_run() => {
+            "asyncio.run has cancelled {culprit} and waits for its end: raise CancelledError again where it is caught (`except BaseException`, a bare `except`), and await nothing without a timeout while tidying up"
+        }
+        "lost-future" if case.of_root().is_of_dead_task() => {
+            "the task that was to complete {object} has ended with an exception: set it on the future (set_exception), go on with the next one, and see to it that somebody awaits that task"
+        }
+        "await-cycle" if case.is_for_one_more() => {
+            "each of these has a slot of {object} and waits for one more: take all that is needed at once, or give the first one back before"
         }
         "join-endless" if case.call_ends(&["shutdown", "__exit__"]) => {
             "leaving `with` waits for all that was handed in: see why {culprit} does not end, or call shutdown(wait=False, cancel_futures=True)"
@@ -691,7 +736,9 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     let object = wait.map_or_else(|| "it".into(), object);
     // Who is waited for, be it that somebody else is the root.
     let culprit = match case.second() {
-        _ if rule.id == "cancel-ignored" => who(case, &case.graph.parties[case.awaited()]),
+        _ if rule.id == "cancel-ignored" || case.outlives_run() => {
+            who(case, &case.graph.parties[case.awaited()])
+        }
         Some(second) if !is_named_by_root(case) => who(case, &case.graph.parties[second]),
         _ if case.chain.len() > 1 || case.cycle.is_some() => who(case, case.culprit()),
         _ => "the other side".into(),

@@ -264,24 +264,38 @@ impl<'g, 'a> Case<'g, 'a> {
 
     // ------------------------------------------------------------ tasks
 
-    /// Nothing will ever happen on the loop of the root any more: no timer, no descriptor, no other task.
+    /// Nothing will ever happen on the loop of the root any more: no timer, no descriptor, no other task; nor does
+    /// any thread.
     pub fn loop_is_lifeless(&self) -> bool {
+        let works = |(at, party): (usize, &Party)| {
+            let thread = party.thread().filter(|_| party.pid() == self.culprit().pid());
+            thread.is_some_and(|t| t.event_loop.is_none()) && self.graph.fates[at] <= Fate::Unknown
+        };
+        self.loop_is_still() && !self.graph.parties.iter().enumerate().any(works)
+    }
+
+    /// The same, of the loop alone.
+    fn loop_is_still(&self) -> bool {
         let root = self.culprit();
-        let quiet = |party: &Party| {
-            let says = |key: &str| {
-                party.wait().and_then(|w| w.detail.get(key)).and_then(|v| v.as_bool()) == Some(true)
-            };
-            says("quiet")
+        let quiet = |party: &Party| party.wait().is_some_and(|w| w.detail["quiet"] == true);
+        let lives = |(at, party): (usize, &Party)| {
+            let idle = self.graph.fates[at] == Fate::Idle && !quiet(party);
+            let of_loop =
+                party.task().is_some_and(|task| task.tid == root.tid()) && party.pid() == root.pid();
+            of_loop && (self.graph.fates[at] < Fate::Idle || idle)
         };
-        let lives = |(at, party): (usize, &Party)| match party.who {
-            Who::Task(task) => {
-                let idle = self.graph.fates[at] == Fate::Idle && !quiet(party);
-                task.tid == root.tid() && (self.graph.fates[at] < Fate::Idle || idle)
-            }
-            Who::Thread(thread) => thread.event_loop.is_none() && self.graph.fates[at] <= Fate::Unknown,
-        };
-        let process = root.pid();
-        quiet(root) && !self.graph.parties.iter().enumerate().filter(|(_, p)| p.pid() == process).any(lives)
+        quiet(root) && !self.graph.parties.iter().enumerate().any(lives)
+    }
+
+    /// The main task awaits another one, for which nothing is left that could happen: neither on the loop, nor would
+    /// any thread or signal that is known reach what it waits for.
+    pub fn main_waits_in_vain(&self) -> bool {
+        let root = self.culprit();
+        self.chain.len() > 1
+            && self.loop_is_still()
+            && !root.process.kin.may_be_signalled()
+            // An attribute: others were meant to have it.
+            && root.wait().and_then(|w| w.label.as_ref()).is_some_and(|label| label.contains('.'))
     }
 
     /// The main task alone, in a process with other threads, which may be what it is there for.
@@ -295,13 +309,25 @@ impl<'g, 'a> Case<'g, 'a> {
 
     /// `asyncio.run` has its result, and waits: for the tasks that it has cancelled, or for its pool of threads.
     pub fn is_exiting(&self) -> bool {
+        frame_in(self.party(), "asyncio.base_events", "shutdown_default_executor") || self.outlives_run()
+    }
+
+    /// A task that `asyncio.run` has cancelled at its end, and waits for.
+    pub fn outlives_run(&self) -> bool {
         let party = self.party();
         let of_loop = |t: &&crate::snapshot::Thread| t.tid.is_some() && t.tid == party.tid();
         let thread = party.task().and_then(|_| party.process.threads.iter().find(of_loop));
         let cancels =
             |f: &Frame| f.function == "_cancel_all_tasks" && f.module.as_deref() == Some("asyncio.runners");
-        frame_in(party, "asyncio.base_events", "shutdown_default_executor")
-            || thread.is_some_and(|t| t.frames.iter().any(cancels))
+        thread.is_some_and(|t| t.frames.iter().any(cancels))
+    }
+
+    /// A server that begins to listen when the application has started.
+    pub fn is_starting(&self) -> bool {
+        const STARTING: [(&str, &str); 2] =
+            [("uvicorn.lifespan.on", "startup"), ("hypercorn.asyncio.lifespan", "wait_for_startup")];
+        let parties = self.chain.iter().map(|&at| &self.graph.parties[at]);
+        parties.into_iter().any(|p| STARTING.iter().any(|(module, function)| frame_in(p, module, function)))
     }
 
     /// What is waited for is a task that was asked to end, and waits on. Of several that are awaited all were: one
@@ -372,6 +398,12 @@ impl<'g, 'a> Case<'g, 'a> {
 
     pub fn in_cycle(&self, fits: impl Fn(&Wait) -> bool) -> bool {
         self.members().filter_map(|party| party.wait()).any(fits)
+    }
+
+    /// One of them waits for a task that the blocked loop of another would have to run.
+    pub fn closes_over_loop(&self) -> bool {
+        let from = self.cycle.unwrap_or(self.chain.len());
+        self.chain[from..].iter().any(|&at| self.graph.links[at].by_loop)
     }
 
     pub fn cycle_crosses(&self) -> bool {

@@ -12,6 +12,8 @@ const LOOP_CRITICAL: f64 = 1.0;
 const LOOP_WARNING: f64 = 0.1;
 /// Elsewhere, without an end in sight.
 const LONG: f64 = 5.0;
+/// Nobody waits for so long at the end of a program.
+const FAR: f64 = 60.0;
 /// Longer than a look at many processes takes, seconds.
 const ON_ITS_WAY: f64 = 1.0;
 /// Whoever shares the GIL gives it away a hundred times in that time.
@@ -103,7 +105,13 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     let old = youngest >= LONG;
     // Tasks stand still for many reasons, and who could wake whom is an inference.
     let of_pool = case.in_cycle(|wait| wait.is_for_pool());
-    let sure = proved || (!case.cycle_of_tasks() || of_pool && old) && (old || case.two_looks);
+    // Requests know since when they wait, if tasks do not.
+    let serves = |party: &super::waits::Party| {
+        party.task().and_then(|t| t.request.as_ref()?.age).is_some_and(|age| age >= LONG)
+    };
+    let sure = proved
+        || (!case.cycle_of_tasks() || of_pool && old) && (old || case.two_looks)
+        || case.members().all(serves);
     Some(if sure { Critical } else { Warning })
 }
 
@@ -310,6 +318,10 @@ fn of_task(case: &Case) -> Option<Severity> {
         let severity = if serves || is_main { Critical } else { Warning };
         return case.chain.iter().any(sleeps).then_some(severity);
     }
+    // It sleeps, or tries something again, in a program that has ended but for it.
+    if case.outlives_run() && old && wait.ends_in.is_none_or(|left| left >= LONG) {
+        return Some(if wait.ends_in.is_none_or(|left| left >= FAR) { Warning } else { Info });
+    }
     // `wait_for` up to 3.11 waits for a task that knows nothing of the deadline.
     if case.fate == Fate::Ends || case.is_awaited_with_deadline() {
         // Who has the lock waits for a thread that has slept for long.
@@ -332,6 +344,7 @@ fn of_task(case: &Case) -> Option<Severity> {
         }
         // A main task that waits for ever lets others work: threads, servers, signals.
         Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() => Some(Warning),
+        Fate::Stuck if is_main && old && (case.main_waits_in_vain() || case.is_starting()) => Some(Warning),
         Fate::Stuck => Some(Info),
         Fate::Endless if serves && old => Some(Critical),
         Fate::Endless if wants && old => Some(Warning),

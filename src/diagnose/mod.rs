@@ -168,7 +168,7 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
         let head = followers.iter().find(suffers).filter(|_| !members.iter().any(|at| suffers(&at)));
         // What goes on among processes that were only followed concerns nobody who was asked about.
         let asked = |&&at: &&usize| !graph.parties[at].process.followed;
-        let member = members.iter().find(asked);
+        let member = members.iter().filter(asked).find(suffers).or(members.iter().find(asked));
         let Some(head) = head.filter(asked).or(member).or(followers.iter().find(asked)) else { continue };
         let mut case = Case::of(&graph, *head, two_looks);
         case.followers = followers.len();
@@ -376,13 +376,21 @@ fn causes(case: &Case) -> Vec<Cause> {
             task: party.task().map(|task| task.id),
             task_name: party.task().and_then(|task| task.name.clone()),
             summary: String::new(),
-            wait: party.wait().cloned(),
+            wait: party.wait().map(|wait| as_it_counts(case, at, wait)),
             frame: party.telling_frame().cloned(),
             // Only of those who are to blame: others that suffer are counted in the evidence.
             alike: if position == 0 { 0 } else { (0..parties.len()).filter(|n| alike(n)).count() as u64 },
         }
     };
     case.chain.iter().enumerate().map(cause).collect()
+}
+
+/// That its time is over brings nobody on whose loop is blocked.
+fn as_it_counts(case: &Case, at: usize, wait: &Wait) -> Wait {
+    match case.graph.links[at].by_loop {
+        true => Wait { deadline: None, ends_in: None, ..wait.clone() },
+        false => wait.clone(),
+    }
 }
 
 /// Stands exactly where the other does.

@@ -49,18 +49,19 @@ pub static CYCLES: &[Rule] = &[
         when: |c| {
             let mut tids = c.members().map(|party| party.tid());
             let first = tids.next();
-            c.kind() == "future"
+            let own = c.kind() == "future"
                 && c.is_loop(c.head())
                 && c.cycle_len() <= 2
                 && tids.all(|tid| Some(tid) == first)
-                && !c.waits_for_pool()
+                && !c.waits_for_pool();
+            own || c.closes_over_loop() && c.kind() != "lock"
         },
-        advice: "await the coroutine: the loop's own thread can never finish what it waits for",
+        advice: "await it, or wait for it in a thread: the loop's own thread can never finish what it waits for",
     },
     Rule {
         id: "loop-lock",
         usual: Critical,
-        when: |c| c.in_cycle(|w| w.detail["across_await"] == true),
+        when: |c| c.in_cycle(|w| w.detail["across_await"] == true) || c.closes_over_loop(),
         advice: "hold no lock of threads across an `await`: the task that has {object} cannot go on while its own loop waits for that; use asyncio.Lock, or release it before the `await`",
     },
     Rule {
@@ -98,7 +99,7 @@ pub static CYCLES: &[Rule] = &[
     Rule {
         id: "self-request",
         usual: Critical,
-        when: |c| c.cycle_len() == 1 && c.kind() == "socket",
+        when: |c| c.cycle_len() == 1 && c.kind() == "socket" || c.members().any(asks_itself),
         advice: "call the function itself instead of sending a request to the own server; or give the server more workers or threads, so that another one can answer",
     },
     Rule {
@@ -631,6 +632,14 @@ fn is_http_pool(wait: &Wait) -> bool {
     wait.is_for_pool() && wait.detail["pool"]["library"].as_str().is_some_and(|l| CLIENTS.contains(&l))
 }
 
+/// Waits for an answer on a connection that its process has made to itself.
+fn asks_itself(party: &super::waits::Party) -> bool {
+    let peer = |w: &Wait| w.detail["peer_process"]["pid"].as_i64();
+    party.wait().is_some_and(|w| {
+        w.kind == "socket" && w.detail["inbound"] == false && peer(w) == Some(i64::from(party.pid()))
+    })
+}
+
 /// A mutex of an extension, or of a library below it.
 fn is_native(wait: &Wait) -> bool {
     wait.detail["native"] == true
@@ -668,6 +677,17 @@ impl Case<'_, '_> {
             self.wait().is_some_and(|w| w.detail["database"].is_object() || w.detail["url"].is_string())
                 || self.library(HTTP);
         self.kind() == "socket" && is_request && !self.is_consumer()
+    }
+
+    /// The task that had the future has ended.
+    pub fn is_of_dead_task(&self) -> bool {
+        self.wait().is_some_and(|w| w.detail["died"].is_object())
+    }
+
+    /// All of a cycle wait for slots of one semaphore.
+    pub fn is_for_one_more(&self) -> bool {
+        let first = self.wait().and_then(|w| w.address);
+        self.kind() == "semaphore" && first.is_some() && !self.in_cycle(|w| w.address != first)
     }
 
     /// Waits for a child whose output it does not read.

@@ -156,6 +156,9 @@ pub struct Links {
     /// All of them must act; otherwise any one will do.
     pub all: bool,
     pub certainty: Option<Certainty>,
+    /// A task that somebody elsewhere needs: whatever it waits for, it goes on only when the blocked thread of its
+    /// loop does.
+    pub by_loop: bool,
 }
 
 pub struct Graph<'a> {
@@ -173,7 +176,8 @@ impl<'a> Graph<'a> {
     pub fn new(now: &'a Snapshot, before: Option<&'a Snapshot>) -> Self {
         let parties: Vec<Party> = parties(now).collect();
         let names = Names::new(&parties);
-        let links: Vec<Links> = (0..parties.len()).map(|at| names.links(&parties, at)).collect();
+        let mut links: Vec<Links> = (0..parties.len()).map(|at| names.links(&parties, at)).collect();
+        names.behind_loops(&parties, &mut links);
         let earlier = before.map(Earlier::new);
         let moved = |party: &Party| earlier.as_ref().is_some_and(|earlier| earlier.moved(party));
         let (fates, order) = fates(&parties, &links, &moved);
@@ -228,6 +232,9 @@ impl<'a> Graph<'a> {
     /// Proved only if every link is.
     pub fn certainty(&self, chain: &[usize], closed: bool) -> Certainty {
         let of_link = |&at: &usize| {
+            if self.links[at].by_loop {
+                return Certainty::Proved;
+            }
             let wait = self.parties[at].wait().map_or(Certainty::Proved, |wait| wait.certainty);
             // An end that several have open: which of them would use it is not known.
             let mut pids = self.links[at].to.iter().map(|&to| self.parties[to].pid());
@@ -369,7 +376,10 @@ impl Names {
                 && actor.pid == Some(pid)
                 && is_process(actor)
             {
-                found.extend(acting::own_threads(parties, threads, at, wait));
+                match acting::own_handler(parties, at, wait) {
+                    Some(task) => found.push(task),
+                    None => found.extend(acting::own_threads(parties, threads, at, wait)),
+                }
                 if !found.is_empty() {
                     links.certainty = Some(Certainty::Likely);
                 }
@@ -435,6 +445,22 @@ impl Names {
             }
         }
         links
+    }
+
+    /// Tasks that are needed from outside of their loop, whose thread is blocked: neither timer nor future brings
+    /// them on before it. (What the others of that loop wait for says more than that it is blocked.)
+    fn behind_loops(&self, parties: &[Party], links: &mut [Links]) {
+        let own = |from: usize, to: usize| {
+            parties[from].task().is_some() && parties[from].tid() == parties[to].tid()
+        };
+        let needed =
+            links.iter().enumerate().flat_map(|(from, its)| its.to.iter().map(move |to| (from, *to)));
+        let needed: Vec<usize> = needed.filter(|(from, to)| !own(*from, *to)).map(|(_, to)| to).collect();
+        for at in needed {
+            if let Some(thread) = self.blocked_loop_of(parties, at) {
+                links[at] = Links { to: vec![thread], all: true, certainty: None, by_loop: true };
+            }
+        }
     }
 
     /// The thread whose loop this task is of, if that loop is blocked.
@@ -587,7 +613,8 @@ fn fates(parties: &[Party], links: &[Links], moved: &dyn Fn(&Party) -> bool) -> 
                 let moves = moves[at].then_some(Moves);
                 // Others than those who are named may end it.
                 let open = parties[at].wait().is_some_and(|w| w.detail["open"] == true).then_some(Endless);
-                let fate = [by_others, ends, idle, moves, open].into_iter().flatten().min();
+                let by_itself = [ends, idle, open].into_iter().flatten().filter(|_| !links[at].by_loop);
+                let fate = by_itself.chain(by_others).chain(moves).min();
                 if let Some(fate) = fate.filter(|&fate| fate <= level) {
                     fates[at] = Some(fate);
                     order[at] = place;

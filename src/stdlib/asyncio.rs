@@ -10,6 +10,7 @@ mod anyio;
 mod closing;
 pub mod connections;
 pub mod coroutines;
+pub mod died;
 mod edges;
 mod executor;
 pub mod futures;
@@ -222,9 +223,11 @@ fn held(scene: &Scene, frames: &[FrameScene], suspended: bool) -> Vec<Lock> {
             let stack = exits::of_stack(heap, exit.manager).unwrap_or_else(|| vec![exit.manager]);
             for manager in stack {
                 let line = frame.code.line(exit.handler);
-                let own = lock_of(scene, manager).map(|lock| (lock, line, Certainty::Proved));
-                let within = || wrapped(scene, manager).map(|lock| (lock, line, Certainty::Likely));
-                inside.extend(own.or_else(within));
+                let own = locks_of(scene, manager, MAX_NESTING);
+                if own.is_empty() {
+                    inside.extend(wrapped(scene, manager).map(|lock| (lock, line, Certainty::Likely)));
+                }
+                inside.extend(own.into_iter().map(|lock| (lock, line, Certainty::Proved)));
             }
         }
         // One that was left in the middle of a lock holds it as long as somebody keeps it.
@@ -253,21 +256,25 @@ fn held(scene: &Scene, frames: &[FrameScene], suspended: bool) -> Vec<Lock> {
     found
 }
 
-/// The lock behind a context manager of asyncio, and the report's word for it.
-fn lock_of(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
+/// How deep managers may be made of each other.
+const MAX_NESTING: u32 = 8;
+
+/// The locks behind a context manager of asyncio, and the report's word for each.
+fn locks_of(scene: &Scene, manager: Addr, depth: u32) -> Vec<(Addr, &'static str)> {
     let heap = scene.heap;
-    let ty = heap.type_of(manager).filter(|t| t.is_heap_type())?;
+    let Some(ty) = heap.type_of(manager).filter(|t| t.is_heap_type()) else { return Vec::new() };
     match () {
-        _ if heap.is_of(&ty, "asyncio.locks", "Lock") => Some((manager, "asyncio-lock")),
-        _ if heap.is_of(&ty, "asyncio.locks", "Semaphore") => Some((manager, "semaphore")),
+        _ if heap.is_of(&ty, "asyncio.locks", "Lock") => vec![(manager, "asyncio-lock")],
+        _ if heap.is_of(&ty, "asyncio.locks", "Semaphore") => vec![(manager, "semaphore")],
         _ if heap.is_of(&ty, "asyncio.locks", "Condition") => {
-            Some((heap.attrs(manager, ["_lock"])[0]?, "asyncio-lock"))
+            heap.attrs(manager, ["_lock"])[0].map(|lock| (lock, "asyncio-lock")).into_iter().collect()
         }
         // `async with await lock` of old, and `@asynccontextmanager`: the lock stands in a suspended generator.
-        _ if ty.name == "_AsyncGeneratorContextManager" => {
-            of_generator(scene, heap.attrs(manager, ["gen"])[0]?, Some(manager))
-        }
-        _ => None,
+        _ if ty.name == "_AsyncGeneratorContextManager" => match heap.attrs(manager, ["gen"])[0] {
+            Some(generator) => of_generator(scene, generator, Some(manager), depth),
+            None => Vec::new(),
+        },
+        _ => Vec::new(),
     }
 }
 
@@ -286,16 +293,22 @@ fn wrapped(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
     locks.next().filter(|_| locks.next().is_none())
 }
 
-/// The lock that a suspended generator is inside of.
-fn of_generator(scene: &Scene, generator: Addr, manager: Option<Addr>) -> Option<(Addr, &'static str)> {
-    let exits = exits::of_generator(scene.heap, generator);
-    exits.into_iter().filter(|e| Some(e.manager) != manager).find_map(|e| plain_lock(scene, e.manager))
+/// The locks that a suspended generator is inside of, by itself or through managers that are generators in turn.
+fn of_generator(
+    scene: &Scene,
+    generator: Addr,
+    manager: Option<Addr>,
+    depth: u32,
+) -> Vec<(Addr, &'static str)> {
+    let exits = exits::of_generator(scene.heap, generator).into_iter();
+    let others = exits.filter(|e| depth > 0 && Some(e.manager) != manager);
+    others.flat_map(|e| locks_of(scene, e.manager, depth - 1)).collect()
 }
 
 /// Those that a generator is inside of that was left in the middle, and one that it iterates itself.
 fn of_left(scene: &Scene, generator: Addr, depth: u32) -> Vec<(Addr, &'static str)> {
     let heap = scene.heap;
-    let mut found: Vec<(Addr, &'static str)> = of_generator(scene, generator, None).into_iter().collect();
+    let mut found = of_generator(scene, generator, None, MAX_NESTING);
     if depth > 0 {
         for frame in coroutines::chain(heap, generator).frames {
             let values = coroutines::stack(heap, &frame).unwrap_or_default().into_iter();
@@ -315,7 +328,6 @@ fn is_awaited(inner: &[FrameScene], heap: &Heap, generator: Addr) -> bool {
     coroutines::chain(heap, generator).frames.iter().any(|f| inner.iter().any(|i| i.raw.addr == f.addr))
 }
 
-fn plain_lock(scene: &Scene, manager: Addr) -> Option<(Addr, &'static str)> {
-    let ty = scene.heap.type_of(manager)?;
-    (ty.name != "_AsyncGeneratorContextManager").then(|| lock_of(scene, manager))?
+fn plain_lock(scene: &Scene, value: Addr) -> Option<(Addr, &'static str)> {
+    locks_of(scene, value, 0).pop()
 }

@@ -209,19 +209,22 @@ impl Room<'_, '_> {
         if !ty.is_heap_type() {
             return None;
         }
-        let mut attributes =
-            heap.attrs(obj, ["scope", "environ", "method", "path", "_method", "_message", "uri", "_rel_url"]);
+        let mut attributes = heap.attrs(
+            obj,
+            ["scope", "environ", "method", "path", "_method", "_message", "uri", "_transport_peername"],
+        );
         if attributes.iter().all(Option::is_none) {
             // aiohttp's request keeps its attributes in slots on some versions.
             for (name, value) in heap.slots(obj, 64) {
                 match name.as_str() {
                     "_method" => attributes[4] = Some(value),
                     "_message" => attributes[5] = Some(value),
+                    "_transport_peername" => attributes[7] = Some(value),
                     _ => {}
                 }
             }
         }
-        let [scope, environ, method, path, own_method, message, uri, _] = attributes;
+        let [scope, environ, method, path, own_method, message, uri, peername] = attributes;
         let is_dict = |d: &Addr| heap.type_of(*d).is_some_and(|t| t.is_dict());
         if let Some(found) = scope.or(environ).filter(is_dict).and_then(|d| self.of_dict(d)) {
             return Some(found);
@@ -238,7 +241,8 @@ impl Room<'_, '_> {
         // aiohttp's: `_message` is a RawRequestMessage, whose second item is the path.
         let method = text(own_method)?;
         let path = self.message_path(message?)?;
-        is_method(&method).then(|| request(method, path))
+        let client = peername.and_then(|peername| self.client_pair(peername));
+        is_method(&method).then(|| Request { client, ..request(method, path) })
     }
 
     fn is_incoming(&self, ty: &TypeInfo) -> bool {
@@ -303,11 +307,14 @@ impl Room<'_, '_> {
         let app = app.and_then(|app| heap.type_of(app)).map(|ty| heap.type_name(&ty));
         let framework = app.and_then(|name| FRAMEWORKS.iter().find(|f| name.split('.').next() == Some(**f)));
         let framework = framework.map(|f| (*f).to_owned());
-        let client = client.and_then(|client| {
-            let pair = heap.tuple(client, 2)?;
-            self.client_address(*pair.first()?, *pair.get(1)?)
-        });
+        let client = client.and_then(|client| self.client_pair(client));
         Some(Request { framework, client, ..request(method, with_query(path, text(query))) })
+    }
+
+    /// `(host, port)`, or a tuple that begins with these.
+    fn client_pair(&self, pair: Addr) -> Option<String> {
+        let pair = self.scene.heap.tuple(pair, 4)?;
+        self.client_address(*pair.first()?, *pair.get(1)?)
     }
 
     /// Host and port, the latter a number or its digits, as the address of a socket.

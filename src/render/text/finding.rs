@@ -282,16 +282,19 @@ fn ending(page: &mut Page, finding: &Finding) {
     let waits = || all().filter_map(|(at, c)| c.wait.as_ref().filter(|wait| !begins_anew(at, wait)));
     // Any link that gives up ends the chain.
     let earliest = waits().filter_map(|wait| wait.ends_in).min_by(f64::total_cmp);
-    let text = if let Some(ends_in) = earliest.filter(|ends_in| *ends_in > 0.0) {
-        format!("by itself, in {} at the latest", Duration(ends_in))
-    } else if earliest.is_some() {
-        "its deadline has passed, and it goes on".to_owned()
-    } else if finding.rule == "server-open" {
-        "when the last of its connections has gone".to_owned()
-    } else if finding.cycle.as_ref().is_some_and(|cycle| cycle.len() == 1) {
+    // Whoever has a deadline that counts is in no cycle.
+    let text = if finding.cycle.as_ref().is_some_and(|cycle| cycle.len() == 1) {
         "never: it waits for itself".to_owned()
     } else if finding.cycle.is_some() {
         "never: each waits for the next".to_owned()
+    } else if let Some(ends_in) = earliest.filter(|ends_in| *ends_in > 0.0) {
+        format!("by itself, in {} at the latest", Duration(ends_in))
+    } else if earliest.is_some() {
+        "its deadline has passed, and it goes on".to_owned()
+    } else if finding.rule == "loop-not-woken" {
+        "when something else wakes its event loop".to_owned()
+    } else if finding.rule == "server-open" {
+        "when the last of its connections has gone".to_owned()
     } else {
         // Of items that nobody has called done, no further item is the end.
         let last = if finding.rule == "task-done-missing" { waits().next() } else { waits().next_back() };

@@ -115,6 +115,13 @@ pub fn task(heap: &Heap, addr: Addr) -> Option<TaskObject> {
     })
 }
 
+/// The exception that a task has ended with (of C: `fut_exception` stands behind `fut_callbacks`).
+pub fn exception(heap: &Heap, task: Addr) -> Option<Addr> {
+    let ended = future(heap, task).filter(|f| f.native && f.state == "finished")?;
+    let exception = heap.ptr(ended.addr + heap.layout.task.callbacks + 8)?;
+    heap.type_of(exception).filter(|ty| ty.is_exception()).map(|_| exception)
+}
+
 fn cancels(heap: &Heap, task: Addr) -> Option<u32> {
     let at = Some(heap.layout.task.cancels).filter(|at| *at != NONE)?;
     heap.mem.i32(task + at).ok().and_then(|n| u32::try_from(n).ok())

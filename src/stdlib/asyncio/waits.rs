@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{World, anyio, closing, executor, futures, pools, tls, uv};
 use crate::python::objects::Heap;
-use crate::snapshot::{Actor, Address, Wait};
+use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::stdlib::{FrameScene, Scene, databases, exits, os};
 use crate::target::memory::Addr;
 
@@ -79,11 +79,17 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
             let is = |class: &str| heap.is_of(&ty, "asyncio.locks", class);
             let class = ty.name.clone();
             match name {
-                "acquire" if is("Semaphore") => Wait {
-                    detail: json!({ "value": number(lock, "_value"), "max": number(lock, "_bound_value") }),
-                    on: holders(scene, world, lock),
-                    ..with("semaphore", &format!("{class}.acquire"), Some(lock))
-                },
+                "acquire" if is("Semaphore") => {
+                    let (on, max) = (holders(scene, world, lock), number(lock, "_bound_value"));
+                    // Who has taken a slot without a `with` is not known, and may be the one to give one back.
+                    let all = on.is_empty() || max == i64::try_from(on.len()).ok();
+                    Wait {
+                        certainty: if all { Certainty::Proved } else { Certainty::Likely },
+                        detail: json!({ "value": number(lock, "_value"), "max": max }),
+                        on,
+                        ..with("semaphore", &format!("{class}.acquire"), Some(lock))
+                    }
+                }
                 "acquire" => {
                     let lock = if is("Condition") { heap.attrs(lock, ["_lock"])[0]? } else { lock };
                     let on = holders(scene, world, lock);
