@@ -673,6 +673,14 @@ fn holds_what_is_wanted(party: &Party, wait: &Wait) -> bool {
     party.thread().is_some() && party.holds().iter().any(wanted)
 }
 
+/// Somebody is known who would have to act, and nobody of them waits for an end: who joins a consumer has told it all
+/// there was.
+fn needs_waiters(party: &Party, wait: &Wait) -> bool {
+    let joins = |t: &&Thread| t.waits_on.as_ref().is_some_and(|w| w.kind == "thread");
+    let is_named = |t: &&Thread| wait.on.iter().any(|on| on.tid.is_some() && on.tid == t.tid);
+    !wait.on.is_empty() && !party.process.threads.iter().filter(is_named).any(|t| joins(&t))
+}
+
 /// Waits for work: what the look itself calls idle, unless it wants to get rid of something.
 fn is_idle(party: &Party) -> bool {
     let idle = party.thread().is_some_and(|t| t.activity == Activity::Idle);
@@ -682,7 +690,9 @@ fn is_idle(party: &Party) -> bool {
         // Who takes a lock along to where work comes in is not at rest.
         Some(wait) if wait.kind == "queue" && holds_what_is_wanted(party, wait) => false,
         // Only those who wait for each other could put something in.
-        Some(wait) if wait.kind == "queue" && wait.detail["open"] == false && !wait.on.is_empty() => false,
+        Some(wait) if wait.kind == "queue" && wait.detail["open"] == false && needs_waiters(party, wait) => {
+            false
+        }
         None => true,
         Some(wait) => match wait.kind.as_str() {
             "poll" => return true,

@@ -361,6 +361,15 @@ impl<'a> Scene<'a> {
         self.ahead(frame, stack)
     }
 
+    /// The same where what lies on its value stack is of no use to it any more: it neither iterates, nor leaves a
+    /// `with`, nor calls anything with what it has loaded before.
+    pub fn values_it_names(&self, frame: &FrameScene) -> Option<Vec<Addr>> {
+        let needs_stack = self.iterates_ahead(frame)
+            || spoken::hands_on(self, frame)
+            || !exits::of_frame(self.heap, frame).is_empty();
+        if needs_stack { self.values_when_it_goes_on(frame) } else { self.ahead(frame, Vec::new()) }
+    }
+
     fn iterates_ahead(&self, frame: &FrameScene) -> bool {
         let Some(shape) = self.shapes.of(self, frame.raw.code) else { return true };
         let Some(start) = opcodes::at(&shape.instructions, frame.offset) else { return true };

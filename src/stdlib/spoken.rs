@@ -38,6 +38,26 @@ pub fn is_at_call(scene: &Scene, frame: &FrameScene) -> bool {
     matches!(op, Some(Call | CallFunction | CallFunctionKw | CallKw | CallMethod | Precall))
 }
 
+/// What the call returns in which the frame waits goes straight into another one, whose function is loaded already:
+/// `handle(read())`.
+pub fn hands_on(scene: &Scene, frame: &FrameScene) -> bool {
+    use Op::{Call, CallFunction, CallFunctionKw, CallKw, CallMethod, LoadAttr, LoadGlobal, LoadMethod};
+    let Some(shape) = scene.shapes.of(scene, frame.raw.code) else { return true };
+    let Some(start) = opcodes::at(&shape.instructions, frame.offset) else { return true };
+    let mut loaded = 0;
+    for i in &shape.instructions[start + 1..] {
+        match i.op {
+            LoadAttr | LoadMethod | LoadGlobal => loaded += 1,
+            Call | CallFunction | CallFunctionKw | CallKw | CallMethod if loaded == 0 => return true,
+            Call | CallFunction | CallFunctionKw | CallKw | CallMethod => loaded -= 1,
+            Op::PopTop | Op::StoreFast | Op::StoreDeref | Op::StoreGlobal | Op::StoreName => return false,
+            _ if i.target.is_some() || !i.falls_through() => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
 /// The same of a function, or a method, that may be called.
 pub fn function_speaks_of(scene: &Scene, callable: Addr, of: Addr, methods: &[&str]) -> bool {
     let (heap, m) = (scene.heap, &scene.heap.layout.method);

@@ -76,7 +76,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     let objects = alone.iter().chain(&circular).map(|w| w.1).collect();
     let mut search = Search::new(scene, objects, &loops);
     let mut found: Vec<(Addr, Found)> = Vec::new();
-    for thread in &scene.threads {
+    for thread in scene.threads.iter().filter(|t| t.tid.is_none_or(|tid| !seen.bystanders.contains(&tid))) {
         let freedom = if calls_itself(scene, thread) { Freedom::Named } else { Freedom::All };
         let met = match thread.syscall {
             Some(_) => search.from_blocked(&thread.frames, freedom),
@@ -132,7 +132,7 @@ pub fn bystanders(scene: &Scene, seen: &mut Seen) {
     };
     let loops = FxHashSet::default();
     let mut search = Search::new(scene, FxHashSet::default(), &loops);
-    let calls_nothing = |t: &&ThreadScene| !search.from_blocked(&t.frames, Freedom::Named).calls;
+    let calls_nothing = |t: &&ThreadScene| !search.calls(&t.frames);
     let found = scene.threads.iter().filter(reads).filter(calls_nothing).filter_map(|t| t.tid).collect();
     seen.bystanders = found;
 }

@@ -161,6 +161,12 @@ impl<'s, 'a> Search<'s, 'a> {
         })
     }
 
+    /// Whether a thread may call anything of the application's when the call returns in which it waits.
+    pub fn calls(&mut self, frames: &[FrameScene]) -> bool {
+        let ahead = |scene: &Scene, frame: &FrameScene| (scene.values_it_names(frame), scene.rest(frame));
+        self.walk(frames, Freedom::Named, &[], ahead).calls
+    }
+
     fn walk(
         &mut self,
         frames: &[FrameScene],
