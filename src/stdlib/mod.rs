@@ -95,13 +95,16 @@ pub struct Scene<'a> {
     work: OnceCell<Work>,
     /// What code calls an object by a global name: threads stand at the same places, before the same locks.
     global_names: RefCell<FxHashMap<(Addr, Addr), Option<String>>>,
-    named_globals: RefCell<FxHashMap<(Addr, Addr), Rc<[Addr]>>>,
+    named_globals: RefCell<NamedGlobals>,
     names: RefCell<FxHashMap<Addr, Rc<Vec<String>>>>,
     variables: RefCell<FxHashMap<Addr, Option<Rc<Known>>>>,
     shapes: flow::Shapes,
     acquired: Acquired,
     paths: Paths,
 }
+
+/// By the dict of globals and the code: what that code names.
+type NamedGlobals = FxHashMap<(Addr, Addr), Rc<[Addr]>>;
 
 /// The code that a frame has not been through, or may go through once more.
 pub struct Rest {
