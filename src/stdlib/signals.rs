@@ -25,7 +25,7 @@ const TABLE: usize = (SIGNALS + 1) * ENTRY;
 const LEAST_DEFAULTS: usize = 16;
 
 /// Methods by which one handler could end what somebody else waits for, in another process, too.
-const ACTS: &[&str] = &[
+pub const ACTS: &[&str] = &[
     "set",
     "put",
     "put_nowait",

@@ -132,7 +132,11 @@ pub fn bystanders(scene: &Scene, seen: &mut Seen) {
     };
     let loops = FxHashSet::default();
     let mut search = Search::new(scene, FxHashSet::default(), &loops);
-    let calls_nothing = |t: &&ThreadScene| !search.calls(&t.frames);
+    let calls_nothing = |t: &&ThreadScene| {
+        let found = search.from_reader(&t.frames);
+        let acts = [signals::ACTS, ANY_METHOD, BY_NAME].iter().any(|names| search.speaks(&found, names));
+        !found.calls && !found.met_opaque && !acts
+    };
     let found = scene.threads.iter().filter(reads).filter(calls_nothing).filter_map(|t| t.tid).collect();
     seen.bystanders = found;
 }

@@ -161,10 +161,11 @@ impl<'s, 'a> Search<'s, 'a> {
         })
     }
 
-    /// Whether a thread may call anything of the application's when the call returns in which it waits.
-    pub fn calls(&mut self, frames: &[FrameScene]) -> bool {
-        let ahead = |scene: &Scene, frame: &FrameScene| (scene.values_it_names(frame), scene.rest(frame));
-        self.walk(frames, Freedom::Named, &[], ahead).calls
+    /// What a thread can get at by what it names, where the rest of its value stack is of no use to it.
+    pub fn from_reader(&mut self, frames: &[FrameScene]) -> Found {
+        self.walk(frames, Freedom::Named, &[], |scene, frame| {
+            (scene.values_it_names(frame), scene.rest(frame))
+        })
     }
 
     fn walk(
