@@ -42,14 +42,15 @@ PROGRAMS = {
     ),
 }
 PROGRAM = """
-import concurrent.futures, os, queue, socket, sys, threading, time
+import concurrent.futures, queue, signal, socket, threading, time
+# Ends by itself; a thread that reads standard input would make it a wait for a pipe.
+signal.alarm(300)
 {setup}
 def deep(i, n=20):
     return deep(i, n - 1) if n else leaf(i)
-threads = [threading.Thread(target=deep, args=(i,), daemon=True) for i in range(6)]
+threads = [threading.Thread(target=deep, args=(i,), daemon=True) for i in range(7)]
 for thread in threads:
     thread.start()
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 print("READY", flush=True)
 threads[0].join()
 """
@@ -66,7 +67,7 @@ def main():
     for title, setup in PROGRAMS.items():
         target = subprocess.Popen(
             [os.path.realpath(args.python), "-c", PROGRAM.format(setup=setup)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )
         try:
             assert target.stdout.readline().strip() == "READY"
