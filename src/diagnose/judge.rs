@@ -1,9 +1,10 @@
 //! How bad a case is: by its consequence, not by its rule.
 
 use super::Severity::{self, Critical, Info, Warning};
+use super::acting::is_unaccepted;
 use super::case::Case;
 use super::rules::{HTTP, Rule};
-use super::waits::{Fate, is_full, is_locked_file, is_lost_wakeup, is_queued, number};
+use super::waits::{Fate, is_full, is_locked_file, is_lost_wakeup, is_queued, number, word};
 use crate::kin::At;
 use crate::snapshot::{Certainty, EventLoop, Wait};
 
@@ -188,7 +189,9 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     }
     // The other end is its own, for what a handler of signals writes; or it is a named pipe, to which others come
     // and go.
-    let own_end = || matches!(case.kind(), "pipe" | "socket") && case.waits_for_own_process();
+    let is_pair = |w: &Wait| word(w, "family").is_some_and(|f| f.starts_with("unix")) && !is_unaccepted(w);
+    let has_ends = || case.kind() == "pipe" || case.kind() == "socket" && case.wait().is_some_and(is_pair);
+    let own_end = || has_ends() && case.waits_for_own_process();
     let signalled = || case.party().process.kin.may_be_signalled();
     if alone && (own_end() && signalled() || case.is_named_pipe() && case.operation() == "read") {
         return is_main.then_some(Info);

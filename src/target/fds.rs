@@ -246,7 +246,13 @@ fn find_ends(dir: &ProcDir, facts: &ProcessFacts, fds: &[i32], found: &mut [FdFa
             let peer = own.or_else(oldest).or(ends.first());
             socket.peer_process = peer.map(|e| PeerProcess { pid: e.pid, command: e.command.clone() });
         }
-        one.wakes = complete && wakes(dir, facts.pid, &ends);
+        // A pipe, or a pair of sockets; what has an address is a connection of somebody's.
+        let is_pair = |s: &crate::snapshot::Socket| {
+            let unix = s.family.as_deref().is_some_and(|family| family.starts_with("unix"));
+            unix && s.local.is_none() && s.peer.is_none()
+        };
+        let is_pair = !one.unaccepted && one.socket.as_ref().is_none_or(is_pair);
+        one.wakes = complete && is_pair && wakes(dir, facts.pid, &ends);
         one.ends = Some(ends);
         one.cut_short = !complete;
         if let Some(peer) = one.socket.as_ref().and_then(|s| s.peer_process.as_ref()) {
