@@ -249,7 +249,10 @@ impl<'a> Graph<'a> {
         // That nobody can end it was searched for, not proved.
         let searched = |&at: &usize| {
             let party = &self.parties[at];
-            let deserted = party.wait().is_some_and(|wait| wait.detail["deserted"] == true);
+            // Whoever has a lock has it, whatever he waits for.
+            let joins =
+                self.parties[chain[0]].wait().is_some_and(|w| matches!(w.kind.as_str(), "thread" | "future"));
+            let deserted = joins && party.wait().is_some_and(|wait| wait.detail["deserted"] == true);
             (party.task().is_some() || deserted) && nobody_can(party)
         };
         let upto = if chain.last().is_some_and(searched) { chain.len() } else { upto };
@@ -676,7 +679,9 @@ fn holds_what_is_wanted(party: &Party, wait: &Wait) -> bool {
 /// Somebody is known who would have to act, and nobody of them waits for an end: who joins a consumer has told it all
 /// there was.
 fn needs_waiters(party: &Party, wait: &Wait) -> bool {
-    let joins = |t: &&Thread| t.waits_on.as_ref().is_some_and(|w| w.kind == "thread");
+    let waits_for_end =
+        |w: &Wait| w.kind == "thread" || w.kind == "queue" && word(w, "operation") == Some("join");
+    let joins = |t: &&Thread| t.waits_on.as_ref().is_some_and(waits_for_end);
     let is_named = |t: &&Thread| wait.on.iter().any(|on| on.tid.is_some() && on.tid == t.tid);
     !wait.on.is_empty() && !party.process.threads.iter().filter(is_named).any(|t| joins(&t))
 }
