@@ -117,9 +117,11 @@ impl Findings {
         self.all().map(|finding| finding.severity).max()
     }
 
-    /// Whether a second look could change the verdict: all but proved deadlocks.
+    /// Whether a second look could change the verdict: all but proved deadlocks of threads. Tasks go on while those of
+    /// a loop that runs are read.
     pub fn are_open(&self) -> bool {
-        self.all().any(|f| judge::is_suspicious(f.severity, f.certainty, f.cycle.is_some()))
+        let of_threads = |f: &Finding| f.cycle.is_some() && f.cause.iter().all(|cause| cause.task.is_none());
+        self.all().any(|f| judge::is_suspicious(f.severity, f.certainty, of_threads(f)))
     }
 
     /// Whether a finding leads through this process.
