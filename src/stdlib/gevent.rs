@@ -16,10 +16,13 @@ pub const FILE: &str = "/gevent/hub.py";
 const LOOP: &str = "gevent.libev.corecext.loop";
 
 /// `struct ev_loop` (ev.c, ev_vars.h of libev 4.x, as gevent builds it on 64-bit Linux): `ev_rt_now`, `now_floor`,
-/// `mn_now`, `rtmn_diff`, …, `backend`, `activecnt`, `loop_done`, `backend_fd`. Seen on gevent 24.2 and 26.
+/// `mn_now`, `rtmn_diff`, …, `pendingcnt`, …, `backend`, `activecnt`, `loop_done`, `backend_fd`. Seen on gevent 24.2
+/// and 26.
 const EV_NOW: usize = 0;
 const EV_MONOTONIC: usize = 16;
 const EV_DIFFERENCE: usize = 24;
+/// One count per priority.
+const EV_PENDING: std::ops::Range<usize> = 108..128;
 const EV_BACKEND: usize = 176;
 const EV_ACTIVE: usize = 180;
 const EV_BACKEND_FD: usize = 188;
@@ -42,7 +45,8 @@ pub struct Hub {
 struct EvLoop {
     /// When epoll returned, on the monotonic clock.
     time: f64,
-    /// Somebody waits for it: gevent's own watchers do not count.
+    /// Somebody waits for it: gevent's own watchers do not count. A timer that has expired is not active any more,
+    /// but pending until its turn comes.
     is_awaited: bool,
     fd: i32,
 }
@@ -86,5 +90,6 @@ fn ev(heap: &Heap, at: Addr) -> Option<EvLoop> {
     let fits = monotonic > 0.0 && (now - monotonic - difference).abs() < 1e-3;
     let (active, fd) = (int(EV_ACTIVE), int(EV_BACKEND_FD));
     let is_one = fits && int(EV_BACKEND) == EPOLL && active >= 0 && fd >= 0;
-    is_one.then_some(EvLoop { time: monotonic, is_awaited: active > 0, fd })
+    let is_pending = || EV_PENDING.step_by(4).any(|at| int(at) > 0);
+    is_one.then(|| EvLoop { time: monotonic, is_awaited: active > 0 || is_pending(), fd })
 }
