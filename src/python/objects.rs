@@ -205,19 +205,15 @@ impl<'a> Heap<'a> {
 
     /// Whether it is an instance of this class of a module of Python's, or of one made from it.
     pub fn is_of(&self, ty: &TypeInfo, module: &str, class: &str) -> bool {
-        let mut name = self.type_name(ty);
-        let mut base = ty.base;
-        for _ in 0..16 {
-            if name.strip_prefix(module).and_then(|n| n.strip_prefix('.')) == Some(class) {
-                return true;
-            }
-            let Some(next) = (base != 0).then(|| self.type_at(base)).flatten().filter(|t| t.is_heap_type())
-            else {
-                return false;
-            };
-            (name, base) = (self.type_name(&next), next.base);
-        }
-        false
+        // The module takes a search: first the name that is at hand.
+        let is_it = |ty: &TypeInfo| {
+            ty.name.rsplit('.').next() == Some(class)
+                && self.type_name(ty).strip_prefix(module).and_then(|n| n.strip_prefix('.')) == Some(class)
+        };
+        let base = |ty: &TypeInfo| {
+            (ty.base != 0).then(|| self.type_at(ty.base)).flatten().filter(|t| t.is_heap_type())
+        };
+        is_it(ty) || std::iter::successors(base(ty), |ty| base(ty)).take(16).any(|ty| is_it(&ty))
     }
 
     /// Whether the type or one of its bases (single inheritance of layout) has this `tp_name`.

@@ -622,7 +622,7 @@ pub fn named_globals(scene: &Scene, frame: &FrameScene) -> Rc<[Addr]> {
         let names = scene.names(frame.raw.code);
         let Some((entries, _)) = scene.heap.dict(frame.raw.globals, 4096) else { return Rc::default() };
         let named = |(key, value): &(Addr, Addr)| {
-            scene.heap.checked_str(*key).is_some_and(|k| names.contains(&k)).then_some(*value)
+            scene.heap.name(*key).is_some_and(|k| names.iter().any(|n| **n == *k)).then_some(*value)
         };
         entries.iter().filter_map(named).collect()
     };

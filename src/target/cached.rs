@@ -26,6 +26,10 @@ const MERGE_GAP: u64 = 1;
 const FIRST_ROOM: usize = 1 << 20;
 /// What one look may hold. Remote lengths are capped long before; this is the last dam.
 const MAX_PAGES: usize = 64 * 1024;
+/// A window of more than this is forgotten when it is over: it is mostly stacks, which nobody reads again.
+const KEPT_WINDOW: usize = 4 << 20;
+/// Pages that are found without a search, by the last bits of their number.
+const AT_HAND: usize = 256;
 
 pub enum Source {
     Live(LiveMemory),
@@ -60,12 +64,37 @@ struct Cache {
     late: bool,
     /// Pages that were really looked at since the last `refresh`, with repetitions.
     touched: Vec<u64>,
-    last_touched: u64,
     /// The window of the last miss.
     window: (u64, u64),
+    /// Pages that were looked at since the last `refresh`.
+    at_hand: AtHand,
     /// Every range that was read, for captures; the first `kept` stay over a `refresh`.
     recorded: Vec<(Addr, usize)>,
     kept: usize,
+}
+
+/// Page numbers, each with where its bytes begin and whether that is in `older_data`.
+struct AtHand(Box<[(u64, usize, bool); AT_HAND]>);
+
+impl Default for AtHand {
+    fn default() -> Self {
+        AtHand(Box::new([(u64::MAX, 0, false); AT_HAND]))
+    }
+}
+
+impl AtHand {
+    fn put(&mut self, page: u64, slot: usize, older: bool) {
+        self.0[page as usize % AT_HAND] = (page, slot, older);
+    }
+
+    fn get(&self, page: u64) -> Option<(usize, bool)> {
+        let (known, slot, older) = self.0[page as usize % AT_HAND];
+        (known == page).then_some((slot, older))
+    }
+
+    fn clear(&mut self) {
+        self.0.fill((u64::MAX, 0, false));
+    }
 }
 
 impl CachedMemory {
@@ -151,10 +180,10 @@ impl CachedMemory {
         wanted.dedup();
         cache.pages.clear();
         cache.data.clear();
+        cache.at_hand.clear();
         cache.in_window = true;
         cache.recorded.truncate(cache.kept);
         cache.window = (0, 0);
-        cache.last_touched = u64::MAX;
         self.load(live, cache, &wanted);
         (cache.copied, cache.late) = (cache.data.len(), false);
     }
@@ -170,7 +199,7 @@ impl CachedMemory {
     pub fn end_attach(&self) {
         let cache = &mut *self.cache.borrow_mut();
         cache.touched.clear();
-        cache.last_touched = u64::MAX;
+        cache.at_hand.clear();
         cache.kept = cache.recorded.len();
         let pages = std::mem::take(&mut cache.pages);
         cache.older = pages.into_iter().filter_map(|(page, slot)| Some((page, slot?))).collect();
@@ -178,12 +207,13 @@ impl CachedMemory {
     }
 
     /// The window is over: what is read from here on does not change while it lives (code objects,
-    /// types, names), so pages from before the window are good enough for it. Those of the window are
-    /// mostly stacks, which nobody reads again.
+    /// types, names), or is best of one moment with the stacks. So pages of the window are good enough for it, and
+    /// those from before.
     pub fn end_window(&self) {
         let cache = &mut *self.cache.borrow_mut();
         cache.in_window = false;
-        if !self.recording.get() {
+        if !self.recording.get() && cache.data.len() > KEPT_WINDOW {
+            cache.at_hand.clear();
             cache.pages = FxHashMap::default();
             cache.data = Vec::new();
         }
@@ -261,6 +291,29 @@ impl CachedMemory {
         cache.pages.entry(page).or_insert(None);
     }
 
+    /// Where the bytes of a page begin, and whether among the older ones; `None`: it cannot be read.
+    fn look_up(&self, live: &LiveMemory, cache: &mut Cache, page: u64) -> Option<(usize, bool)> {
+        cache.touched.push(page);
+        let found = match cache.pages.get(&page) {
+            Some(Some(slot)) => {
+                cache.late |= *slot >= cache.copied;
+                (*slot, false)
+            }
+            missing => match cache.older(page) {
+                // Also where it is gone by now: whoever read it before the window goes on with the same bytes.
+                Some(slot) => (slot, true),
+                None if missing.is_some() => return None,
+                None => {
+                    cache.late = true;
+                    self.ensure(live, cache, page);
+                    (cache.pages.get(&page).copied()??, false)
+                }
+            },
+        };
+        cache.at_hand.put(page, found.0, found.1);
+        Some(found)
+    }
+
     fn read_cached(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
         let fault = Fault { addr, len: buf.len() };
         if let Source::Image(image) = &self.source {
@@ -274,30 +327,14 @@ impl CachedMemory {
         let mut done = 0;
         let cache = &mut *self.cache.borrow_mut();
         for page in addr / PAGE as u64..=last / PAGE as u64 {
-            if page != cache.last_touched {
-                cache.touched.push(page);
-                cache.last_touched = page;
-            }
+            let (slot, older) = match cache.at_hand.get(page) {
+                Some(known) => known,
+                None => self.look_up(live, cache, page).ok_or(fault)?,
+            };
             let from = ((addr + done as u64) % PAGE as u64) as usize;
             let n = (PAGE - from).min(buf.len() - done);
-            let bytes = match cache.pages.get(&page) {
-                Some(Some(slot)) => {
-                    cache.late |= *slot >= cache.copied;
-                    &cache.data[slot + from..slot + from + n]
-                }
-                missing => match cache.older(page) {
-                    // Also where it is gone by now: whoever read it before the window goes on with the same bytes.
-                    Some(slot) => &cache.older_data[slot + from..slot + from + n],
-                    None if missing.is_some() => return Err(fault),
-                    None => {
-                        cache.late = true;
-                        self.ensure(live, cache, page);
-                        let Some(Some(slot)) = cache.pages.get(&page) else { return Err(fault) };
-                        &cache.data[slot + from..slot + from + n]
-                    }
-                },
-            };
-            buf[done..done + n].copy_from_slice(bytes);
+            let data = if older { &cache.older_data } else { &cache.data };
+            buf[done..done + n].copy_from_slice(&data[slot + from..slot + from + n]);
             done += n;
         }
         Ok(())

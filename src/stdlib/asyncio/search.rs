@@ -67,6 +67,8 @@ pub struct Search<'s, 'a> {
     numbers: FxHashMap<String, u32>,
     spoken: FxHashMap<Addr, Option<Rc<Spoken>>>,
     scopes: FxHashMap<Addr, Scope>,
+    /// Whether what a scope names may lead anywhere.
+    leads: FxHashMap<Addr, bool>,
     variables: FxHashMap<Addr, Option<Rc<Variables>>>,
     parts: FxHashMap<Addr, Rc<[Addr]>>,
     left: usize,
@@ -113,6 +115,7 @@ impl<'s, 'a> Search<'s, 'a> {
             numbers: FxHashMap::default(),
             spoken: FxHashMap::default(),
             scopes: FxHashMap::default(),
+            leads: FxHashMap::default(),
             variables: FxHashMap::default(),
             parts: FxHashMap::default(),
             left: BUDGET,
@@ -249,13 +252,14 @@ impl<'s, 'a> Search<'s, 'a> {
             let names = &walk.found.names;
             let free = |n: &u32| walk.freedom == Freedom::All || names.contains(n);
             let refused = walk.refused.as_mut().map(std::mem::take).unwrap_or_default();
-            let more: Vec<Addr> = walk
+            let mut more: Vec<Addr> = walk
                 .scopes
                 .iter()
                 .flat_map(|s| s.iter())
                 .filter(|(n, v)| !walk.visited.contains(v) && free(n))
                 .map(|(_, v)| *v)
                 .collect();
+            more.retain(|value| self.leads_on(*value));
             let (named, refused): (Vec<Addr>, Vec<Addr>) =
                 refused.into_iter().partition(|function| self.is_named(&walk, *function));
             for function in &named {
@@ -468,7 +472,8 @@ impl<'s, 'a> Search<'s, 'a> {
         let is_dict = globals != 0 && self.heap.type_of(globals).is_some_and(|t| t.is_dict());
         if is_dict {
             let scope = self.scope_of(globals);
-            walk.left.extend(scope.iter().filter(|(n, _)| names.contains(n)).map(|(_, v)| *v));
+            let named = scope.iter().filter(|(n, _)| names.contains(n)).map(|(_, v)| *v);
+            walk.left.extend(named.filter(|value| self.leads_on(*value)));
         }
         let own = std::mem::replace(&mut walk.in_frames, false);
         let to_come = |inner: &&Addr| rest.is_none_or(|rest| rest.constants.contains(*inner));
@@ -542,15 +547,23 @@ impl<'s, 'a> Search<'s, 'a> {
         }
         let entries = self.heap.dict(dict, 4096).unwrap_or_default().0;
         let named = entries.into_iter().filter_map(|(key, value)| {
-            let name = self.heap.checked_str(key)?;
-            let follow = !name.starts_with("__") || IMPLIED.contains(&name.as_str());
-            // What the standard library's functions do, they do as they are told.
-            let follow = follow && !self.is_of_stdlib(value);
+            let name = self.heap.name(key)?;
+            let follow = !name.starts_with("__") || IMPLIED.contains(&&*name);
             follow.then(|| (self.number(&name), value))
         });
         let scope: Scope = Rc::new(named.collect());
         self.scopes.insert(dict, scope.clone());
         scope
+    }
+
+    /// What the standard library's functions do, they do as they are told.
+    fn leads_on(&mut self, value: Addr) -> bool {
+        if let Some(known) = self.leads.get(&value) {
+            return *known;
+        }
+        let leads = !self.is_of_stdlib(value);
+        self.leads.insert(value, leads);
+        leads
     }
 
     fn is_of_stdlib(&mut self, obj: Addr) -> bool {
