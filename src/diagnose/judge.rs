@@ -11,6 +11,8 @@ use crate::snapshot::{Certainty, EventLoop, Wait};
 /// A loop's iteration that is older than this is critical, seconds.
 const LOOP_CRITICAL: f64 = 1.0;
 const LOOP_WARNING: f64 = 0.1;
+/// What begins so soon after its process belongs to its start.
+const STARTING: f64 = 5.0;
 /// Elsewhere, without an end in sight.
 const LONG: f64 = 5.0;
 /// Nobody waits for so long at the end of a program.
@@ -132,6 +134,11 @@ fn rests_on_connection(party: &super::waits::Party) -> bool {
 fn of_loop(case: &Case) -> Option<Severity> {
     let event_loop: &EventLoop = case.event_loop()?;
     match case.age() {
+        // A server that starts imports and loads: nobody asks it for anything yet.
+        Some(age) if age > LOOP_CRITICAL && case.is_computing() && request(case).is_none() => {
+            let began = case.party().process.uptime.map(|up| up - age);
+            Some(if began.is_some_and(|began| began < STARTING) { Warning } else { Critical })
+        }
         Some(age) if age > LOOP_CRITICAL => Some(Critical),
         Some(age) if age > LOOP_WARNING => Some(Warning),
         Some(_) => None,

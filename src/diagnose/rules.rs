@@ -49,7 +49,9 @@ pub static CYCLES: &[Rule] = &[
         when: |c| {
             let mut tids = c.members().map(|party| party.tid());
             let first = tids.next();
-            let own = c.kind() == "future"
+            let by_loop =
+                c.kind() == "future" || c.wait().is_some_and(|w| w.detail["event_loop"].is_string());
+            let own = by_loop
                 && c.is_loop(c.head())
                 && c.cycle_len() <= 2
                 && tids.all(|tid| Some(tid) == first)

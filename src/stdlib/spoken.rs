@@ -75,26 +75,30 @@ pub fn function_speaks_of(scene: &Scene, callable: Addr, of: Addr, methods: &[&s
 
 /// A variable of the frame, or an attribute of one, is such a method of the object: `reply = box.put`.
 pub fn keeps_method(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) -> bool {
-    let (heap, m) = (scene.heap, &scene.heap.layout.method);
+    let heap = scene.heap;
     let own = scene.values(frame);
     let within = own.iter().flat_map(|value| heap.attributes(*value, 64).unwrap_or_default());
     let within: Vec<Addr> = within.map(|(_, value)| value).collect();
-    own.into_iter().chain(within).any(|value| {
-        let Some(ty) = heap.type_of(value) else { return false };
-        let is_python = ty.name == "method";
-        if !is_python && !ty.is_c_function() || heap.ptr(value + m.self_) != Some(of) {
-            return false;
+    own.into_iter().chain(within).any(|value| is_method(scene, value, of, methods))
+}
+
+/// This very object is such a method of the other one.
+pub fn is_method(scene: &Scene, value: Addr, of: Addr, methods: &[&str]) -> bool {
+    let (heap, m) = (scene.heap, &scene.heap.layout.method);
+    let Some(ty) = heap.type_of(value) else { return false };
+    let is_python = ty.name == "method";
+    if !is_python && !ty.is_c_function() || heap.ptr(value + m.self_) != Some(of) {
+        return false;
+    }
+    let Some(function) = heap.ptr(value + m.func) else { return false };
+    let name = match is_python {
+        true => {
+            let code = heap.ptr(function + heap.layout.function.code);
+            code.and_then(|c| heap.checked_str(heap.ptr(c + heap.layout.code.name)?))
         }
-        let Some(function) = heap.ptr(value + m.func) else { return false };
-        let name = match is_python {
-            true => {
-                let code = heap.ptr(function + heap.layout.function.code);
-                code.and_then(|c| heap.checked_str(heap.ptr(c + heap.layout.code.name)?))
-            }
-            false => exits::c_name(heap, function),
-        };
-        name.is_some_and(|name| methods.contains(&name.as_str()))
-    })
+        false => exits::c_name(heap, function),
+    };
+    name.is_some_and(|name| methods.contains(&name.as_str()))
 }
 
 fn names_any(scene: &Scene, code: Addr, methods: &[&str]) -> bool {

@@ -132,11 +132,12 @@ fn age(scene: &Scene, thread: &ThreadScene) -> Option<f64> {
     }
 }
 
-/// The stack of the main thread begins in a function: a main program begins in a module.
+/// The stack of the main thread begins in a function: a main program begins in a module, or in what `-m` runs.
 fn is_greenlet(scene: &Scene, thread: &ThreadScene) -> bool {
     let is_main = thread.known.as_ref().map_or(thread.tid == Some(scene.pid), |known| known.main);
     let outermost = thread.frames.last().filter(|_| thread.raw.complete && is_main);
-    outermost.is_some_and(|f| !f.code.name.starts_with('<') && !f.in_file("<frozen runpy>"))
+    let is_run = |f: &FrameScene| f.in_file("<frozen runpy>") || f.in_file("/runpy.py");
+    outermost.is_some_and(|f| !f.code.name.starts_with('<') && !is_run(f))
 }
 
 fn has_gevent(scene: &Scene, thread: &ThreadScene) -> bool {

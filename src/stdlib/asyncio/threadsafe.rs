@@ -1,10 +1,11 @@
-//! Threads that wait for a loop: the future of `run_coroutine_threadsafe`, which only that loop can complete.
+//! Threads that wait for a loop: the future of `run_coroutine_threadsafe`, which only that loop can complete; what
+//! `call_soon_threadsafe` has told it to set, release or put.
 
 use serde_json::json;
 
 use super::futures;
 use crate::snapshot::{Actor, Address, Certainty, Wait};
-use crate::stdlib::{Scene, Seen, locks};
+use crate::stdlib::{Scene, Seen, locks, signals, spoken};
 use crate::target::memory::Addr;
 
 /// Ready callbacks of one loop that are searched.
@@ -19,12 +20,35 @@ pub fn find(scene: &Scene, seen: &mut Seen) {
         .filter_map(|(tstate, w)| Some((*tstate, w.address?.0)))
         .collect();
     of_tasks(scene, seen);
+    of_callbacks(scene, seen);
     for (tstate, future) in waiting {
         let Some((event_loop, actor)) = completer(scene, seen, future, Some(tstate)) else { continue };
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
         wait.on = vec![actor];
         wait.certainty = Certainty::Proved;
         wait.detail["event_loop"] = json!(Address(event_loop));
+    }
+}
+
+/// For threads whose wait the very next iteration of a loop would end: that is among its ready callbacks. Others may
+/// end it as well.
+fn of_callbacks(scene: &Scene, seen: &mut Seen) {
+    if seen.running.is_empty() {
+        return;
+    }
+    let ready: Vec<(Addr, Addr)> = seen
+        .running
+        .keys()
+        .flat_map(|event_loop| ready(scene, *event_loop).into_iter().map(|callback| (*event_loop, callback)))
+        .collect();
+    for wait in seen.waits.values_mut() {
+        let methods = signals::methods(wait);
+        let Some(object) = wait.address else { continue };
+        let ends = |callback: &Addr| spoken::is_method(scene, *callback, object.0, methods);
+        let Some((event_loop, _)) = ready.iter().find(|(_, callback)| ends(callback)) else { continue };
+        let Some(thread) = seen.running.get(event_loop).and_then(|t| scene.threads.get(*t)) else { continue };
+        (wait.on, wait.certainty) = (vec![locks::actor(scene, thread)], Certainty::Likely);
+        wait.detail["event_loop"] = json!(Address(*event_loop));
     }
 }
 
@@ -58,17 +82,22 @@ fn completer(scene: &Scene, seen: &Seen, future: Addr, waiter: Option<Addr>) -> 
 
 /// The loop has not begun with it: the future stands in the closure of one of its ready callbacks.
 fn scheduled(scene: &Scene, seen: &Seen, future: Addr) -> Option<(Addr, Option<Addr>)> {
+    let has =
+        |callback: Addr| futures::closure(scene.heap, callback).iter().any(|(_, value)| *value == future);
+    let mut loops = seen.running.keys();
+    loops.find(|l| ready(scene, **l).into_iter().any(has)).map(|event_loop| (*event_loop, None))
+}
+
+/// The callbacks that a loop will call next.
+fn ready(scene: &Scene, event_loop: Addr) -> Vec<Addr> {
     let heap = scene.heap;
-    seen.running.keys().find_map(|event_loop| {
-        let [ready] = heap.attrs(*event_loop, ["_ready"]);
-        let handles = futures::deque(heap, ready?, MAX_READY);
-        let has = |handle: Addr| {
-            let ty = heap.type_of(handle)?;
-            let [callback] = heap.named_slots(handle, &ty, ["_callback"]);
-            Some(futures::closure(heap, callback?).iter().any(|(_, value)| *value == future))
-        };
-        handles.into_iter().any(|h| has(h) == Some(true)).then_some((*event_loop, None))
-    })
+    let [ready] = heap.attrs(event_loop, ["_ready"]);
+    let handles = ready.map(|ready| futures::deque(heap, ready, MAX_READY)).unwrap_or_default();
+    let callback = |handle: Addr| {
+        let ty = heap.type_of(handle)?;
+        heap.named_slots(handle, &ty, ["_callback"])[0]
+    };
+    handles.into_iter().filter_map(callback).collect()
 }
 
 /// It is chained to a task: a callback of it knows both (asyncio/futures.py, `_chain_future`).
