@@ -48,18 +48,20 @@ pub fn threads(
     (mutual.iter().copied().chain(loops).collect(), Some(Certainty::Likely))
 }
 
-/// Of a socket whose other end is in the waiter's own process: the other threads that can reach that. One that
-/// waits below its own server's loop for what only that loop would accept waits for itself.
+/// Of a socket whose other end is in the waiter's own process, or a file that is locked there: the other threads that
+/// can reach that. One that waits below its own server's loop for what only that loop would accept waits for itself,
+/// and so does who waits for a lock that no other thread can get at.
 pub fn own_threads(parties: &[Party], of_process: &[usize], waiter: usize, wait: &Wait) -> Vec<usize> {
     let is_alone = || of_process.iter().all(|&at| at == waiter || !is_python(&parties[at]));
-    // A file that its own process has locked, by what stands still meanwhile.
-    if wait.kind == "file" && is_alone() {
-        return vec![waiter];
+    let all = reaching(parties, of_process, parties[waiter].pid(), wait);
+    if wait.kind == "file" {
+        let is_known = !descriptors(wait, parties[waiter].pid()).is_empty();
+        let others: Vec<usize> = all.into_iter().filter(|&at| at != waiter).collect();
+        return if others.is_empty() && (is_alone() || is_known) { vec![waiter] } else { others };
     }
     if wait.kind != "socket" {
         return Vec::new();
     }
-    let all = reaching(parties, of_process, parties[waiter].pid(), wait);
     // Whoever is in a call on the other end itself has it.
     let fds = descriptors(wait, parties[waiter].pid());
     let is_at_it = |at: &usize| {

@@ -418,6 +418,14 @@ pub fn evidence(case: &Case) -> Vec<String> {
             pool(wait, &mut seen);
         }
     }
+    if let Some(function) = case.wait().and_then(|wait| word(wait, "by_request")) {
+        seen.push(format!("`{function}` could end it: a request that calls it may come"));
+    }
+    if let Some(pid) = case.keeps_output() {
+        seen.push(format!(
+            "its child has ended, and process {pid}, which that has started, still has its output open"
+        ));
+    }
     if case.is_starting() {
         seen.push("the server listens only when the application's startup (lifespan) is done".to_owned());
     }
@@ -682,7 +690,9 @@ fn atexit<'a>(case: &Case<'_, 'a>) -> Option<&'a crate::snapshot::Frame> {
 /// Where one rule asks for different things to be done.
 fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
     Some(match rule.id {
-        _ if case.wait().is_some_and(is_kept) => {
+        _ if case.wait().is_some_and(is_kept)
+            || case.cycle.is_none() && case.culprit().wait().is_some_and(is_kept) =>
+        {
             "a generator that was left half way has {object}: use it up or close it (contextlib.closing), or take no lock across its `yield`"
         }
         "dbpool-exhausted" | "http-pool-exhausted" if case.cycle.is_some() && case.cycle_len() > 1 => {
@@ -714,6 +724,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "lost-future" if is_left_behind(case) => {
             "the executor was made before this process was forked: its threads stayed behind in the parent, and nobody here runs what is handed in; make an executor in the child itself (an initializer), or start workers with `spawn`"
+        }
+        "pipe-wait" | "loop-subprocess" if case.keeps_output().is_some() => {
+            "the output ends when all who have inherited it close it: give what runs on in the background files or DEVNULL of its own (`>/dev/null 2>&1`), or do not capture the output"
         }
         "pipe-wait" if case.operation() == "open" => {
             "to open a FIFO waits until somebody opens its other end: see who should; O_NONBLOCK does not wait"

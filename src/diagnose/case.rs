@@ -442,6 +442,48 @@ impl<'g, 'a> Case<'g, 'a> {
             && (0..parties.len()).any(|at| pids.contains(&parties[at].pid()) && could_write(at))
     }
 
+    /// Threads beside the main one that only read from each other, and for whose end or answer nobody else waits: a
+    /// connection at rest. Others may write on it when they like.
+    pub fn is_aside(&self) -> bool {
+        let from = self.cycle.unwrap_or(self.chain.len());
+        let members = &self.chain[from..];
+        let reads = |party: &Party| {
+            let receives = |w: &crate::snapshot::Wait| {
+                matches!(w.kind.as_str(), "pipe" | "socket")
+                    && matches!(word(w, "operation"), Some("read" | "recv"))
+            };
+            party.thread().is_some_and(|t| !t.main) && party.wait().is_some_and(receives)
+        };
+        let waits_for_one = |at: usize| {
+            let wait = self.graph.parties[at].wait();
+            let gets = wait.is_some_and(|w| w.kind == "queue" && word(w, "operation") == Some("get"));
+            !gets && !members.contains(&at) && self.graph.links[at].to.iter().any(|to| members.contains(to))
+        };
+        self.members().all(reads) && !(0..self.graph.parties.len()).any(waits_for_one)
+    }
+
+    /// Who still has the output open that is read of a child, although no child of the reader's does.
+    pub fn keeps_output(&self) -> Option<i32> {
+        let party = self.party();
+        let wait = party.wait().filter(|w| {
+            let of_child = w.call.as_deref().is_some_and(|call| call.starts_with("subprocess."));
+            of_child && w.kind == "pipe" && word(w, "operation") == Some("read")
+        })?;
+        let lives = |pid: i32| {
+            let children = party.process.children.iter().flatten();
+            children.into_iter().any(|c| c.pid == pid && c.state.as_deref() != Some("Z"))
+        };
+        let pid = wait.on.first()?.pid.filter(|pid| *pid != party.pid())?;
+        wait.on.iter().all(|on| on.pid.is_some_and(|pid| !lives(pid))).then_some(pid)
+    }
+
+    /// The loop of this thread has no other task than the one that it runs.
+    pub fn runs_one_task(&self) -> bool {
+        let party = self.party();
+        let of_loop = |t: &&crate::snapshot::Task| t.tid.is_some() && t.tid == party.tid();
+        party.process.tasks.iter().filter(of_loop).count() <= 1
+    }
+
     pub fn cycle_of_tasks(&self) -> bool {
         self.members().all(|party| matches!(party.who, Who::Task(_)))
     }

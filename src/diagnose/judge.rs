@@ -1,7 +1,7 @@
 //! How bad a case is: by its consequence, not by its rule.
 
 use super::Severity::{self, Critical, Info, Warning};
-use super::acting::is_unaccepted;
+use super::acting::{is_for_clients, is_unaccepted};
 use super::case::Case;
 use super::rules::{HTTP, Rule};
 use super::waits::{Fate, is_full, is_locked_file, is_lost_wakeup, is_queued, number, word};
@@ -13,6 +13,8 @@ const LOOP_CRITICAL: f64 = 1.0;
 const LOOP_WARNING: f64 = 0.1;
 /// What begins so soon after its process belongs to its start.
 const STARTING: f64 = 5.0;
+/// Two looks are this far apart at least.
+const APART: f64 = 0.1;
 /// Elsewhere, without an end in sight.
 const LONG: f64 = 5.0;
 /// Nobody waits for so long at the end of a program.
@@ -86,7 +88,14 @@ fn of_cycle(case: &Case) -> Option<Severity> {
         return Some(Info);
     }
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
-    if !proved && case.cycle_crosses() && request(case).is_none() && case.is_open_exchange() {
+    if !proved
+        && request(case).is_none()
+        && (case.cycle_crosses() && case.is_open_exchange() || case.is_aside())
+    {
+        return Some(Info);
+    }
+    // The handler of a signal ends it: until then it is parked.
+    if !proved && case.in_cycle(|wait| wait.detail["by_signal"] == true) {
         return Some(Info);
     }
     // A handler might give the sign that all of them wait for.
@@ -103,6 +112,11 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     let youngest = ages.fold(f64::INFINITY, f64::min);
     // One process is read after the other: what is on its way between them has come by then.
     if case.cycle_crosses() && youngest < ON_ITS_WAY {
+        return None;
+    }
+    // It was not yet there at the first look: who came since goes again.
+    let asks_again = |wait: &Wait| wait.is_retried() || wait.asks_again();
+    if !proved && case.two_looks && youngest < APART && !case.in_cycle(asks_again) {
         return None;
     }
     let old = youngest >= LONG;
@@ -133,6 +147,11 @@ fn rests_on_connection(party: &super::waits::Party) -> bool {
 /// By the age of the iteration, whatever it is that takes so long.
 fn of_loop(case: &Case) -> Option<Severity> {
     let event_loop: &EventLoop = case.event_loop()?;
+    // A loop of a thread's own, without anything else to do, that waits for something now and then.
+    let beside = case.party().thread().is_some_and(|t| !t.main) && event_loop.ready.unwrap_or(0) == 0;
+    if beside && case.fate == Fate::Ends && request(case).is_none() && case.runs_one_task() {
+        return Some(Info);
+    }
     match case.age() {
         // A server that starts imports and loads: nobody asks it for anything yet.
         Some(age) if age > LOOP_CRITICAL && case.is_computing() && request(case).is_none() => {
@@ -264,6 +283,8 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         // Who has asked for something waits for an answer, whatever else the peer's main thread waits for.
         Fate::Idle if case.is_call() && serves => Some(Critical),
         Fate::Idle if case.is_call() && is_main => Some(Warning),
+        // In line for a listener, whose turn it is waits for a client.
+        Fate::Idle if case.kind() == "file" && case.culprit().wait().is_some_and(is_for_clients) => None,
         // Somebody holds what is wanted and waits for work meanwhile.
         Fate::Idle if wants => Some(Warning),
         Fate::Idle => None,
@@ -277,7 +298,10 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         Fate::Outside if is_main || wants => Some(Warning),
         Fate::Outside => None,
         // Nobody is known who could end it; but who knows all?
-        Fate::Endless if serves => Some(Critical),
+        // A long poll, which another request may end.
+        Fate::Endless if serves => {
+            Some(if case.wait().is_some_and(is_for_request) { Warning } else { Critical })
+        }
         Fate::Endless if !alone && wants && (suffers || jammed || case.kind() == "queue") => Some(Critical),
         // The main thread may well be parked, while others work or until a signal comes. Where nothing
         // else moves either, the process is dead.
@@ -588,6 +612,11 @@ fn asks_for_input(case: &Case) -> bool {
         && matches!(case.kind(), "pipe" | "socket" | "queue")
         && child.process.parent == Some(own)
         && reads
+}
+
+/// A function that another request may call would end it.
+fn is_for_request(wait: &Wait) -> bool {
+    wait.detail["by_request"].is_string()
 }
 
 /// What a look alone cannot tell, and a second one might.

@@ -798,8 +798,8 @@ pub fn nobody_can(party: &Party) -> bool {
         || says("orphan")
         || says("owner_gone")
         || match (wait.kind.as_str(), word(wait, "operation")) {
-            ("queue", Some("put")) => is_full(wait) && none("consumers"),
-            ("queue", _) => false,
+            ("queue", Some("put")) => is_full(wait) && none("consumers") || none("setters"),
+            ("queue", _) => none("setters"),
             _ => none("setters") || owner_is_gone(party, wait),
         }
 }

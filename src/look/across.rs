@@ -176,7 +176,15 @@ impl All<'_> {
     fn signal(&self, wait: &mut Wait, own: &Process) {
         let Some(id) = semaphore(own, wait) else { return };
         let Some(mine) = own.kin.semlocks.iter().find(|s| s.id == id) else { return };
-        let shares = |pid: &&i32| **pid != own.pid && self.process(**pid).is_none_or(|p| p.kin.maps(&id));
+        // Who is at the barrier already waits for the others.
+        let is_here = |p: &Process| {
+            let mut waits = p.threads.iter().filter_map(|t| t.waits_on.as_ref());
+            wait.kind == "barrier"
+                && waits.any(|w| w.kind == "barrier" && semaphore(p, w).as_deref() == Some(&id))
+        };
+        let shares = |pid: &&i32| {
+            **pid != own.pid && self.process(**pid).is_none_or(|p| p.kin.maps(&id) && !is_here(p))
+        };
         let Some(sharers) = &mine.sharers else { return };
         let sharers: Vec<i32> = sharers.iter().filter(shares).copied().collect();
         let here = wait.detail["here"].as_array().is_some_and(|h| !h.is_empty());

@@ -414,10 +414,12 @@ impl Join<'_> {
                 let holder = lock.and_then(|l| l.holder.as_ref());
                 wait.label = facts.target.clone();
                 wait.on = holder.map(|h| os::process(h.pid)).into_iter().collect();
+                let own = lock.filter(|l| !l.fds.is_empty());
                 wait.detail = json!({
                     "fd": fd,
                     "path": facts.target,
                     "lock": lock.map(|l| &l.kind),
+                    "ends": own.map(|l| json!([{ "pid": self.facts.pid, "fds": l.fds }])),
                     "holder": holder.map(|h| json!({ "pid": h.pid, "command": self.command(&h.command) })),
                 });
             }
@@ -600,6 +602,16 @@ impl Join<'_> {
                 let new = ends.into_iter().filter(|e| !wait.on.contains(e)).collect::<Vec<_>>();
                 wait.on.extend(new);
             }
+        }
+        // What a child writes on its standard output and error, which one call reads until both are closed.
+        let is_pipe = |facts: &&&FdFacts| facts.kind == FdKind::Pipe;
+        if wait.call.as_deref().is_some_and(|call| call.starts_with("subprocess."))
+            && let Some(first) = known.iter().find(is_pipe)
+        {
+            let on = std::mem::take(&mut wait.on);
+            self.one(wait, first, "read");
+            wait.on = on;
+            return;
         }
         let one = |facts: &&FdFacts| {
             let mut one = json!({ "fd": facts.fd, "target": facts.target });

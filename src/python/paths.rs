@@ -43,7 +43,7 @@ impl Paths {
 
     /// Whether this file is the application's own code.
     pub fn is_user(&self, file: &str) -> bool {
-        if file.is_empty() || file.starts_with("<frozen ") {
+        if file.is_empty() || is_generated(file) {
             return false;
         }
         match package(file) {
@@ -83,6 +83,13 @@ pub fn package(file: &str) -> Option<&str> {
 /// modules have underscores.
 fn normalise(name: &str) -> String {
     name.trim_end_matches(".py").to_lowercase().replace(['-', '.'], "_")
+}
+
+/// `<sqlalchemy generated …>`, `<attrs generated …>`, `<frozen …>`: made by a library, or part of Python. What a person
+/// has typed or given by `-c` has names of its own.
+fn is_generated(file: &str) -> bool {
+    const TYPED: [&str; 5] = ["<stdin>", "<string>", "<input>", "<ipython", "<python-input"];
+    file.starts_with('<') && !TYPED.iter().any(|name| file.starts_with(name))
 }
 
 #[cfg(test)]

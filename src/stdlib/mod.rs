@@ -38,6 +38,8 @@ pub mod os;
 pub mod queue;
 /// The other side of a connection by name.
 pub mod remote;
+/// What another request could end.
+mod requested;
 /// Waits with a timeout that begin anew.
 pub mod retries;
 /// Servers and workers: what part this process plays.
@@ -238,6 +240,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     kept::find(scene, seen);
     wakers::find_owners(scene, seen);
     wakers::bystanders(scene, seen);
+    requested::find(scene, seen);
     let handlers = signals::find(scene, seen);
     wakers::find(scene, &handlers, seen);
 }
@@ -361,6 +364,8 @@ impl<'a> Scene<'a> {
         let iterates = self.iterates_ahead(frame);
         let is_old = |ty: &TypeInfo| is_callable(ty) || !iterates && ty.is_c_iterator();
         stack.retain(|object| !self.heap.type_of(*object).is_some_and(|ty| is_old(&ty)));
+        // But for those that leave its `with` blocks.
+        stack.extend(exits::of_frame(self.heap, frame).into_iter().map(|exit| exit.manager));
         self.ahead(frame, stack)
     }
 

@@ -111,11 +111,15 @@ fn queue(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) 
     let object = scene.receiver(frame)?;
     let operation = frame.code.name.clone();
     let class = heap.type_of(object)?.name.rsplit('.').next().unwrap_or("Queue").to_owned();
-    let [maxsize, free, unfinished, buffer] =
-        heap.attrs(object, ["_maxsize", "_sem", "_unfinished_tasks", "_buffer"]);
-    let value = |o: Option<Addr>| {
-        let sem = synchronize::semlock(heap, heap.attrs(o?, ["_semlock"])[0]?)?;
-        Some(i64::from(sem.value))
+    let [maxsize, free, unfinished, buffer, all_done] =
+        heap.attrs(object, ["_maxsize", "_sem", "_unfinished_tasks", "_buffer", "_cond"]);
+    let sem = |o: Option<Addr>| synchronize::semlock(heap, heap.attrs(o?, ["_semlock"])[0]?);
+    let value = |o: Option<Addr>| sem(o).map(|sem| i64::from(sem.value));
+    // Who shares the semaphore that it sleeps at may end that.
+    let signal = match operation.as_str() {
+        "join" => sem(all_done.and_then(|cond| heap.attrs(cond, ["_wait_semaphore"])[0])),
+        "put" => sem(free),
+        _ => None,
     };
     let maxsize = maxsize.and_then(|m| heap.int(m));
     let size = maxsize.zip(value(free)).map(|(max, free)| max - free);
@@ -139,13 +143,14 @@ fn queue(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScene) 
         frame: index,
         object: Some(object),
         label: Some(label),
-        on,
         certainty: Certainty::Likely,
         detail: json!({
             "operation": operation, "size": size, "maxsize": limit, "unfinished": value(unfinished),
             "not_written_yet": buffer.and_then(|b| heap.size(b)),
             "consumers": consumers, "producers": producers,
+            "signal": signal.map(|sem| Address(sem.handle)), "here": on,
         }),
+        on,
     })
 }
 

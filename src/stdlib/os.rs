@@ -398,12 +398,15 @@ impl Room<'_, '_> {
         let Some(first) = frames.first() else { return (None, None) };
         if self.is_stdlib(first) {
             // A file object of a socket is not what anybody calls; neither are the inner steps of Popen.
+            let stdlib = || frames.iter().take_while(|f| self.is_stdlib(f));
+            let of_popen = |f: &FrameScene| f.in_file("/subprocess.py");
+            let selects = stdlib().any(of_popen);
             let plumbing = |f: &FrameScene| {
                 f.is("/socket.py", &["readinto", "write"])
-                    || f.in_file("/subprocess.py") && f.code.name.starts_with('_')
+                    || of_popen(f) && f.code.name.starts_with('_')
+                    || selects && f.in_file("/selectors.py")
             };
-            let stdlib = frames.iter().take_while(|f| self.is_stdlib(f));
-            let at = stdlib.enumerate().find(|(_, f)| !plumbing(f)).map_or(0, |(i, _)| i);
+            let at = stdlib().enumerate().find(|(_, f)| !plumbing(f)).map_or(0, |(i, _)| i);
             if let Some(call) = self.dotted(&frames[at]) {
                 return (Some(call), Some(at));
             }

@@ -117,7 +117,7 @@ fn body_speaks_of(scene: &Scene, body: &Body, offset: Option<i64>, of: Addr, met
             Some(name) if is_wanted(name) => {
                 as_attribute = true;
                 let other = receiver(scene, body, &shape, start, at).filter(|object| *object != of);
-                if !other.is_some_and(|object| is_its_own(scene, object)) {
+                if !other.is_some_and(|object| is_its_own(scene, object, methods)) {
                     return true;
                 }
             }
@@ -129,8 +129,11 @@ fn body_speaks_of(scene: &Scene, body: &Body, offset: Option<i64>, of: Addr, met
     !as_attribute && !as_global
 }
 
-/// An object whose methods do nothing to another one.
-fn is_its_own(scene: &Scene, object: Addr) -> bool {
+/// An object whose methods do nothing to another one. A condition may have its lock in common with others, but who
+/// waits for it is its own.
+fn is_its_own(scene: &Scene, object: Addr, methods: &[&str]) -> bool {
+    const CONDITIONS: &[(&str, &str)] =
+        &[("threading", "Condition"), ("multiprocessing.synchronize", "Condition")];
     const OBJECTS: &[(&str, &str)] = &[
         ("threading", "Event"),
         ("threading", "Barrier"),
@@ -148,7 +151,12 @@ fn is_its_own(scene: &Scene, object: Addr) -> bool {
     let heap = scene.heap;
     heap.type_of(object).is_some_and(|ty| {
         let is = |(module, class): &(&str, &str)| heap.is_of(&ty, module, class);
-        ty.is_dict() || ty.is_str() || ty.is_list() || OBJECTS.iter().any(is)
+        let notifies = methods.contains(&"notify");
+        ty.is_dict()
+            || ty.is_str()
+            || ty.is_list()
+            || OBJECTS.iter().any(is)
+            || notifies && CONDITIONS.iter().any(is)
     })
 }
 

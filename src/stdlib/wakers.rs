@@ -117,7 +117,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
             let gets = found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD));
             !behind.contains(other) && (gets || gets_anything(found))
         };
-        if !found.iter().any(may) {
+        if !found.iter().any(may) && wait.detail["by_request"].is_null() {
             wait.detail["deserted"] = json!(true);
         }
     }
@@ -199,6 +199,10 @@ fn is_count(wait: &Wait) -> bool {
 
 /// Who is named here is one who could end it, and perhaps not the only one: anybody who gets at the object may.
 fn is_inferred(wait: &Wait) -> bool {
+    // What a loop will call next is known.
+    if !wait.detail["event_loop"].is_null() {
+        return false;
+    }
     let is_sign = match wait.kind.as_str() {
         "event" | "condition" | "barrier" | "semaphore" => true,
         "queue" => wait.detail["operation"] != "join",
@@ -237,7 +241,7 @@ fn behind(scene: &Scene, seen: &Seen, tstate: Addr, object: Addr) -> FxHashSet<A
 /// Nobody who would have to act is known.
 fn is_open(wait: &Wait) -> bool {
     let shared = wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"));
-    matches!(wait.kind.as_str(), "event" | "condition" | "barrier" | "semaphore" | "future")
+    (matches!(wait.kind.as_str(), "event" | "condition" | "barrier" | "semaphore" | "future") || needs_consumer(wait))
         && wait.on.is_empty()
         && wait.detail.is_object()
         // Of the pools of databases it is known otherwise.
@@ -247,7 +251,12 @@ fn is_open(wait: &Wait) -> bool {
 
 /// Nobody parks its main thread at one of these.
 fn is_open_meeting(wait: &Wait) -> bool {
-    matches!(wait.kind.as_str(), "barrier" | "future") && is_open(wait)
+    (matches!(wait.kind.as_str(), "barrier" | "future") || needs_consumer(wait)) && is_open(wait)
+}
+
+/// Items have to be taken, or called done.
+fn needs_consumer(wait: &Wait) -> bool {
+    wait.kind == "queue" && matches!(wait.detail["operation"].as_str(), Some("put" | "join"))
 }
 
 /// The application's own code has called what it waits in, and goes on with what it names. A library that waits for

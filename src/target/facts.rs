@@ -157,6 +157,9 @@ pub struct FileLock {
     /// `flock`, `posix`, `ofdlck`, as the kernel calls it.
     pub kind: String,
     pub holder: Option<PeerProcess>,
+    /// Where that is the very process that waits: its descriptors that have the lock.
+    #[serde(default)]
+    pub fds: Vec<i32>,
 }
 
 /// A database of SQLite that somebody has locked.

@@ -45,20 +45,23 @@ pub fn waited_for(pid: i32, inode: u64, call: LockCall) -> Option<FileLock> {
     // children that inherited it as well, after the process that took it has ended.
     let holder = match kind.as_str() {
         "posix" => taken_by,
-        _ => taken_by.filter(|by| has(*by, inode) != Some(false)).or_else(|| heir(inode)),
+        _ => taken_by
+            .filter(|by| locking(*by, inode).is_none_or(|fds| !fds.is_empty()))
+            .or_else(|| heir(inode)),
     };
-    Some(FileLock { kind, holder: holder.map(peer) })
+    let fds = holder.filter(|by| *by == pid).and_then(|_| locking(pid, inode)).unwrap_or_default();
+    Some(FileLock { kind, holder: holder.map(peer), fds })
 }
 
 /// Of those that have a locked file open, the first.
 fn heir(inode: u64) -> Option<i32> {
-    files::pids().into_iter().find(|pid| has(*pid, inode) == Some(true))
+    files::pids().into_iter().find(|pid| locking(*pid, inode).is_some_and(|fds| !fds.is_empty()))
 }
 
-/// Whether one of the process's descriptors has this file open with a lock (`fdinfo/FD` names it). `None`: it
-/// may not be asked.
-fn has(pid: i32, inode: u64) -> Option<bool> {
-    let Ok(dir) = with_room(|| ProcDir::process(pid)) else { return Some(false) };
+/// The process's descriptors that have this file open with a lock (`fdinfo/FD` names it). `None`: it may not be
+/// asked.
+fn locking(pid: i32, inode: u64) -> Option<Vec<i32>> {
+    let Ok(dir) = with_room(|| ProcDir::process(pid)) else { return Some(Vec::new()) };
     let fds = files::numbers(&format!("/proc/{pid}/fd")).ok()?;
     let is_it = |fd: &&i32| dir.stat(format!("fd/{fd}").as_str()).is_ok_and(|stat| stat.st_ino == inode);
     let holds = |fd: &i32| {
@@ -67,7 +70,7 @@ fn has(pid: i32, inode: u64) -> Option<bool> {
             files::with_path(format_args!("fdinfo/{fd}"), |path| Ok(has_lock(dir.read(path, &mut buffer)?)));
         info.unwrap_or(false)
     };
-    Some(fds.iter().take(MAX_FDS).filter(is_it).any(holds))
+    Some(fds.iter().take(MAX_FDS).filter(is_it).filter(|fd| holds(fd)).copied().collect())
 }
 
 /// `lock:\t1: FLOCK  ADVISORY  WRITE 70 fe:00:11 0 EOF`: those that this descriptor has, not one that it waits

@@ -136,7 +136,9 @@ fn age(scene: &Scene, thread: &ThreadScene) -> Option<f64> {
 fn is_greenlet(scene: &Scene, thread: &ThreadScene) -> bool {
     let is_main = thread.known.as_ref().map_or(thread.tid == Some(scene.pid), |known| known.main);
     let outermost = thread.frames.last().filter(|_| thread.raw.complete && is_main);
-    let is_run = |f: &FrameScene| f.in_file("<frozen runpy>") || f.in_file("/runpy.py");
+    // A process that was forked by a thread begins where that thread did.
+    let is_run =
+        |f: &FrameScene| ["<frozen runpy>", "/runpy.py", "/threading.py"].iter().any(|file| f.in_file(file));
     outermost.is_some_and(|f| !f.code.name.starts_with('<') && !is_run(f))
 }
 

@@ -150,7 +150,10 @@ pub fn barrier(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameS
     if !heap.is_a(&ty, "Barrier") {
         return None;
     }
-    let [parties] = heap.attrs(object, ["_parties"]);
+    let [parties, condition] = heap.attrs(object, ["_parties", "_cond"]);
+    let [signal, sleepers] = heap.attrs(condition?, ["_wait_semaphore", "_sleeping_count"]);
+    let sem = |o: Option<Addr>| semlock(heap, heap.attrs(o?, ["_semlock"])[0]?);
+    let others = others(scene, thread, object, &["wait"]);
     let name = locks::named_object(scene, thread, object);
     Some(Found {
         kind: "barrier",
@@ -158,8 +161,11 @@ pub fn barrier(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameS
         frame: index,
         object: Some(object),
         label: Some(name.map_or_else(|| "Barrier".into(), |n| format!("multiprocessing Barrier {n}"))),
-        on: Vec::new(),
         certainty: Certainty::Likely,
-        detail: json!({ "parties": parties.and_then(|p| heap.int(p)), "waiting": null }),
+        detail: json!({
+            "parties": parties.and_then(|p| heap.int(p)), "waiting": sem(sleepers).map(|s| s.value),
+            "signal": sem(signal).map(|s| Address(s.handle)), "here": others,
+        }),
+        on: others,
     })
 }
