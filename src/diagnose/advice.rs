@@ -465,19 +465,24 @@ pub fn evidence(case: &Case) -> Vec<String> {
 
 /// Children that have ended, where nobody is left who could end a wait that other processes share.
 fn dead_children(case: &Case) -> Vec<String> {
-    let shared =
-        case.wait().and_then(|w| w.call.as_deref()).is_some_and(|c| c.starts_with("multiprocessing"));
-    if !shared || !case.is_hopeless() {
+    let parties = || case.chain.iter().map(|&at| &case.graph.parties[at]);
+    let calls = |party: &Party| {
+        party.wait().and_then(|w| w.call.as_deref()).is_some_and(|c| c.starts_with("multiprocessing"))
+    };
+    if !parties().any(calls) || !case.is_hopeless() && case.cycle.is_none() {
         return Vec::new();
     }
-    let dead = case.party().process.children.iter().flatten().filter(|c| c.state.as_deref() == Some("Z"));
+    let mut processes: Vec<_> = parties().map(|party| party.process).collect();
+    processes.dedup_by_key(|process| process.pid);
+    let children = processes.iter().flat_map(|process| process.children.iter().flatten());
+    let dead = children.filter(|c| c.state.as_deref() == Some("Z"));
     let say = |c: &crate::snapshot::Child| {
         let how = match (c.exit_code, c.exit_signal) {
             (_, Some(signal)) => format!(": signal {signal} has killed it"),
             (Some(code), _) => format!(", with exit code {code}"),
             _ => String::new(),
         };
-        format!("its child, process {}, has ended{how}", c.pid)
+        format!("a child, process {}, has ended{how}", c.pid)
     };
     dead.take(3).map(say).collect()
 }
@@ -544,6 +549,9 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
     }
     let call = case.wait().and_then(short_call);
     let culprit = || if case.chain.len() > 1 { format!(": {}", culprit_line(case)) } else { String::new() };
+    if rule.id == "busy-loop" {
+        return format!("{name} goes round in a loop that does nothing{}", in_function(party));
+    }
     if case.is_loop(case.head()) {
         return match (rule.id, call) {
             ("loop-cpu", _) => format!("{name} serves nobody else: it computes{}", in_function(party)),

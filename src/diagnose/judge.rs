@@ -54,6 +54,9 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
         let own = wait.detail["own"] == true && case.party().process.threads.len() == 1;
         (wait.is_retried() || wait.asks_again() && own).then_some(LONG)
     };
+    if rule.id == "busy-loop" {
+        return Some(Warning);
+    }
     let severity = if case.is_gil() {
         of_gil(case)?
     } else {
@@ -266,6 +269,8 @@ fn of_waiting(case: &Case) -> Option<Severity> {
             let full = case.kind() == "queue" && case.wait().is_some_and(is_full);
             Some(if suffers || jammed || wants || lost || full { Critical } else { Warning })
         }
+        // Workers at rest to which nobody can give anything any more: it troubles no one.
+        Fate::Stuck if case.kind() == "condition" && alone && !suffers => Some(Info),
         Fate::Stuck => Some(if suffers || wants { Critical } else { Warning }),
         // The database itself says that it waits for a lock, and whose session is idle.
         Fate::Unknown | Fate::Idle if wants && case.kind() == "socket" && (suffers || jammed) => {

@@ -512,6 +512,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "one silent client keeps everybody else out: serve each connection in a thread of its own (ThreadingHTTPServer), the TLS handshake too, and set a timeout on what was accepted",
     },
     Rule {
+        id: "busy-loop",
+        usual: Warning,
+        when: |c| c.is_computing() && c.wait().is_some_and(|w| w.detail["spins"].is_array()),
+        advice: "wait for an Event, a Condition or a Queue instead of asking again and again: the loop takes a whole CPU, and the GIL from whoever is to end it",
+    },
+    Rule {
         id: "client-idle",
         usual: Info,
         when: |c| c.is_client_idle(),

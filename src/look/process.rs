@@ -313,7 +313,9 @@ fn settle_activity(thread: &mut Thread, tstate: Addr, seen: &Seen, gil: Option<&
                 Some(Wait { on: holder.map(actor).into_iter().collect(), ..Wait::new("gil", None) });
         }
         // It may have woken up since the window, which is what the report is about.
-        Activity::Idle | Activity::Waiting | Activity::Running if thread.waits_on.is_some() => {
+        Activity::Idle | Activity::Waiting | Activity::Running
+            if thread.waits_on.as_ref().is_some_and(|wait| wait.kind != "cpu") =>
+        {
             let for_work = seen.os.get(&tstate).is_some_and(|os| os.for_work);
             let idle = for_work || is_idle(thread);
             thread.activity = if idle { Activity::Idle } else { Activity::Waiting };

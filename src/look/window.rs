@@ -515,7 +515,10 @@ impl Stacks {
     /// Takes back what was seen of threads that moved meanwhile.
     pub fn doubt(&mut self, tid_of: &dyn Fn(i32) -> i32) {
         for tstate in &self.stale {
-            self.seen.waits.remove(tstate);
+            // Who runs is not asleep anywhere: what it does says its stack, which is proven for itself.
+            if self.seen.waits.get(tstate).is_none_or(|wait| wait.kind != "cpu") {
+                self.seen.waits.remove(tstate);
+            }
             self.seen.os.remove(tstate);
         }
         for tstate in &self.doubted {

@@ -46,6 +46,8 @@ pub mod retries;
 pub mod servers;
 /// Handlers of signals.
 pub mod signals;
+/// Loops that do nothing but ask.
+mod spins;
 /// Which methods the code of a frame speaks of.
 pub mod spoken;
 /// `threading`: conditions, events, semaphores, barriers, joins.
@@ -217,6 +219,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     retries::read(scene, &mut seen);
+    spins::read(scene, &mut seen);
     databases::read(scene, &mut seen);
     databases::pools::read(scene, &mut seen, tasks);
     remote::read(scene, &mut seen);

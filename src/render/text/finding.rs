@@ -301,11 +301,13 @@ fn ending(page: &mut Page, finding: &Finding) {
         let Some(last) = last else { return };
         let endless = last.deadline.as_deref() == Some("none");
         let says = |key: &str| last.detail.get(key).and_then(serde_json::Value::as_bool) == Some(true);
-        let hopeless = ["nobody", "orphan", "owner_gone"].into_iter().any(says);
+        let none_left = last.detail["setters"].as_array().is_some_and(Vec::is_empty);
+        let hopeless = none_left || ["nobody", "orphan", "owner_gone"].into_iter().any(says);
         match (wait::what_ends_it(last), endless) {
             _ if hopeless && last.certainty == Certainty::Proved => {
                 "never: nobody is left who could".to_owned()
             }
+            _ if says("deserted") => "never, it seems: nobody is left who could".to_owned(),
             (Some(ends), true) => format!("when {ends}; no deadline is set"),
             (Some(ends), false) => format!("when {ends}"),
             (None, true) => "no deadline is set".to_owned(),

@@ -128,7 +128,15 @@ fn on_what(wait: &Wait, arrow: &str) -> String {
         },
         "gil" => "waits for the GIL".to_owned(),
         "poll" => format!("polls{}", in_call(wait)),
-        "cpu" => format!("computes{}", in_call(wait)),
+        "cpu" => match detail["spins"].as_array().map(|names| names.iter().filter_map(Value::as_str)) {
+            Some(names) => {
+                let names: Vec<&str> = names.collect();
+                let until =
+                    if names.is_empty() { "".into() } else { format!(", until {} changes", names.join(".")) };
+                format!("goes round in a loop that does nothing{until}")
+            }
+            None => format!("computes{}", in_call(wait)),
+        },
         "unknown" => format!("waits{}", in_call(wait)),
         // Words that were invented after this program.
         other => format!("waits for {other}{name}"),
