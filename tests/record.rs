@@ -424,7 +424,8 @@ fn children_of_every_kind_are_followed() {
                 }
             }
             // Also where it was attached to before Python had the program's directory on its path.
-            if let Some((stack, _)) = stacks.iter().find(|(s, _)| s.iter().any(|f| f.contains("/family.py"))) {
+            if let Some((stack, _)) = stacks.iter().find(|(s, _)| s.iter().any(|f| f.contains("/family.py")))
+            {
                 return Err(format!("{how}: a whole path in {}", stack.join(";")));
             }
         }

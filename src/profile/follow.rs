@@ -30,13 +30,7 @@ pub struct Follower {
 
 impl Follower {
     pub fn new(roots: &[i32], descend: bool) -> Follower {
-        Follower {
-            births: Births::watch(),
-            next: 0,
-            known: roots.to_vec(),
-            candidates: Vec::new(),
-            descend,
-        }
+        Follower { births: Births::watch(), next: 0, known: roots.to_vec(), candidates: Vec::new(), descend }
     }
 
     /// It is attached to.
