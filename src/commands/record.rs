@@ -138,6 +138,9 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
                 Rate::Max => None,
             };
             let mut summary = record_summary::text(recording, asked, end == End::Targets);
+            if recording.sums.is_empty() && !recording.processes.is_empty() {
+                summary.push_str(uncounted(args));
+            }
             match &written {
                 Written::To(file) => summary.push_str(&format!("written to {}\n", file.display())),
                 Written::Stdout => {}
@@ -172,6 +175,18 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             ExitCode::from(command::code(status))
         }
     })
+}
+
+/// Why there is nothing in the file.
+fn uncounted(args: &Record) -> &'static str {
+    match args {
+        _ if !args.include.is_empty() || !args.exclude.is_empty() => {
+            "no thread was counted: none that ran has a name that --include and --exclude let pass\n"
+        }
+        _ if args.gil => "no thread was counted: none was seen to hold the GIL\n",
+        _ if !args.idle => "no thread was counted: none was seen to run; -i counts idle ones, too\n",
+        _ => "no thread was counted: none was seen to have a stack\n",
+    }
 }
 
 fn settings(args: &Record, format: ProfileFormat) -> Settings {
