@@ -424,9 +424,28 @@ fn children_of_every_kind_are_followed() {
                 }
             }
             // Also where it was attached to before Python had the program's directory on its path.
-            if let Some((stack, _)) = stacks.iter().find(|(s, _)| s.iter().any(|f| f.contains("/family.py")))
+            if let Some((stack, _)) = stacks.iter().find(|(s, _)| s.iter().any(|f| f.contains("/family.py:")))
             {
                 return Err(format!("{how}: a whole path in {}", stack.join(";")));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_process_that_is_just_starting_is_waited_for() {
+    let one = |i: &Interpreter| of_this_root(i) && [8, 11].contains(&i.minor);
+    each_interpreter("record-starting", one, |interpreter| {
+        let command = command(interpreter, "command", "0");
+        for _ in 0..5 {
+            let mut child =
+                Command::new(&command[0]).args(&command[1..]).spawn().map_err(|e| e.to_string())?;
+            let recorded = record(&["-p", &child.id().to_string()]);
+            child.wait().map_err(|e| e.to_string())?;
+            let (stacks, said) = recorded?;
+            if !stacks.iter().any(|(s, _)| s.iter().any(|f| f.starts_with("in_parent (family.py"))) {
+                return Err(format!("no in_parent: {said}"));
             }
         }
         Ok(())

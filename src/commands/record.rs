@@ -22,6 +22,7 @@ use crate::profile::recording::Recording;
 use crate::profile::{Lines, SamplerOptions};
 use crate::render::profile::ProfileOptions;
 use crate::render::{chrome, flamegraph, folded, gecko, html, pprof, record_summary, speedscope};
+use crate::target::access::AccessError;
 use crate::target::{command, find};
 
 /// With a command of the user's, what is wrong with us is told apart from what is wrong with it.
@@ -94,15 +95,25 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
     let signals = Signals::watch(child.as_ref().map(Child::id))?;
 
     let mut recorder = Recorder::new(settings(args, format), &pids);
+    let mut starting = Vec::new();
     for &pid in &pids {
         if child.is_some() {
             recorder.expect(pid);
-        } else if let Err(error) = recorder.attach(pid) {
-            unread = true;
-            complain(&error.to_string(), error.remedy().as_deref());
+            continue;
+        }
+        match recorder.attach(pid) {
+            Ok(()) => {}
+            Err(error @ AccessError::Starting { .. }) => {
+                recorder.expect(pid);
+                starting.push(error);
+            }
+            Err(error) => {
+                unread = true;
+                complain(&error.to_string(), error.remedy().as_deref());
+            }
         }
     }
-    if recorder.processes() == 0 && child.is_none() {
+    if recorder.processes() == 0 && starting.is_empty() && child.is_none() {
         return Ok(ExitCode::from(UNREAD));
     }
 
@@ -125,7 +136,13 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
     for error in &recorder.unpaused {
         complain(error, None);
     }
-    if child.is_some() && recorder.recording.processes.is_empty() {
+    if recorder.recording.processes.is_empty() {
+        if child.is_none() {
+            for error in starting {
+                complain(&error.to_string(), error.remedy().as_deref());
+            }
+            return Ok(ExitCode::from(UNREAD));
+        }
         complain("the command ended before a Python in it could be read", None);
     }
 

@@ -41,7 +41,8 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
 fn colours(recording: &Recording, options: &ProfileOptions) -> PaletteMap {
     let mut colours = PaletteMap::default();
     let grey = Color { r: 184, g: 186, b: 192 };
-    colours.insert("all", grey);
+    // Its root has no name there.
+    colours.insert("", grey);
     for frame in recording.tree.frames() {
         let between = |[from, to]: [[u32; 3]; 2]| {
             let share = (FxBuildHasher.hash_one(&frame.function) >> 56) as u32;
