@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use super::tree::StackId;
 
 /// Spans that are written at once, and bytes of each.
-const BLOCK: usize = 256;
+const BLOCK: usize = 64;
 const SIZE: usize = 20;
 /// Spans of all tracks together; and those in memory, where there is no file or no room in it.
 const MOST: usize = 2_000_000;
@@ -146,7 +146,7 @@ impl Timeline {
     fn write(&mut self, block: &[Span]) -> Option<u64> {
         let unused = self.free.pop();
         let at = unused.or((self.end < self.room).then_some(self.end))?;
-        let bytes: Vec<u8> = block.iter().flat_map(Span::to_bytes).collect();
+        let bytes: Vec<u8> = block.iter().flat_map(|span| span.to_bytes()).collect();
         match self.file.as_ref()?.write_all_at(&bytes, at) {
             Ok(()) => {
                 self.end = self.end.max(at + bytes.len() as u64);
@@ -227,7 +227,7 @@ fn join(a: &Span, b: &Span, random: &mut u64) -> Span {
 }
 
 impl Span {
-    fn to_bytes(&self) -> [u8; SIZE] {
+    fn to_bytes(self) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         bytes[..8].copy_from_slice(&self.start.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.length.to_le_bytes());
