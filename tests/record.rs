@@ -540,6 +540,26 @@ fn what_cannot_be_recorded_is_told() {
     }
 }
 
+#[test]
+fn an_empty_file_is_explained() {
+    let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
+    each_interpreter("record-empty", one, |interpreter| {
+        let (program, _) = Program::settled(interpreter, "shares.py", &[])?;
+        let pid = program.pid().to_string();
+        for (args, wanted) in [
+            (&["-d", "1", "--include", "nobody"][..], "--include"),
+            (&["-d", "1", "--include", "sleeper"], "--include"),
+            (&["-d", "0.1", "-r", "1"], "before the first sample"),
+        ] {
+            let (stacks, said) = record(&[args, &["-p", &pid]].concat())?;
+            if !stacks.is_empty() && args.contains(&"nobody") || stacks.is_empty() != said.contains(wanted) {
+                return Err(format!("{args:?}: {} stacks: {said}", stacks.len()));
+            }
+        }
+        Ok(())
+    });
+}
+
 // ---------------------------------------------------------------- formats
 
 /// What the Trace Event Format asks for (the document of that name, by the Chromium project): the object form, metadata

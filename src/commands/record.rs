@@ -156,7 +156,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             };
             let mut summary = record_summary::text(recording, asked, end == End::Targets);
             if recording.sums.is_empty() && !recording.processes.is_empty() {
-                summary.push_str(uncounted(args));
+                summary.push_str(uncounted(recording, args));
             }
             match &written {
                 Written::To(file) => summary.push_str(&format!("written to {}\n", file.display())),
@@ -195,8 +195,9 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
 }
 
 /// Why there is nothing in the file.
-fn uncounted(args: &Record) -> &'static str {
+fn uncounted(recording: &Recording, args: &Record) -> &'static str {
     match args {
+        _ if recording.counts.samples == 0 => "it was over before the first sample was due\n",
         _ if !args.include.is_empty() || !args.exclude.is_empty() => {
             "no thread was counted: none that ran has a name that --include and --exclude let pass\n"
         }

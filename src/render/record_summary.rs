@@ -55,6 +55,9 @@ pub fn text(recording: &Recording, rate: Option<u32>, target_ended: bool) -> Str
             share(c.late, c.ticks)
         );
     }
+    if c.samples == 0 {
+        return out;
+    }
     let _ = writeln!(
         out,
         "GIL held {:.0} %, gc {:.1} %, idle {:.0} % of the samples; hangscope itself used {:.1} % of one CPU",
