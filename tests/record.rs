@@ -423,6 +423,30 @@ fn children_of_every_kind_are_followed() {
                     return Err(format!("{how}: no {wanted}: {said}"));
                 }
             }
+            // Also where it was attached to before Python had the program's directory on its path.
+            if let Some((stack, _)) = stacks.iter().find(|(s, _)| s.iter().any(|f| f.contains("/family.py:")))
+            {
+                return Err(format!("{how}: a whole path in {}", stack.join(";")));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_process_that_is_just_starting_is_waited_for() {
+    let one = |i: &Interpreter| of_this_root(i) && [8, 11].contains(&i.minor);
+    each_interpreter("record-starting", one, |interpreter| {
+        let command = command(interpreter, "command", "0");
+        for _ in 0..5 {
+            let mut child =
+                Command::new(&command[0]).args(&command[1..]).spawn().map_err(|e| e.to_string())?;
+            let recorded = record(&["-p", &child.id().to_string()]);
+            child.wait().map_err(|e| e.to_string())?;
+            let (stacks, said) = recorded?;
+            if !stacks.iter().any(|(s, _)| s.iter().any(|f| f.starts_with("in_parent (family.py"))) {
+                return Err(format!("no in_parent: {said}"));
+            }
         }
         Ok(())
     });
@@ -514,6 +538,26 @@ fn what_cannot_be_recorded_is_told() {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", lossy(&output.stderr));
         assert!(!output.stderr.is_empty());
     }
+}
+
+#[test]
+fn an_empty_file_is_explained() {
+    let one = |i: &Interpreter| of_this_root(i) && i.minor == 12;
+    each_interpreter("record-empty", one, |interpreter| {
+        let (program, _) = Program::settled(interpreter, "shares.py", &[])?;
+        let pid = program.pid().to_string();
+        for (args, wanted) in [
+            (&["-d", "1", "--include", "nobody"][..], "--include"),
+            (&["-d", "1", "--include", "sleeper"], "--include"),
+            (&["-d", "0.1", "-r", "1"], "before the first sample"),
+        ] {
+            let (stacks, said) = record(&[args, &["-p", &pid]].concat())?;
+            if !stacks.is_empty() && args.contains(&"nobody") || stacks.is_empty() != said.contains(wanted) {
+                return Err(format!("{args:?}: {} stacks: {said}", stacks.len()));
+            }
+        }
+        Ok(())
+    });
 }
 
 // ---------------------------------------------------------------- formats

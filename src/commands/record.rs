@@ -22,6 +22,7 @@ use crate::profile::recording::Recording;
 use crate::profile::{Lines, SamplerOptions};
 use crate::render::profile::ProfileOptions;
 use crate::render::{chrome, flamegraph, folded, gecko, html, pprof, record_summary, speedscope};
+use crate::target::access::AccessError;
 use crate::target::{command, find};
 
 /// With a command of the user's, what is wrong with us is told apart from what is wrong with it.
@@ -94,15 +95,25 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
     let signals = Signals::watch(child.as_ref().map(Child::id))?;
 
     let mut recorder = Recorder::new(settings(args, format), &pids);
+    let mut starting = Vec::new();
     for &pid in &pids {
         if child.is_some() {
             recorder.expect(pid);
-        } else if let Err(error) = recorder.attach(pid) {
-            unread = true;
-            complain(&error.to_string(), error.remedy().as_deref());
+            continue;
+        }
+        match recorder.attach(pid) {
+            Ok(()) => {}
+            Err(error @ AccessError::Starting { .. }) => {
+                recorder.expect(pid);
+                starting.push(error);
+            }
+            Err(error) => {
+                unread = true;
+                complain(&error.to_string(), error.remedy().as_deref());
+            }
         }
     }
-    if recorder.processes() == 0 && child.is_none() {
+    if recorder.processes() == 0 && starting.is_empty() && child.is_none() {
         return Ok(ExitCode::from(UNREAD));
     }
 
@@ -125,7 +136,13 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
     for error in &recorder.unpaused {
         complain(error, None);
     }
-    if child.is_some() && recorder.recording.processes.is_empty() {
+    if recorder.recording.processes.is_empty() {
+        if child.is_none() {
+            for error in starting {
+                complain(&error.to_string(), error.remedy().as_deref());
+            }
+            return Ok(ExitCode::from(UNREAD));
+        }
         complain("the command ended before a Python in it could be read", None);
     }
 
@@ -138,6 +155,9 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
                 Rate::Max => None,
             };
             let mut summary = record_summary::text(recording, asked, end == End::Targets);
+            if recording.sums.is_empty() && !recording.processes.is_empty() {
+                summary.push_str(uncounted(recording, args));
+            }
             match &written {
                 Written::To(file) => summary.push_str(&format!("written to {}\n", file.display())),
                 Written::Stdout => {}
@@ -172,6 +192,19 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             ExitCode::from(command::code(status))
         }
     })
+}
+
+/// Why there is nothing in the file.
+fn uncounted(recording: &Recording, args: &Record) -> &'static str {
+    match args {
+        _ if recording.counts.samples == 0 => "it was over before the first sample was due\n",
+        _ if !args.include.is_empty() || !args.exclude.is_empty() => {
+            "no thread was counted: none that ran has a name that --include and --exclude let pass\n"
+        }
+        _ if args.gil => "no thread was counted: none was seen to hold the GIL\n",
+        _ if !args.idle => "no thread was counted: none was seen to run; -i counts idle ones, too\n",
+        _ => "no thread was counted: none was seen to have a stack\n",
+    }
 }
 
 fn settings(args: &Record, format: ProfileFormat) -> Settings {

@@ -1,10 +1,13 @@
 //! Children that come and go, and processes that do not run Python yet.
 
 use crate::target::births::Births;
+use crate::target::clocks::monotonic;
 use crate::target::find::{self, Looks};
 
-/// Looked for at most this often, nanoseconds.
-const EVERY: u64 = 10_000_000;
+/// Looked for at most this often, nanoseconds: what a child did before it was found is lost. And where there are so many
+/// processes that it takes its time, for no more than a part of all time.
+const EVERY: u64 = 2_000_000;
+const PART: u64 = 16;
 /// A process that is no Python (yet) is looked at again after so long; doubled each time.
 const AGAIN: u64 = 5_000_000;
 const AGAIN_AT_MOST: u64 = 250_000_000;
@@ -17,7 +20,6 @@ pub struct Candidate {
 }
 
 pub struct Follower {
-    roots: Vec<i32>,
     births: Births,
     next: u64,
     known: Vec<i32>,
@@ -28,14 +30,7 @@ pub struct Follower {
 
 impl Follower {
     pub fn new(roots: &[i32], descend: bool) -> Follower {
-        Follower {
-            roots: roots.to_vec(),
-            births: Births::watch(),
-            next: 0,
-            known: Vec::new(),
-            candidates: Vec::new(),
-            descend,
-        }
+        Follower { births: Births::watch(), next: 0, known: roots.to_vec(), candidates: Vec::new(), descend }
     }
 
     /// It is attached to.
@@ -53,15 +48,11 @@ impl Follower {
 
     /// Those that look like Python now.
     pub fn due(&mut self, now: u64) -> Vec<i32> {
-        if self.descend && now >= self.next && self.births.any() {
-            self.next = now + EVERY;
-            let alive = find::descendants(&self.roots);
-            self.known.retain(|pid| alive.contains(pid));
-            for pid in alive {
-                if !self.known.contains(&pid) {
-                    self.expect(pid, now);
-                }
+        if self.descend && now >= self.next {
+            if self.births.any() {
+                self.descend(now);
             }
+            self.next = now + EVERY.max((monotonic() - now) * PART);
         }
         let mut due = Vec::new();
         self.candidates.retain_mut(|candidate| {
@@ -82,6 +73,18 @@ impl Follower {
             }
         });
         due
+    }
+
+    /// Expects the descendants that are new.
+    fn descend(&mut self, now: u64) {
+        // Of those whose parent has ended, too: they are nobody else's.
+        let alive = find::descendants(&self.known);
+        self.known.retain(|pid| alive.contains(pid));
+        for pid in alive {
+            if !self.known.contains(&pid) {
+                self.expect(pid, now);
+            }
+        }
     }
 
     /// It looked like Python, but there was nothing to read yet.

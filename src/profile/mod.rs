@@ -62,6 +62,8 @@ pub mod sampler;
 mod tasks;
 /// The threads of a process, and what they were last known to do.
 mod threads;
+/// What happened when.
+pub mod timeline;
 /// Interned frames and stacks.
 pub mod tree;
 

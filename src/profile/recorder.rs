@@ -6,6 +6,7 @@ use super::follow::Follower;
 use super::recording::{Process, Recording, Track};
 use super::sampler::{Outcome, Sampler, SamplerOptions};
 use super::threads::{Sampled, State};
+use super::timeline::Timeline;
 use super::tree::{Frame, FrameId};
 use crate::target::access::AccessError;
 use crate::target::clocks;
@@ -84,8 +85,7 @@ impl Recorder {
     pub fn new(settings: Settings, roots: &[i32]) -> Recorder {
         let mut recording = Recording {
             period: settings.period,
-            ordered: settings.ordered,
-            thinned: 1,
+            timeline: settings.ordered.then(Timeline::default),
             began_at: crate::target::host::epoch(),
             ..Recording::default()
         };
@@ -310,7 +310,6 @@ impl Recorder {
                             tid: thread.tid,
                             name: None,
                             main: thread.main,
-                            spans: Vec::new(),
                         });
                         self.recording.tracks.len() - 1
                     });

@@ -1,14 +1,12 @@
 //! What many samples add up to: time by thread and stack, and, where a format wants it, the order of things.
-//! Plain data; memory grows with different stacks, and the order is thinned out before it grows too long.
+//! Plain data; memory grows with different stacks only.
 
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
+use super::timeline::{Span, Timeline};
 use super::tree::{FrameId, StackId, Tree};
-
-/// Spans of all tracks together; beyond, every second sample is left out of the order (not of the sums).
-const MAX_SPANS: usize = 2_000_000;
 
 /// One thread of one process.
 #[derive(Clone, Debug)]
@@ -17,7 +15,6 @@ pub struct Track {
     pub tid: i32,
     pub name: Option<Rc<str>>,
     pub main: bool,
-    pub spans: Vec<Span>,
 }
 
 impl Track {
@@ -46,15 +43,6 @@ impl Process {
     }
 }
 
-/// A thread had this stack from sample to sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Nanoseconds since the recording began.
-    pub start: u64,
-    pub length: u64,
-    pub stack: StackId,
-}
-
 /// Time in one stack of one thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
@@ -73,14 +61,10 @@ pub struct Recording {
     /// Seconds since the epoch.
     pub began_at: f64,
     pub length: u64,
-    /// Keep the order.
-    pub ordered: bool,
-    /// Of so many samples one is in the order (1: all).
-    pub thinned: u32,
+    /// The order, if it is wanted.
+    pub timeline: Option<Timeline>,
     /// How often a frame was innermost in samples read from another CPU, and in those from the seat in between.
     pub innermost: FxHashMap<FrameId, [u64; 2]>,
-    pub(super) spans: usize,
-    pub(super) turn: u32,
     pub counts: Counts,
 }
 
@@ -115,44 +99,8 @@ impl Recording {
         let sum = self.sums.entry((track, stack)).or_default();
         sum.nanos += length;
         sum.samples += 1;
-        if !self.ordered {
-            return;
-        }
-        let start = end.saturating_sub(length);
-        let spans = &mut self.tracks[track].spans;
-        match spans.last_mut() {
-            // A microsecond of difference is no gap.
-            Some(last) if last.stack == stack && start <= last.start + last.length + 1000 => {
-                last.length = end.saturating_sub(last.start);
-                return;
-            }
-            _ => {}
-        }
-        self.turn = (self.turn + 1) % self.thinned.max(1);
-        if self.turn != 0 {
-            if let Some(last) = spans.last_mut() {
-                last.length = end.saturating_sub(last.start);
-            }
-            return;
-        }
-        spans.push(Span { start, length, stack });
-        self.spans += 1;
-        if self.spans > MAX_SPANS {
-            self.thin();
-        }
-    }
-
-    /// Of two neighbours the first one stands for both, as if the rate had been half of it.
-    fn thin(&mut self) {
-        self.thinned = self.thinned.max(1) * 2;
-        self.spans = 0;
-        for track in &mut self.tracks {
-            let pairs = track.spans.chunks(2).map(|pair| match pair {
-                [a, b] => Span { length: (b.start + b.length).saturating_sub(a.start), ..*a },
-                _ => pair[0],
-            });
-            track.spans = pairs.collect();
-            self.spans += track.spans.len();
+        if let Some(timeline) = &mut self.timeline {
+            timeline.add(track, Span { start: end.saturating_sub(length), length, stack });
         }
     }
 

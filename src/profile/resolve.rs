@@ -11,6 +11,7 @@ use crate::python::code::Codes;
 use crate::python::frames;
 use crate::python::objects::Heap;
 use crate::python::paths::Paths;
+use crate::python::sysinfo;
 use crate::python::{Python, layout::Layout};
 use crate::target::cached::CachedMemory;
 use crate::target::memory::{Addr, Memory};
@@ -24,6 +25,8 @@ pub struct Resolver {
     paths: Paths,
     /// The directories of `sys.path`, longest first.
     roots: Vec<String>,
+    /// What each file is called from there on.
+    shorts: FxHashMap<String, String>,
     codes: Codes,
     /// `None`: no frame that Python would show.
     places: FxHashMap<RawFrame, Option<FrameId>>,
@@ -34,12 +37,10 @@ pub struct Resolver {
 
 impl Resolver {
     pub fn new(pid: i32, python: &Python, lines: Lines, apps: &[String]) -> Self {
-        let ends = |dir: &String| format!("{}/", dir.trim_end_matches('/'));
-        let mut roots: Vec<String> = python.sys.path.iter().filter(|d| d.len() > 1).map(ends).collect();
-        roots.sort_by_key(|dir| std::cmp::Reverse(dir.len()));
         Resolver {
             pid,
-            roots,
+            roots: roots(&python.sys.path),
+            shorts: FxHashMap::default(),
             lines,
             paths: Paths::new(&python.sys, apps),
             codes: Codes::default(),
@@ -64,7 +65,7 @@ impl Resolver {
         self.codes.load(&heap, new.iter().map(|f| f.code));
         for frame in new {
             if !self.places.contains_key(&frame) {
-                let place = self.resolve(&heap, tree, &frame);
+                let place = self.resolve(&heap, python, tree, &frame);
                 self.places.insert(frame, place);
             }
             let print = || print(&memory, &python.layout, frame.code);
@@ -72,7 +73,7 @@ impl Resolver {
         }
     }
 
-    fn resolve(&self, heap: &Heap, tree: &mut Tree, raw: &RawFrame) -> Option<FrameId> {
+    fn resolve(&mut self, heap: &Heap, python: &Python, tree: &mut Tree, raw: &RawFrame) -> Option<FrameId> {
         let code = self.codes.get(raw.code)?;
         let frame = full(raw);
         let offset = code.offset(heap, &frame);
@@ -80,7 +81,7 @@ impl Resolver {
             return None;
         }
         let file = code.file.as_ref().map(ToString::to_string).unwrap_or_default();
-        Some(tree.intern(Frame {
+        let mut frame = Frame {
             function: code.qualname.as_ref().unwrap_or(&code.name).to_string(),
             line: match self.lines {
                 Lines::Current => code.line(offset),
@@ -89,14 +90,30 @@ impl Resolver {
             },
             first_line: code.first_line.max(0) as u32,
             user: self.paths.is_user(&file),
-            short: self.shorten(&file),
+            short: String::new(),
             file,
-        }))
+        };
+        frame.short = match self.shorts.get(&frame.file) {
+            Some(short) => short.clone(),
+            None => self.shorten(heap, python, &frame.file),
+        };
+        Some(tree.intern(frame))
     }
 
-    fn shorten(&self, file: &str) -> String {
-        let rest = self.roots.iter().find_map(|root| file.strip_prefix(root.as_str()));
-        rest.unwrap_or(file).to_owned()
+    /// A file of no root may have come with one: while Python starts, the program's own directory is not on the path.
+    fn shorten(&mut self, heap: &Heap, python: &Python, file: &str) -> String {
+        let is_below = |root: &String| file.starts_with(root.as_str());
+        if file.starts_with('/')
+            && !self.roots.iter().any(is_below)
+            && let Ok((sys, _)) = sysinfo::read(python.heap(heap.mem), python.runtime, python.hash)
+            && !sys.path.is_empty()
+        {
+            self.roots = roots(&sys.path);
+        }
+        let root = self.roots.iter().find(|root| is_below(root));
+        let short = root.map_or(file, |root| &file[root.len()..]).to_owned();
+        self.shorts.insert(file.to_owned(), short.clone());
+        short
     }
 
     /// Notes that these were met, for [`compare`](Self::compare).
@@ -145,6 +162,13 @@ impl Resolver {
         self.codes = Codes::default();
         changed
     }
+}
+
+fn roots(path: &[String]) -> Vec<String> {
+    let ends = |dir: &String| format!("{}/", dir.trim_end_matches('/'));
+    let mut roots: Vec<String> = path.iter().filter(|dir| dir.len() > 1).map(ends).collect();
+    roots.sort_by_key(|dir| std::cmp::Reverse(dir.len()));
+    roots
 }
 
 fn full(raw: &RawFrame) -> frames::RawFrame {

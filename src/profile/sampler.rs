@@ -36,7 +36,8 @@ const QUIET: u32 = 64;
 const COMPARE_EVERY: u64 = 100_000_000;
 /// How often names are looked for while a thread has none, nanoseconds.
 const NAMES_EVERY: u64 = 250_000_000;
-/// And while the task of a thread is not known.
+/// And while the task of a thread is not known: in a child that was just forked soon, then ever more rarely.
+const LOST_FIRST: u64 = 1_000_000;
 const LOST_EVERY: u64 = 20_000_000;
 
 #[derive(Clone, Debug)]
@@ -159,6 +160,7 @@ pub struct Sampler {
     stats: Stats,
     compare_at: u64,
     names_at: u64,
+    lost_pause: u64,
     list_again: bool,
     /// Of the last samples, how many could not be proven whole (0 to 256).
     unproven: u32,
@@ -200,6 +202,7 @@ impl Sampler {
             stats: Stats::default(),
             compare_at: 0,
             names_at: 0,
+            lost_pause: LOST_FIRST,
             list_again: false,
             unproven: 0,
             apart,
@@ -269,7 +272,10 @@ impl Sampler {
         let no_tasks = self.options.tasks && self.interps.iter().any(|i| i.tasks.is_none());
         let wants_list = || lost || no_tasks || self.threads.iter().any(nameless);
         if self.list_again || (now >= self.names_at && wants_list()) {
-            self.names_at = now + if lost { LOST_EVERY } else { NAMES_EVERY };
+            self.names_at = now + if lost { self.lost_pause } else { NAMES_EVERY };
+            if lost {
+                self.lost_pause = (self.lost_pause * 2).min(LOST_EVERY);
+            }
             self.relist();
         }
     }

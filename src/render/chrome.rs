@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::profile::{ProfileOptions, path};
-use crate::profile::recording::{Recording, Track};
+use crate::profile::recording::Recording;
+use crate::profile::timeline::Span;
 use crate::profile::{EMPTY, FrameId, StackId};
 use crate::render::clean::clean;
 
@@ -29,7 +30,7 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
     for event in names.chain(threads) {
         out.write(&event)?;
     }
-    for track in &recording.tracks {
+    for track in 0..recording.tracks.len() {
         write_track(&mut out, recording, track, options)?;
     }
     writeln!(out.out, "]}}")
@@ -50,9 +51,11 @@ impl Events<'_> {
 fn write_track(
     out: &mut Events,
     recording: &Recording,
-    track: &Track,
+    track: usize,
     options: &ProfileOptions,
 ) -> io::Result<()> {
+    let Some(timeline) = &recording.timeline else { return Ok(()) };
+    let (index, track) = (track, &recording.tracks[track]);
     let pid = recording.processes[track.process].pid;
     // Outermost first: a frame, and since when it has been there.
     let mut open: Vec<(FrameId, u64)> = Vec::new();
@@ -70,9 +73,7 @@ fn write_track(
         }
         out.write(&event)
     };
-    let end = track.spans.last().map_or(0, |s| s.start + s.length);
-    let spans = track.spans.iter().map(|s| (s.start, s.length, s.stack));
-    for (start, length, stack) in spans.chain([(end, 0, EMPTY)]) {
+    let mut next = |Span { start, length, stack }| {
         if start > until {
             for frame in open.drain(..).rev() {
                 close(out, frame, until)?;
@@ -85,8 +86,10 @@ fn write_track(
         }
         open.extend(frames[same..].iter().map(|frame| (*frame, start)));
         until = start + length;
-    }
-    Ok(())
+        Ok(())
+    };
+    timeline.each(index, &mut next)?;
+    next(Span { start: u64::MAX, length: 0, stack: EMPTY })
 }
 
 fn outermost_first(recording: &Recording, stack: StackId) -> Vec<FrameId> {

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use super::profile::{ProfileOptions, label};
+use crate::profile::Frame;
 use crate::profile::recording::Recording;
 
 pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOptions) -> io::Result<()> {
@@ -17,7 +18,7 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
 pub fn lines(recording: &mut Recording, options: &ProfileOptions) -> Vec<String> {
     let counted = recording.counted(options.threads);
     let frames = recording.tree.frames();
-    let labels: Vec<String> = frames.iter().map(|f| label(f, options).replace(';', ",")).collect();
+    let labels: Vec<String> = frames.iter().map(|f| label_in_line(f, options)).collect();
     let mut lines: Vec<String> = counted
         .into_iter()
         .map(|(stack, count)| {
@@ -29,4 +30,9 @@ pub fn lines(recording: &mut Recording, options: &ProfileOptions) -> Vec<String>
         .collect();
     lines.sort_unstable();
     lines
+}
+
+/// What a frame is called in a line.
+pub fn label_in_line(frame: &Frame, options: &ProfileOptions) -> String {
+    label(frame, options).replace(';', ",")
 }

@@ -11,7 +11,7 @@ use fxprof_processed_profile::{
 use rustc_hash::FxHashMap;
 
 use super::profile::{ProfileOptions, label};
-use crate::profile::recording::{Recording, Track};
+use crate::profile::recording::Recording;
 use crate::profile::{EMPTY, StackId};
 use crate::render::clean::clean;
 
@@ -42,11 +42,11 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
             handle
         })
         .collect();
-    for track in &recording.tracks {
+    for (index, track) in recording.tracks.iter().enumerate() {
         let process = processes[track.process];
         let thread = profile.add_thread(process, track.tid as u32, time(0), track.main);
         profile.set_thread_name(thread, &clean(track.name.as_deref().unwrap_or("thread"), true));
-        add_track(&mut profile, thread, recording, track, options, &categories);
+        add_track(&mut profile, thread, recording, index, options, &categories)?;
     }
     serde_json::to_writer(&mut *out, &profile)?;
     writeln!(out)
@@ -60,13 +60,14 @@ fn add_track(
     profile: &mut Profile,
     thread: ThreadHandle,
     recording: &Recording,
-    track: &Track,
+    track: usize,
     options: &ProfileOptions,
     categories: &Categories,
-) {
+) -> io::Result<()> {
+    let Some(timeline) = &recording.timeline else { return Ok(()) };
     let mut known: FxHashMap<StackId, StackHandle> = FxHashMap::default();
     let mut until = 0;
-    for span in &track.spans {
+    timeline.each(track, |span| {
         if span.start > until {
             profile.add_sample(thread, time(until), None, CpuDelta::ZERO, 0);
         }
@@ -80,8 +81,10 @@ fn add_track(
             profile.add_sample(thread, time(at), stack, cpu, weight as i32);
         }
         until = span.start + span.length;
-    }
+        Ok(())
+    })?;
     profile.add_sample(thread, time(until), None, CpuDelta::ZERO, 0);
+    Ok(())
 }
 
 fn intern(

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use super::profile::{ProfileOptions, path, subtitle, track_name};
-use crate::profile::recording::{Recording, Track};
+use crate::profile::recording::Recording;
 use crate::profile::{EMPTY, FrameId, StackId};
 use crate::render::clean::clean;
 
@@ -25,14 +25,11 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
         .into_iter()
         .map(|(t, stack, nanos)| json!([t, used.stack(recording, stack), nanos / 1000]))
         .collect();
-    let tracks: Vec<Value> = recording
-        .tracks
-        .iter()
-        .map(|track| {
-            let line = timeline(recording, track, &mut used);
-            json!({"name": track_name(recording, track), "line": line})
-        })
-        .collect();
+    let mut tracks = Vec::new();
+    for (index, track) in recording.tracks.iter().enumerate() {
+        let line = timeline(recording, index, &mut used)?;
+        tracks.push(json!({"name": track_name(recording, track), "line": line}));
+    }
     let frames = used.frames.iter().map(|id| {
         let frame = recording.tree.frame(*id);
         json!([
@@ -94,29 +91,32 @@ impl Used {
 }
 
 /// For each column that is not empty: column, the stack it had longest, and which share of the column was counted.
-fn timeline(recording: &Recording, track: &Track, used: &mut Used) -> Vec<(u64, i64, u8)> {
+fn timeline(recording: &Recording, track: usize, used: &mut Used) -> io::Result<Vec<(u64, i64, u8)>> {
+    let Some(timeline) = &recording.timeline else { return Ok(Vec::new()) };
     let width = (recording.length / COLUMNS).max(1);
-    let mut columns: Vec<(u64, FxHashMap<StackId, u64>)> = Vec::new();
-    for span in &track.spans {
+    let mut row = |column: u64, times: &mut FxHashMap<StackId, u64>| {
+        let total: u64 = times.values().sum();
+        let (stack, _) = times.drain().max_by_key(|(stack, time)| (*time, *stack))?;
+        let share = (total * 100 / width).min(100) as u8;
+        Some((column, used.stack(recording, stack), share))
+    };
+    let mut rows = Vec::new();
+    let (mut open, mut times) = (0, FxHashMap::default());
+    timeline.each(track, |span| {
         let mut at = span.start;
         let end = span.start + span.length;
         while at < end {
             let column = (at / width).min(COLUMNS - 1);
             let until = if column == COLUMNS - 1 { end } else { end.min((column + 1) * width) };
-            if columns.last().is_none_or(|c| c.0 != column) {
-                columns.push((column, FxHashMap::default()));
+            if column != open {
+                rows.extend(row(open, &mut times));
+                open = column;
             }
-            if let Some((_, times)) = columns.last_mut() {
-                *times.entry(span.stack).or_default() += until - at;
-            }
+            *times.entry(span.stack).or_default() += until - at;
             at = until;
         }
-    }
-    let row = |(column, times): (u64, FxHashMap<StackId, u64>)| {
-        let total: u64 = times.values().sum();
-        let (stack, _) = times.into_iter().max_by_key(|(stack, time)| (*time, *stack))?;
-        let share = (total * 100 / width).min(100) as u8;
-        Some((column, used.stack(recording, stack), share))
-    };
-    columns.into_iter().filter_map(row).collect()
+        Ok(())
+    })?;
+    rows.extend(row(open, &mut times));
+    Ok(rows)
 }

@@ -55,6 +55,9 @@ pub fn text(recording: &Recording, rate: Option<u32>, target_ended: bool) -> Str
             share(c.late, c.ticks)
         );
     }
+    if c.samples == 0 {
+        return out;
+    }
     let _ = writeln!(
         out,
         "GIL held {:.0} %, gc {:.1} %, idle {:.0} % of the samples; hangscope itself used {:.1} % of one CPU",
@@ -70,8 +73,10 @@ pub fn text(recording: &Recording, rate: Option<u32>, target_ended: bool) -> Str
         let place = if file.is_empty() { String::new() } else { format!(" ({file})") };
         let _ = writeln!(out, "{:6.1} %  {name}{place}", share(nanos, total));
     }
-    if recording.thinned > 1 {
-        let _ = writeln!(out, "it is long: the timeline shows one sample of {}", recording.thinned);
+    if let Some(timeline) = &recording.timeline
+        && timeline.thinned > 1
+    {
+        let _ = writeln!(out, "it is long: the timeline shows one sample of {}", timeline.thinned);
     }
     out
 }

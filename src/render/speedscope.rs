@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::profile::{ProfileOptions, path, track_name};
-use crate::profile::EMPTY;
-use crate::profile::recording::{Recording, Track};
+use crate::profile::recording::Recording;
+use crate::profile::{EMPTY, StackId};
 use crate::render::clean::clean;
 
 pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOptions) -> io::Result<()> {
@@ -32,44 +32,59 @@ pub fn write(out: &mut dyn Write, recording: &mut Recording, options: &ProfileOp
     // The samples are written as they come: there may be millions.
     let head = head.to_string();
     write!(out, "{},\"profiles\":[", &head[..head.len() - 1])?;
-    for (index, track) in recording.tracks.iter().enumerate() {
+    for index in 0..recording.tracks.len() {
         if index > 0 {
             write!(out, ",")?;
         }
-        write_track(out, recording, track)?;
+        write_track(out, recording, index)?;
     }
     writeln!(out, "]}}")
 }
 
 /// The profile that is shown first.
 fn busiest(recording: &Recording) -> usize {
-    let time = |t: &Track| t.spans.iter().map(|s| s.length).sum::<u64>();
-    recording.tracks.iter().enumerate().max_by_key(|(_, t)| time(t)).map_or(0, |(index, _)| index)
+    let mut times = vec![0; recording.tracks.len()];
+    for ((track, _), sum) in &recording.sums {
+        times[*track] += sum.nanos;
+    }
+    times.iter().enumerate().max_by_key(|(_, time)| **time).map_or(0, |(index, _)| index)
 }
 
-fn write_track(out: &mut dyn Write, recording: &Recording, track: &Track) -> io::Result<()> {
-    let name = serde_json::Value::from(track_name(recording, track));
+fn write_track(out: &mut dyn Write, recording: &Recording, track: usize) -> io::Result<()> {
+    let name = serde_json::Value::from(track_name(recording, &recording.tracks[track]));
     write!(
         out,
         "{{\"type\":\"sampled\",\"name\":{name},\"unit\":\"nanoseconds\",\"startValue\":0,\"endValue\":{},\"samples\":[",
         recording.length
     )?;
-    let mut weights = Vec::new();
+    let mut separator = "";
+    each(recording, track, |stack, _| {
+        let mut ids: Vec<String> = recording.tree.walk(stack).map(|f| f.to_string()).collect();
+        ids.reverse();
+        write!(out, "{}[{}]", std::mem::replace(&mut separator, ","), ids.join(","))
+    })?;
+    write!(out, "],\"weights\":[")?;
+    separator = "";
+    each(recording, track, |_, length| write!(out, "{}{length}", std::mem::replace(&mut separator, ",")))?;
+    write!(out, "]}}")
+}
+
+/// Stacks with their times, and the time between them without one.
+fn each(
+    recording: &Recording,
+    track: usize,
+    mut to: impl FnMut(StackId, u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let Some(timeline) = &recording.timeline else { return Ok(()) };
     let mut at = 0;
-    let mut first = true;
-    for span in &track.spans {
+    timeline.each(track, |span| {
         let gap = span.start.saturating_sub(at);
-        for (stack, length) in [(EMPTY, gap), (span.stack, span.length)] {
-            if length == 0 {
-                continue;
-            }
-            let mut ids: Vec<String> = recording.tree.walk(stack).map(|f| f.to_string()).collect();
-            ids.reverse();
-            write!(out, "{}[{}]", if first { "" } else { "," }, ids.join(","))?;
-            weights.push(length.to_string());
-            first = false;
-        }
         at = span.start + span.length;
-    }
-    write!(out, "],\"weights\":[{}]}}", weights.join(","))
+        for (stack, length) in [(EMPTY, gap), (span.stack, span.length)] {
+            if length > 0 {
+                to(stack, length)?;
+            }
+        }
+        Ok(())
+    })
 }
