@@ -57,6 +57,11 @@ pub fn severity(case: &Case, rule: &Rule) -> Option<Severity> {
     if rule.id == "busy-loop" {
         return Some(Warning);
     }
+    // Since when a library asks for a lock again and again, it does not always say.
+    if case.says("polled") && case.age().is_none() {
+        let is_main = case.party().thread().is_some_and(|thread| thread.main);
+        return (is_main || request(case).is_some()).then_some(Info);
+    }
     let severity = if case.is_gil() {
         of_gil(case)?
     } else {

@@ -401,7 +401,9 @@ pub static OTHERS: &[Rule] = &[
         usual: Critical,
         // Of one that processes share, all would have to be searched: then it says so itself.
         when: |c| {
-            c.kind() == "lock" && c.is_alone() && !c.is_referenced() && !c.call_starts("multiprocessing")
+            // What libraries lock lies outside of the process.
+            let shared = c.call_starts("multiprocessing") || c.says("polled");
+            c.kind() == "lock" && c.is_alone() && !c.is_referenced() && !shared
         },
         advice: "take locks with `with`: whoever took {object} has left without releasing it",
     },

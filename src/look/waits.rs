@@ -53,6 +53,7 @@ pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
             On::Pidfd { fd } => want(*fd, false, None),
             On::Child { .. } => facts.inner_children = fds::inner_children(facts),
             On::Database => facts.databases = file_locks::databases(facts.pid),
+            On::Locked { path } => facts.locked.extend(file_locks::of_path(facts.pid, path)),
             On::Path { .. } | On::Sleep | On::Other => {}
         }
     }
@@ -439,6 +440,15 @@ impl Join<'_> {
                 wait.detail["own"] = json!(one.own);
                 wait.detail["holder"] =
                     json!(holder.map(|h| json!({ "pid": h.pid, "command": self.command(&h.command) })));
+            }
+            On::Locked { path } => {
+                let found = self.facts.locked.iter().find(|one| one.path == *path);
+                if let Some(holder) = found.and_then(|one| one.holder.as_ref()) {
+                    wait.on = vec![os::process(holder.pid)];
+                    wait.certainty = Certainty::Proved;
+                    wait.detail["holder"] =
+                        json!({ "pid": holder.pid, "command": self.command(&holder.command) });
+                }
             }
             On::Child { pid } => self.child(wait, *pid),
             On::Pidfd { fd } => self.child(wait, self.fd(*fd).and_then(|f| f.pid)),

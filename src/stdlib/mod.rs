@@ -34,6 +34,8 @@ pub mod locks;
 pub mod multiprocessing;
 /// What the system calls alone tell.
 pub mod os;
+/// Locks that libraries ask for again and again.
+mod polled;
 /// `queue`.
 pub mod queue;
 /// The other side of a connection by name.
@@ -219,6 +221,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     retries::read(scene, &mut seen);
+    polled::read(scene, &mut seen);
     spins::read(scene, &mut seen);
     databases::read(scene, &mut seen);
     databases::pools::read(scene, &mut seen, tasks);

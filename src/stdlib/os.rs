@@ -63,6 +63,10 @@ pub enum On {
         fd: i32,
         call: LockCall,
     },
+    /// A file that somebody else has locked, by its path: it is not open meanwhile.
+    Locked {
+        path: String,
+    },
     /// A child by the number that the target gives it; `None`: any.
     Child {
         pid: Option<i32>,

@@ -40,7 +40,7 @@ fn is_for_another(wait: &Wait) -> bool {
     }
 }
 
-enum After {
+pub enum After {
     /// The same call once more.
     Again,
     /// What came of it is returned to the caller.
@@ -49,7 +49,7 @@ enum After {
 }
 
 /// What comes after the time is over. `says_so`: the call returns False then.
-fn after(scene: &Scene, frame: &FrameScene, says_so: bool) -> After {
+pub fn after(scene: &Scene, frame: &FrameScene, says_so: bool) -> After {
     let Some(shape) = scene.shapes.of(scene, frame.raw.code) else { return After::Other };
     let Some(at) = opcodes::at(&shape.instructions, frame.offset) else { return After::Other };
     let next = shape.next(at);

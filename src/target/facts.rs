@@ -46,6 +46,9 @@ pub struct ProcessFacts {
     /// Those that a thread asks for again and again.
     #[serde(default)]
     pub databases: Vec<LockedDatabase>,
+    /// Files that a thread tries to lock now and then.
+    #[serde(default)]
+    pub locked: Vec<LockedFile>,
     /// The children as the process itself numbers them, where that differs.
     #[serde(default)]
     pub inner_children: Vec<Child>,
@@ -160,6 +163,13 @@ pub struct FileLock {
     /// Where that is the very process that waits: its descriptors that have the lock.
     #[serde(default)]
     pub fds: Vec<i32>,
+}
+
+/// A file that somebody has locked, and that is not open here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LockedFile {
+    pub path: String,
+    pub holder: Option<PeerProcess>,
 }
 
 /// A database of SQLite that somebody has locked.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::{FileLock, LockedDatabase};
+use super::facts::{FileLock, LockedDatabase, LockedFile};
 use super::fds::{self, LockCall};
 use super::files::{self, ProcDir};
 use super::probe::with_room;
@@ -51,6 +51,17 @@ pub fn waited_for(pid: i32, inode: u64, call: LockCall) -> Option<FileLock> {
     };
     let fds = holder.filter(|by| *by == pid).and_then(|_| locking(pid, inode)).unwrap_or_default();
     Some(FileLock { kind, holder: holder.map(peer), fds })
+}
+
+/// Who has locked the file at this path, as the process sees it.
+pub fn of_path(pid: i32, path: &str) -> Option<LockedFile> {
+    use std::os::unix::fs::MetadataExt;
+    let inode = std::fs::metadata(format!("/proc/{pid}/root{path}")).ok()?.ino();
+    let text = std::fs::read("/proc/locks").ok()?;
+    let by = lines(&text).find(|line| !line.waits && line.inode == inode)?.pid;
+    let holder =
+        by.filter(|by| locking(*by, inode).is_none_or(|fds| !fds.is_empty())).or_else(|| heir(inode));
+    Some(LockedFile { path: path.to_owned(), holder: holder.or(by).map(peer) })
 }
 
 /// Of those that have a locked file open, the first.
