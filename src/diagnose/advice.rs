@@ -425,7 +425,13 @@ pub fn evidence(case: &Case) -> Vec<String> {
     if let Some(times) = cancels.filter(|_| case.ignores_cancel()) {
         let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
         let task = called(case, &case.graph.parties[case.awaited()]);
-        seen.push(format!("{task} was asked to end {times} (Task.cancel), and waits on"));
+        seen.push(match case.overdue() {
+            Some(ago) => format!(
+                "the timeout around it was over {} ago, and has cancelled {task}, which waits on",
+                Duration(ago)
+            ),
+            None => format!("{task} was asked to end {times} (Task.cancel), and waits on"),
+        });
     }
     for party in parties.iter().filter(|_| case.cycle.is_some()) {
         for lock in party
@@ -567,6 +573,9 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             stands_at(party),
             culprit()
         );
+    }
+    if rule.id == "cancel-ignored" && case.chain.len() == 1 {
+        return format!("{name} {}", stands(party));
     }
     let wants = match (case.kind(), case.operation()) {
         ("queue", "put") => format!("{name} waits for room in {object}"),
@@ -714,6 +723,12 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "lost-future" if is_left_behind(case) => {
             "the executor was made before this process was forked: its threads stayed behind in the parent, and nobody here runs what is handed in; make an executor in the child itself (an initializer), or start workers with `spawn`"
+        }
+        "event-never" if case.kind() == "condition" => {
+            "see who should notify {object}, and on which path it is forgotten; wait with a timeout"
+        }
+        "event-never" if case.kind() == "barrier" => {
+            "see who should come to {object}, and why it does not; wait with a timeout"
         }
         "pipe-wait" if case.operation() == "open" => {
             "to open a FIFO waits until somebody opens its other end: see who should; O_NONBLOCK does not wait"

@@ -343,6 +343,11 @@ impl<'g, 'a> Case<'g, 'a> {
         self.cycle.is_none() && parties[awaited].is_cancelled() && by.is_none_or(expected)
     }
 
+    /// How long ago the time of what is waited for was over, by which it was cancelled.
+    pub fn overdue(&self) -> Option<f64> {
+        self.graph.parties[self.awaited()].wait()?.detail["overdue"].as_f64()
+    }
+
     /// Waits until the connections of a closed server have gone.
     pub fn is_closing(&self) -> bool {
         self.wait().is_some_and(|w| w.detail["closing"].is_object())

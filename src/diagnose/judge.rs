@@ -108,12 +108,14 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     let old = youngest >= LONG;
     // Tasks stand still for many reasons, and who could wake whom is an inference.
     let of_pool = case.in_cycle(|wait| wait.is_for_pool());
+    // Each wants what the next one has, or its end: there is nothing to be inferred but who gives a slot back.
+    let of_locks = !case.in_cycle(|wait| !matches!(wait.kind.as_str(), "lock" | "semaphore" | "task"));
     // Requests know since when they wait, if tasks do not.
     let serves = |party: &super::waits::Party| {
         party.task().and_then(|t| t.request.as_ref()?.age).is_some_and(|age| age >= LONG)
     };
     let sure = proved
-        || (!case.cycle_of_tasks() || of_pool && old) && (old || case.two_looks)
+        || (!case.cycle_of_tasks() || (of_pool || of_locks) && old) && (old || case.two_looks)
         || case.members().all(serves);
     Some(if sure { Critical } else { Warning })
 }
@@ -318,8 +320,17 @@ fn of_task(case: &Case) -> Option<Severity> {
         return None;
     }
     // Whoever waits for these waits for their end.
-    if (case.ignores_cancel() || case.is_closing()) && old && case.fate >= Fate::Idle {
-        let severity = if is_main && case.chain.len() > 1 || case.is_closing() { Warning } else { Info };
+    let overdue = case.overdue();
+    // What goes on for a while may be tidying up.
+    let left = awaited.wait().and_then(|w| w.ends_in);
+    let for_long = left.is_some_and(|left| left >= FAR) || overdue.is_some_and(|age| age >= FAR);
+    let late = old || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
+    if (case.ignores_cancel() || case.is_closing())
+        && late
+        && (case.fate >= Fate::Idle || for_long && case.fate > Fate::Moves)
+    {
+        let awaits = is_main && (case.chain.len() > 1 || overdue.is_some());
+        let severity = if awaits || case.is_closing() { Warning } else { Info };
         return Some(if serves { Critical } else { severity });
     }
     if awaited.is_unread() {
@@ -374,6 +385,11 @@ fn of_task(case: &Case) -> Option<Severity> {
     }
 }
 
+/// A call that waits by its own name: a program that is to run until it is killed stands in it.
+fn is_for_waiting(frame: &crate::snapshot::Frame) -> bool {
+    matches!(frame.function.as_str(), "wait" | "__await__" | "__iter__" | "sleep_forever" | "serve_forever")
+}
+
 /// Whoever has what is wanted has stood still for long himself, or who works for him: slots may go from hand to
 /// hand.
 fn has_held_long(case: &Case) -> bool {
@@ -425,6 +441,7 @@ fn is_parked(case: &Case) -> bool {
             matches!(w.kind.as_str(), "future" | "event")
                 && w.label.as_deref().is_none_or(|l| !l.contains(' '))
         })
+        && case.party().frames().iter().take_while(|f| !f.user).all(is_for_waiting)
         && !case.is_unwoken()
 }
 

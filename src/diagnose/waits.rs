@@ -767,6 +767,7 @@ pub fn is_lost_wakeup(wait: &Wait) -> bool {
     wait.kind == "queue"
         && word(wait, "operation") == Some("get")
         && has_items(wait)
+        && wait.detail["may_come"] != true
         && !wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"))
 }
 

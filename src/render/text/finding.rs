@@ -301,10 +301,14 @@ fn ending(page: &mut Page, finding: &Finding) {
         let Some(last) = last else { return };
         let endless = last.deadline.as_deref() == Some("none");
         let says = |key: &str| last.detail.get(key).and_then(serde_json::Value::as_bool) == Some(true);
-        let hopeless = ["nobody", "orphan", "owner_gone"].into_iter().any(says);
+        let hopeless = ["nobody", "orphan", "owner_gone", "deserted"].into_iter().any(says);
         match (wait::what_ends_it(last), endless) {
             _ if hopeless && last.certainty == Certainty::Proved => {
                 "never: nobody is left who could".to_owned()
+            }
+            // What was searched for, and not found.
+            _ if hopeless => {
+                "never, as it seems: nobody is left who could".to_owned()
             }
             (Some(ends), true) => format!("when {ends}; no deadline is set"),
             (Some(ends), false) => format!("when {ends}"),
