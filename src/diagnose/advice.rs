@@ -367,6 +367,11 @@ pub fn evidence(case: &Case) -> Vec<String> {
             "the program has ended: asyncio.run has cancelled its tasks, and waits for them".to_owned(),
         );
     }
+    if let Some(open) = case.wait().and_then(|w| w.detail["stopping"]["connections"].as_u64()) {
+        let s = if open == 1 { "connection that is" } else { "connections that are" };
+        seen.push(format!("the server was told to stop, and waits for {open} {s} still open"));
+        seen.extend(open_requests(case));
+    }
     if let Some(frame) = atexit(case) {
         seen.push(format!(
             "the program has ended: `{}` at {} was given to atexit",
@@ -459,6 +464,26 @@ pub fn evidence(case: &Case) -> Vec<String> {
     }
     seen.truncate(12);
     seen
+}
+
+/// The requests that a server waits for, and where their tasks stand.
+fn open_requests(case: &Case) -> Vec<String> {
+    let awaited = case.wait().map_or(&[][..], |wait| &wait.on);
+    let requests = awaited.iter().filter_map(|on| {
+        let party = case.graph.parties.iter().find(|p| on.task.is_some() && p.task().map(|t| t.id) == on.task)?;
+        Some((party, party.task()?.request.as_ref()?))
+    });
+    let say = |(party, request): (&Party, &crate::snapshot::Request)| {
+        // What the application does for it may be done in a task below.
+        let serves = |p: &&Party| {
+            let same = |r: &crate::snapshot::Request| r.client.is_some() && r.client == request.client;
+            p.user_frame().is_some() && p.task().and_then(|t| t.request.as_ref()).is_some_and(same)
+        };
+        let who = case.graph.parties.iter().find(serves).unwrap_or(party);
+        let what = [&request.method, &request.path].map(|word| word.as_deref().unwrap_or("?"));
+        format!("{}: {} {}", what.join(" "), called(case, who), stands(who))
+    };
+    requests.take(3).map(say).collect()
 }
 
 /// Children that have ended, where nobody is left who could end a wait that other processes share.
@@ -664,6 +689,9 @@ fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     if case.in_cycle(imports) {
         return "start no thread while a module is imported, or do not wait for it there: do both in a function that runs after the import";
     }
+    if case.in_cycle(|w| w.call.as_deref().is_some_and(super::rules::is_limiter)) {
+        return "whoever has a token of a limiter must wait for nobody who needs one of the same: give the inner calls a limiter of their own, or do the work without another thread";
+    }
     if case.in_cycle(super::rules::is_behind_session) {
         return "a lock inside of the database and one of the application are taken in two orders: commit before you take the other, and hold none while you wait for the database";
     }
@@ -714,6 +742,15 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "lost-future" if case.of_root().is_of_dead_task() => {
             "the task that was to complete {object} has ended with an exception: set it on the future (set_exception), go on with the next one, and see to it that somebody awaits that task"
+        }
+        "await-cycle" if case.writes_both_ways() => {
+            "each writes, and neither reads what the other one has written: read in a task of its own while you write, or write no more than is read in between"
+        }
+        "loop-future-result" if case.call_starts("multiprocessing") => {
+            "use `await asyncio.to_thread(...)` for the call of the pool, or a ProcessPoolExecutor with loop.run_in_executor"
+        }
+        "exit-hang" if case.is_stopping() => {
+            "the server was told to stop, and waits for the requests that are still open: end them when the application shuts down, or set a timeout (uvicorn: timeout_graceful_shutdown)"
         }
         "await-cycle" if case.is_for_one_more() => {
             "each of these has a slot of {object} and waits for one more: take all that is needed at once, or give the first one back before"

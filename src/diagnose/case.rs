@@ -15,6 +15,8 @@ pub struct Case<'g, 'a> {
     pub followers: usize,
     /// Their processes.
     pub crowd: Vec<i32>,
+    /// They stand where this one stands, each with an object of its own.
+    pub is_one_of_many: bool,
     pub two_looks: bool,
 }
 
@@ -24,7 +26,7 @@ impl<'g, 'a> Case<'g, 'a> {
         let fate = graph.fates[head];
         // A circle in which somebody has a deadline or moves is none.
         let cycle = closed.filter(|_| fate == Fate::Deadlock);
-        Case { graph, chain, cycle, fate, followers: 0, crowd: Vec::new(), two_looks }
+        Case { graph, chain, cycle, fate, followers: 0, crowd: Vec::new(), is_one_of_many: false, two_looks }
     }
 
     pub fn head(&self) -> usize {
@@ -309,7 +311,21 @@ impl<'g, 'a> Case<'g, 'a> {
 
     /// `asyncio.run` has its result, and waits: for the tasks that it has cancelled, or for its pool of threads.
     pub fn is_exiting(&self) -> bool {
-        frame_in(self.party(), "asyncio.base_events", "shutdown_default_executor") || self.outlives_run()
+        frame_in(self.party(), "asyncio.base_events", "shutdown_default_executor")
+            || self.outlives_run()
+            || self.is_stopping()
+    }
+
+    /// A server that was told to stop, and waits for requests.
+    pub fn is_stopping(&self) -> bool {
+        self.wait().is_some_and(|w| w.detail["stopping"].is_object())
+    }
+
+    /// How long the requests that it waits for have been open.
+    pub fn stopping_for(&self) -> Option<f64> {
+        let requests = self.chain.iter().filter(|_| self.is_stopping());
+        let requests = requests.filter_map(|&at| self.graph.parties[at].task()?.request.as_ref());
+        requests.filter_map(|r| r.quiet_for.or(r.age)).reduce(f64::max)
     }
 
     /// A task that `asyncio.run` has cancelled at its end, and waits for.

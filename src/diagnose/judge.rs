@@ -109,7 +109,9 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     // Tasks stand still for many reasons, and who could wake whom is an inference.
     let of_pool = case.in_cycle(|wait| wait.is_for_pool());
     // Each wants what the next one has, or its end: there is nothing to be inferred but who gives a slot back.
-    let of_locks = !case.in_cycle(|wait| !matches!(wait.kind.as_str(), "lock" | "semaphore" | "task"));
+    let wants =
+        |wait: &Wait| matches!(wait.kind.as_str(), "lock" | "semaphore" | "task") || case.writes_both_ways();
+    let of_locks = youngest.is_finite() && !case.in_cycle(|wait| !wants(wait));
     // Requests know since when they wait, if tasks do not.
     let serves = |party: &super::waits::Party| {
         party.task().and_then(|t| t.request.as_ref()?.age).is_some_and(|age| age >= LONG)
@@ -306,7 +308,7 @@ fn of_task(case: &Case) -> Option<Severity> {
     // Any timer wakes the loop, and hides how long a task has waited; its request may tell.
     let suffered = request(case).filter(|r| r.method.as_deref() != Some("WEBSOCKET"));
     let suffered = suffered.and_then(|r| r.quiet_for.or(r.age));
-    let ages = [case.age(), case.culprit().blocked_for(), suffered];
+    let ages = [case.age(), case.culprit().blocked_for(), suffered, case.stopping_for()];
     let old = ages.into_iter().flatten().any(|age| age >= LONG);
     let wants = match wait.kind.as_str() {
         "lock" | "semaphore" => true,
@@ -422,6 +424,10 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
     match awaited.operation() {
         // A client that takes its answer slowly, or asks for nothing.
         "send" if awaited.says("inbound") => serves.then_some(Warning),
+        // The rest of the request that it serves.
+        "recv" if awaited.says("body") => {
+            quiet(wait).is_some_and(|(_, received)| received >= LONG).then_some(Info)
+        }
         _ if awaited.says("inbound") => None,
         "recv" if !is_call && !asked() => None,
         "recv" | "send" | "connect" if serves => Some(Critical),

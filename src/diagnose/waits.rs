@@ -379,7 +379,8 @@ impl Names {
                 && actor.pid == Some(pid)
                 && is_process(actor)
             {
-                match acting::own_handler(parties, at, wait) {
+                let handler = acting::own_handler(parties, at, wait);
+                match handler.or_else(|| acting::own_writer(parties, at, wait)) {
                     Some(task) => found.push(task),
                     None => found.extend(acting::own_threads(parties, threads, at, wait)),
                 }

@@ -32,7 +32,7 @@ const MAX_SERVING: usize = 4;
 const SEARCH: Duration = Duration::from_millis(100);
 
 /// What asyncio's room has said of a connection, and the system knows nothing of.
-const KEPT: [&str; 4] = ["partial", "alone", "closing", "phase"];
+const KEPT: [&str; 6] = ["partial", "alone", "closing", "phase", "body", "overdue"];
 
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
@@ -188,7 +188,8 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             wait.detail["database"] = join.shown(database);
         }
         let since = task.tid.and_then(|tid| asleep.get(&tid)).copied();
-        wait.blocked_for = wait.blocked_for.or(since);
+        // Any timer wakes a loop: a short sleep of it says nothing of how long its tasks have waited.
+        wait.blocked_for = wait.blocked_for.or(since.filter(|since| *since >= SLEPT_ON));
         if since.is_none_or(|since| since < SLEPT_ON) {
             may_be_woken(wait);
         }

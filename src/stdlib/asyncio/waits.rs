@@ -23,6 +23,7 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         return None;
     }
     let mut wait = anyio::limiter(scene, world, &task.frames)
+        .or_else(|| closing::stopping(scene, world, &task.frames))
         .or_else(|| by_frame(scene, world, &task.frames))
         .or_else(|| {
             on_tasks(scene, world, index).map(|wait| executor::beside(scene, &task.frames, future, wait))
