@@ -110,7 +110,10 @@ pub fn own_writer(parties: &[Party], waiter: usize, wait: &Wait) -> Option<usize
         party.task().is_some()
             && party.pid() == parties[waiter].pid()
             && party.wait().filter(|w| sends(w)).is_some_and(|w| {
-                w.detail["fd"].as_i64().and_then(|fd| i32::try_from(fd).ok()).is_some_and(|fd| fds.contains(&fd))
+                w.detail["fd"]
+                    .as_i64()
+                    .and_then(|fd| i32::try_from(fd).ok())
+                    .is_some_and(|fd| fds.contains(&fd))
             })
     };
     parties[waiter].task().filter(|_| sends(wait))?;

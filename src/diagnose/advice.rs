@@ -466,24 +466,24 @@ pub fn evidence(case: &Case) -> Vec<String> {
     seen
 }
 
-/// The requests that a server waits for, and where their tasks stand.
+/// The requests that a server waits for, and where the tasks stand that the application has.
 fn open_requests(case: &Case) -> Vec<String> {
     let awaited = case.wait().map_or(&[][..], |wait| &wait.on);
-    let requests = awaited.iter().filter_map(|on| {
-        let party = case.graph.parties.iter().find(|p| on.task.is_some() && p.task().map(|t| t.id) == on.task)?;
-        Some((party, party.task()?.request.as_ref()?))
-    });
-    let say = |(party, request): (&Party, &crate::snapshot::Request)| {
-        // What the application does for it may be done in a task below.
-        let serves = |p: &&Party| {
-            let same = |r: &crate::snapshot::Request| r.client.is_some() && r.client == request.client;
-            p.user_frame().is_some() && p.task().and_then(|t| t.request.as_ref()).is_some_and(same)
-        };
-        let who = case.graph.parties.iter().find(serves).unwrap_or(party);
-        let what = [&request.method, &request.path].map(|word| word.as_deref().unwrap_or("?"));
-        format!("{}: {} {}", what.join(" "), called(case, who), stands(who))
+    let is_awaited = |p: &Party| p.task().is_some_and(|t| awaited.iter().any(|on| on.task == Some(t.id)));
+    let own = case.graph.parties.iter().filter(|p| p.pid() == case.party().pid());
+    let (open, others): (Vec<&Party>, Vec<&Party>) =
+        own.filter(|p| p.task().is_some_and(|t| !t.main)).partition(|p| is_awaited(p));
+    let say = |party: &&Party| {
+        let words =
+            party.task().and_then(|t| t.request.as_ref()).map(|r| r.words() + ": ").unwrap_or_default();
+        format!("{words}{} {}", called(case, party), stands(party))
     };
-    requests.take(3).map(say).collect()
+    let mut seen: Vec<String> = open.iter().take(3).map(say).collect();
+    // What the application does for a request may be done in a task below it.
+    if !open.iter().any(|p| p.user_frame().is_some()) {
+        seen.extend(others.iter().filter(|p| p.user_frame().is_some()).take(3).map(say));
+    }
+    seen
 }
 
 /// Children that have ended, where nobody is left who could end a wait that other processes share.
@@ -742,6 +742,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "lost-future" if case.of_root().is_of_dead_task() => {
             "the task that was to complete {object} has ended with an exception: set it on the future (set_exception), go on with the next one, and see to it that somebody awaits that task"
+        }
+        "lock-wait" | "traffic-jam" if case.of_root().says("body") => {
+            "{culprit} has {object} while its client sends the rest of the request, which may take long: read the body before you take it, or set a timeout; a proxy in front that reads whole requests first helps as well"
         }
         "await-cycle" if case.writes_both_ways() => {
             "each writes, and neither reads what the other one has written: read in a task of its own while you write, or write no more than is read in between"

@@ -388,8 +388,8 @@ impl<'g, 'a> Case<'g, 'a> {
         // The only one who could give the sign waits for somebody outside.
         let signs = |at: usize| self.graph.links[at].to.len() == 1 && self.graph.fates[at] == Fate::Outside;
         let awaits = |at: usize| {
-            let wait =
-                self.graph.parties[at].wait().filter(|w| is_task(at) && !w.detail["closing"].is_object());
+            let of_server = |w: &Wait| w.detail["closing"].is_object() || w.detail["stopping"].is_object();
+            let wait = self.graph.parties[at].wait().filter(|w| is_task(at) && !of_server(w));
             wait.is_some_and(|w| match w.kind.as_str() {
                 "task" | "future" => true,
                 "event" => signs(at),

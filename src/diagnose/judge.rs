@@ -111,7 +111,10 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     // Each wants what the next one has, or its end: there is nothing to be inferred but who gives a slot back.
     let wants =
         |wait: &Wait| matches!(wait.kind.as_str(), "lock" | "semaphore" | "task") || case.writes_both_ways();
-    let of_locks = youngest.is_finite() && !case.in_cycle(|wait| !wants(wait));
+    let has_them =
+        |party: &super::waits::Party| party.holds().iter().all(|l| l.certainty == Certainty::Proved);
+    let of_locks =
+        youngest.is_finite() && !case.in_cycle(|wait| !wants(wait)) && case.members().all(has_them);
     // Requests know since when they wait, if tasks do not.
     let serves = |party: &super::waits::Party| {
         party.task().and_then(|t| t.request.as_ref()?.age).is_some_and(|age| age >= LONG)
@@ -327,9 +330,10 @@ fn of_task(case: &Case) -> Option<Severity> {
     let left = awaited.wait().and_then(|w| w.ends_in);
     let for_long = left.is_some_and(|left| left >= FAR) || overdue.is_some_and(|age| age >= FAR);
     let late = old || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
+    let is_missed = (overdue.is_some() || case.chain.len() > 1) && !case.outlives_run();
     if (case.ignores_cancel() || case.is_closing())
         && late
-        && (case.fate >= Fate::Idle || for_long && case.fate > Fate::Moves)
+        && (case.fate >= Fate::Idle || is_missed && for_long && case.fate > Fate::Moves)
     {
         let awaits = is_main && (case.chain.len() > 1 || overdue.is_some());
         let severity = if awaits || case.is_closing() { Warning } else { Info };
@@ -378,7 +382,9 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Idle if is_forgotten(case) => Some(Warning),
         Fate::Idle if wants && old => Some(Warning),
         Fate::Idle if says_nobody(wait) => Some(Info),
-        Fate::Outside if wants && serves && has_held_long(case) => Some(Critical),
+        Fate::Outside if wants && serves && has_held_long(case) && !case.of_root().says("body") => {
+            Some(Critical)
+        }
         Fate::Outside if wants && old => Some(Warning),
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
         Fate::Outside if is_main && old && waits_for_other(&awaited) => Some(Warning),

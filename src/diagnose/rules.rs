@@ -102,7 +102,8 @@ pub static CYCLES: &[Rule] = &[
         id: "self-request",
         usual: Critical,
         when: |c| {
-            !c.writes_both_ways() && (c.cycle_len() == 1 && c.kind() == "socket" || c.members().any(asks_itself))
+            !c.writes_both_ways()
+                && (c.cycle_len() == 1 && c.kind() == "socket" || c.members().any(asks_itself))
         },
         advice: "call the function itself instead of sending a request to the own server; or give the server more workers or threads, so that another one can answer",
     },

@@ -307,9 +307,7 @@ fn ending(page: &mut Page, finding: &Finding) {
                 "never: nobody is left who could".to_owned()
             }
             // What was searched for, and not found.
-            _ if hopeless => {
-                "never, as it seems: nobody is left who could".to_owned()
-            }
+            _ if hopeless => "never, as it seems: nobody is left who could".to_owned(),
             (Some(ends), true) => format!("when {ends}; no deadline is set"),
             (Some(ends), false) => format!("when {ends}"),
             (None, true) => "no deadline is set".to_owned(),

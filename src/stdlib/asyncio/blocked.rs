@@ -39,7 +39,8 @@ pub fn find(scene: &Scene, codes: &Codes, handlers: &[Addr], seen: &mut Seen) {
             .filter(|task| Some(&task.id.0) != seen.current.get(&tstate))
             .filter(|task| {
                 let raw = seen.task_frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
-                let callbacks = futures::future(scene.heap, task.id.0).map(|f| futures::callbacks(scene.heap, &f));
+                let callbacks =
+                    futures::future(scene.heap, task.id.0).map(|f| futures::callbacks(scene.heap, &f));
                 let frames = visible(scene.heap, codes, raw);
                 let found = search.from(&frames, true, &callbacks.unwrap_or_default(), Freedom::Named);
                 found.reached.contains(&object) && search.speaks(&found, methods)

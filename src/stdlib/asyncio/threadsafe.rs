@@ -119,9 +119,7 @@ fn ready(scene: &Scene, event_loop: Addr) -> Vec<Addr> {
         let Some(ty) = heap.type_of(handle) else { return Vec::new() };
         match ty.name.starts_with("uvloop.") {
             true => uv::fields(heap, handle, &ty),
-            false => {
-                heap.named_slots(handle, &ty, ["_callback", "_args"]).into_iter().flatten().collect()
-            }
+            false => heap.named_slots(handle, &ty, ["_callback", "_args"]).into_iter().flatten().collect(),
         }
     };
     let mut found = Vec::new();

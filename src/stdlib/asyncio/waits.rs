@@ -30,10 +30,7 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         })
         .or_else(|| executor::wait(scene, &task.frames, future))
         .or_else(|| anyio::worker(scene, world, future))
-        .unwrap_or_else(|| Wait {
-            detail: json!({ "state": state }),
-            ..Wait::new("future", Some(future))
-        });
+        .unwrap_or_else(|| Wait { detail: json!({ "state": state }), ..Wait::new("future", Some(future)) });
     databases::of_task(scene, &task.frames, &mut wait);
     pools::of_task(scene, &task.frames, &mut wait);
     // The loop sleeps, though this one could go on: nobody has woken it.
