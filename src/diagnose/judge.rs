@@ -140,7 +140,12 @@ fn rests_on_connection(party: &super::waits::Party) -> bool {
 /// By the age of the iteration, whatever it is that takes so long.
 fn of_loop(case: &Case) -> Option<Severity> {
     let event_loop: &EventLoop = case.event_loop()?;
+    if keeps_nobody_waiting(case, event_loop) {
+        return None;
+    }
     match case.age() {
+        // A server that imports its application, or is in its startup: it does not listen yet.
+        Some(_) if case.is_computing() && is_server_at_start(case) => Some(Info),
         // A server that starts imports and loads: nobody asks it for anything yet.
         Some(age) if age > LOOP_CRITICAL && case.is_computing() && request(case).is_none() => {
             let began = case.party().process.uptime.map(|up| up - age);
@@ -153,6 +158,22 @@ fn of_loop(case: &Case) -> Option<Severity> {
         None if event_loop.state == "blocked" && case.fate >= Fate::Ends => Some(Warning),
         None => None,
     }
+}
+
+/// A loop in a thread of its own for one task, which waits a moment for a sign, again and again.
+fn keeps_nobody_waiting(case: &Case, event_loop: &EventLoop) -> bool {
+    let party = case.party();
+    let tasks = party.process.tasks.iter().filter(|task| task.tid.is_some() && task.tid == party.tid());
+    party.thread().is_some_and(|thread| !thread.main)
+        && tasks.count() <= 1
+        && event_loop.ready.unwrap_or(0) == 0
+        && event_loop.overdue.unwrap_or(0) == 0
+        && matches!(case.kind(), "event" | "condition")
+        && case.wait().and_then(|wait| wait.ends_in).is_some_and(|left| left < LONG)
+}
+
+fn is_server_at_start(case: &Case) -> bool {
+    case.has_frame("uvicorn.lifespan.on", "main") || case.has_frame("uvicorn.config", "load")
 }
 
 /// Threads and tasks that are no loop, and have waited long.

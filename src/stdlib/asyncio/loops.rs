@@ -139,7 +139,9 @@ fn is_greenlet(scene: &Scene, thread: &ThreadScene) -> bool {
     let is_main = thread.known.as_ref().map_or(thread.tid == Some(scene.pid), |known| known.main);
     let outermost = thread.frames.last().filter(|_| thread.raw.complete && is_main);
     let is_run = |f: &FrameScene| f.in_file("<frozen runpy>") || f.in_file("/runpy.py");
-    outermost.is_some_and(|f| !f.code.name.starts_with('<') && !is_run(f))
+    // In a child that a thread has forked, that one is the main thread.
+    let is_thread = |f: &FrameScene| f.is("/threading.py", &["_bootstrap"]);
+    outermost.is_some_and(|f| !f.code.name.starts_with('<') && !is_run(f) && !is_thread(f))
 }
 
 fn has_gevent(scene: &Scene, thread: &ThreadScene) -> bool {
