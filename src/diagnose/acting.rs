@@ -97,6 +97,31 @@ pub fn own_handler(parties: &[Party], waiter: usize, wait: &Wait) -> Option<usiz
     outermost.next().copied().filter(|_| outermost.next().is_none())
 }
 
+/// Of what the waiter cannot send, as its own process has the other end: the task that cannot send there either. Whoever
+/// reads would read, and so nobody does.
+pub fn own_writer(parties: &[Party], waiter: usize, wait: &Wait) -> Option<usize> {
+    /// That a loop has slept for so long shows that nothing moves, seconds.
+    const SLEPT: f64 = 1.0;
+    let sends = |wait: &Wait| {
+        wait.kind == "socket"
+            && word(wait, "operation") == Some("send")
+            && wait.blocked_for.is_some_and(|age| age >= SLEPT)
+    };
+    let fds = descriptors(wait, parties[waiter].pid());
+    let is_it = |party: &Party| {
+        party.task().is_some()
+            && party.pid() == parties[waiter].pid()
+            && party.wait().filter(|w| sends(w)).is_some_and(|w| {
+                w.detail["fd"]
+                    .as_i64()
+                    .and_then(|fd| i32::try_from(fd).ok())
+                    .is_some_and(|fd| fds.contains(&fd))
+            })
+    };
+    parties[waiter].task().filter(|_| sends(wait))?;
+    parties.iter().position(is_it).filter(|at| *at != waiter)
+}
+
 /// A connection that its listener has not accepted yet.
 pub fn is_unaccepted(wait: &Wait) -> bool {
     wait.detail["unaccepted"] == true

@@ -367,6 +367,11 @@ pub fn evidence(case: &Case) -> Vec<String> {
             "the program has ended: asyncio.run has cancelled its tasks, and waits for them".to_owned(),
         );
     }
+    if let Some(open) = case.wait().and_then(|w| w.detail["stopping"]["connections"].as_u64()) {
+        let s = if open == 1 { "connection that is" } else { "connections that are" };
+        seen.push(format!("the server was told to stop, and waits for {open} {s} still open"));
+        seen.extend(open_requests(case));
+    }
     if let Some(frame) = atexit(case) {
         seen.push(format!(
             "the program has ended: `{}` at {} was given to atexit",
@@ -433,7 +438,13 @@ pub fn evidence(case: &Case) -> Vec<String> {
     if let Some(times) = cancels.filter(|_| case.ignores_cancel()) {
         let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
         let task = called(case, &case.graph.parties[case.awaited()]);
-        seen.push(format!("{task} was asked to end {times} (Task.cancel), and waits on"));
+        seen.push(match case.overdue() {
+            Some(ago) => format!(
+                "the timeout around it was over {} ago, and has cancelled {task}, which waits on",
+                Duration(ago)
+            ),
+            None => format!("{task} was asked to end {times} (Task.cancel), and waits on"),
+        });
     }
     for party in parties.iter().filter(|_| case.cycle.is_some()) {
         for lock in party
@@ -460,6 +471,26 @@ pub fn evidence(case: &Case) -> Vec<String> {
         seen.push(format!("nobody is left who could put an item into {queue}"));
     }
     seen.truncate(12);
+    seen
+}
+
+/// The requests that a server waits for, and where the tasks stand that the application has.
+fn open_requests(case: &Case) -> Vec<String> {
+    let awaited = case.wait().map_or(&[][..], |wait| &wait.on);
+    let is_awaited = |p: &Party| p.task().is_some_and(|t| awaited.iter().any(|on| on.task == Some(t.id)));
+    let own = case.graph.parties.iter().filter(|p| p.pid() == case.party().pid());
+    let (open, others): (Vec<&Party>, Vec<&Party>) =
+        own.filter(|p| p.task().is_some_and(|t| !t.main)).partition(|p| is_awaited(p));
+    let say = |party: &&Party| {
+        let words =
+            party.task().and_then(|t| t.request.as_ref()).map(|r| r.words() + ": ").unwrap_or_default();
+        format!("{words}{} {}", called(case, party), stands(party))
+    };
+    let mut seen: Vec<String> = open.iter().take(3).map(say).collect();
+    // What the application does for a request may be done in a task below it.
+    if !open.iter().any(|p| p.user_frame().is_some()) {
+        seen.extend(others.iter().filter(|p| p.user_frame().is_some()).take(3).map(say));
+    }
     seen
 }
 
@@ -584,6 +615,9 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             culprit()
         );
     }
+    if rule.id == "cancel-ignored" && case.chain.len() == 1 {
+        return format!("{name} {}", stands(party));
+    }
     let wants = match (case.kind(), case.operation()) {
         ("queue", "put") => format!("{name} waits for room in {object}"),
         ("queue", "get") => format!("{name} waits for an item in {object}"),
@@ -671,6 +705,9 @@ fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     if case.in_cycle(imports) {
         return "start no thread while a module is imported, or do not wait for it there: do both in a function that runs after the import";
     }
+    if case.in_cycle(|w| w.call.as_deref().is_some_and(super::rules::is_limiter)) {
+        return "whoever has a token of a limiter must wait for nobody who needs one of the same: give the inner calls a limiter of their own, or do the work without another thread";
+    }
     if case.in_cycle(super::rules::is_behind_session) {
         return "a lock inside of the database and one of the application are taken in two orders: commit before you take the other, and hold none while you wait for the database";
     }
@@ -724,6 +761,18 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "lost-future" if case.of_root().is_of_dead_task() => {
             "the task that was to complete {object} has ended with an exception: set it on the future (set_exception), go on with the next one, and see to it that somebody awaits that task"
         }
+        "lock-wait" | "traffic-jam" if case.of_root().says("body") => {
+            "{culprit} has {object} while its client sends the rest of the request, which may take long: read the body before you take it, or set a timeout; a proxy in front that reads whole requests first helps as well"
+        }
+        "await-cycle" if case.writes_both_ways() => {
+            "each writes, and neither reads what the other one has written: read in a task of its own while you write, or write no more than is read in between"
+        }
+        "loop-future-result" if case.call_starts("multiprocessing") => {
+            "use `await asyncio.to_thread(...)` for the call of the pool, or a ProcessPoolExecutor with loop.run_in_executor"
+        }
+        "exit-hang" if case.is_stopping() => {
+            "the server was told to stop, and waits for the requests that are still open: end them when the application shuts down, or set a timeout (uvicorn: timeout_graceful_shutdown)"
+        }
         "await-cycle" if case.is_for_one_more() => {
             "each of these has a slot of {object} and waits for one more: take all that is needed at once, or give the first one back before"
         }
@@ -735,6 +784,12 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "pipe-wait" | "loop-subprocess" if case.keeps_output().is_some() => {
             "the output ends when all who have inherited it close it: give what runs on in the background files or DEVNULL of its own (`>/dev/null 2>&1`), or do not capture the output"
+        }
+        "event-never" if case.kind() == "condition" => {
+            "see who should notify {object}, and on which path it is forgotten; wait with a timeout"
+        }
+        "event-never" if case.kind() == "barrier" => {
+            "see who should come to {object}, and why it does not; wait with a timeout"
         }
         "pipe-wait" if case.operation() == "open" => {
             "to open a FIFO waits until somebody opens its other end: see who should; O_NONBLOCK does not wait"

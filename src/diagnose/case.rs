@@ -15,6 +15,8 @@ pub struct Case<'g, 'a> {
     pub followers: usize,
     /// Their processes.
     pub crowd: Vec<i32>,
+    /// They stand where this one stands, each with an object of its own.
+    pub is_one_of_many: bool,
     pub two_looks: bool,
 }
 
@@ -24,7 +26,7 @@ impl<'g, 'a> Case<'g, 'a> {
         let fate = graph.fates[head];
         // A circle in which somebody has a deadline or moves is none.
         let cycle = closed.filter(|_| fate == Fate::Deadlock);
-        Case { graph, chain, cycle, fate, followers: 0, crowd: Vec::new(), two_looks }
+        Case { graph, chain, cycle, fate, followers: 0, crowd: Vec::new(), is_one_of_many: false, two_looks }
     }
 
     pub fn head(&self) -> usize {
@@ -309,7 +311,21 @@ impl<'g, 'a> Case<'g, 'a> {
 
     /// `asyncio.run` has its result, and waits: for the tasks that it has cancelled, or for its pool of threads.
     pub fn is_exiting(&self) -> bool {
-        frame_in(self.party(), "asyncio.base_events", "shutdown_default_executor") || self.outlives_run()
+        frame_in(self.party(), "asyncio.base_events", "shutdown_default_executor")
+            || self.outlives_run()
+            || self.is_stopping()
+    }
+
+    /// A server that was told to stop, and waits for requests.
+    pub fn is_stopping(&self) -> bool {
+        self.wait().is_some_and(|w| w.detail["stopping"].is_object())
+    }
+
+    /// How long the requests that it waits for have been open.
+    pub fn stopping_for(&self) -> Option<f64> {
+        let requests = self.chain.iter().filter(|_| self.is_stopping());
+        let requests = requests.filter_map(|&at| self.graph.parties[at].task()?.request.as_ref());
+        requests.filter_map(|r| r.quiet_for.or(r.age)).reduce(f64::max)
     }
 
     /// A task that `asyncio.run` has cancelled at its end, and waits for.
@@ -343,6 +359,11 @@ impl<'g, 'a> Case<'g, 'a> {
         self.cycle.is_none() && parties[awaited].is_cancelled() && by.is_none_or(expected)
     }
 
+    /// How long ago the time of what is waited for was over, by which it was cancelled.
+    pub fn overdue(&self) -> Option<f64> {
+        self.graph.parties[self.awaited()].wait()?.detail["overdue"].as_f64()
+    }
+
     /// Waits until the connections of a closed server have gone.
     pub fn is_closing(&self) -> bool {
         self.wait().is_some_and(|w| w.detail["closing"].is_object())
@@ -367,8 +388,8 @@ impl<'g, 'a> Case<'g, 'a> {
         // The only one who could give the sign waits for somebody outside.
         let signs = |at: usize| self.graph.links[at].to.len() == 1 && self.graph.fates[at] == Fate::Outside;
         let awaits = |at: usize| {
-            let wait =
-                self.graph.parties[at].wait().filter(|w| is_task(at) && !w.detail["closing"].is_object());
+            let of_server = |w: &Wait| w.detail["closing"].is_object() || w.detail["stopping"].is_object();
+            let wait = self.graph.parties[at].wait().filter(|w| is_task(at) && !of_server(w));
             wait.is_some_and(|w| match w.kind.as_str() {
                 "task" | "future" => true,
                 "event" => signs(at),
@@ -475,13 +496,6 @@ impl<'g, 'a> Case<'g, 'a> {
         };
         let pid = wait.on.first()?.pid.filter(|pid| *pid != party.pid())?;
         wait.on.iter().all(|on| on.pid.is_some_and(|pid| !lives(pid))).then_some(pid)
-    }
-
-    /// The loop of this thread has no other task than the one that it runs.
-    pub fn runs_one_task(&self) -> bool {
-        let party = self.party();
-        let of_loop = |t: &&crate::snapshot::Task| t.tid.is_some() && t.tid == party.tid();
-        party.process.tasks.iter().filter(of_loop).count() <= 1
     }
 
     pub fn cycle_of_tasks(&self) -> bool {

@@ -13,6 +13,8 @@ const LOOP_CRITICAL: f64 = 1.0;
 const LOOP_WARNING: f64 = 0.1;
 /// What begins so soon after its process belongs to its start.
 const STARTING: f64 = 5.0;
+/// The start of a server may take so long.
+const LONG_START: f64 = 30.0;
 /// Two looks are this far apart at least.
 const APART: f64 = 0.1;
 /// Elsewhere, without an end in sight.
@@ -130,12 +132,19 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     let old = youngest >= LONG;
     // Tasks stand still for many reasons, and who could wake whom is an inference.
     let of_pool = case.in_cycle(|wait| wait.is_for_pool());
+    // Each wants what the next one has, or its end: there is nothing to be inferred but who gives a slot back.
+    let wants =
+        |wait: &Wait| matches!(wait.kind.as_str(), "lock" | "semaphore" | "task") || case.writes_both_ways();
+    let has_them =
+        |party: &super::waits::Party| party.holds().iter().all(|l| l.certainty == Certainty::Proved);
+    let of_locks =
+        youngest.is_finite() && !case.in_cycle(|wait| !wants(wait)) && case.members().all(has_them);
     // Requests know since when they wait, if tasks do not.
     let serves = |party: &super::waits::Party| {
         party.task().and_then(|t| t.request.as_ref()?.age).is_some_and(|age| age >= LONG)
     };
     let sure = proved
-        || (!case.cycle_of_tasks() || of_pool && old) && (old || case.two_looks)
+        || (!case.cycle_of_tasks() || (of_pool || of_locks) && old) && (old || case.two_looks)
         || case.members().all(serves);
     Some(if sure { Critical } else { Warning })
 }
@@ -155,12 +164,14 @@ fn rests_on_connection(party: &super::waits::Party) -> bool {
 /// By the age of the iteration, whatever it is that takes so long.
 fn of_loop(case: &Case) -> Option<Severity> {
     let event_loop: &EventLoop = case.event_loop()?;
-    // A loop of a thread's own, without anything else to do, that waits for something now and then.
-    let beside = case.party().thread().is_some_and(|t| !t.main) && event_loop.ready.unwrap_or(0) == 0;
-    if beside && case.fate == Fate::Ends && request(case).is_none() && case.runs_one_task() {
-        return Some(Info);
+    if keeps_nobody_waiting(case, event_loop) {
+        return None;
     }
     match case.age() {
+        // A server that imports its application, or is in its startup: it does not listen yet.
+        Some(age) if case.is_computing() && is_server_at_start(case) => {
+            Some(if age < LONG_START { Info } else { Warning })
+        }
         // A server that starts imports and loads: nobody asks it for anything yet.
         Some(age) if age > LOOP_CRITICAL && case.is_computing() && request(case).is_none() => {
             let began = case.party().process.uptime.map(|up| up - age);
@@ -173,6 +184,22 @@ fn of_loop(case: &Case) -> Option<Severity> {
         None if event_loop.state == "blocked" && case.fate >= Fate::Ends => Some(Warning),
         None => None,
     }
+}
+
+/// A loop in a thread of its own for one task, which waits a moment for a sign, again and again.
+fn keeps_nobody_waiting(case: &Case, event_loop: &EventLoop) -> bool {
+    let party = case.party();
+    let tasks = party.process.tasks.iter().filter(|task| task.tid.is_some() && task.tid == party.tid());
+    party.thread().is_some_and(|thread| !thread.main)
+        && tasks.count() <= 1
+        && event_loop.ready.unwrap_or(0) == 0
+        && event_loop.overdue.unwrap_or(0) == 0
+        && matches!(case.kind(), "event" | "condition")
+        && case.wait().and_then(|wait| wait.ends_in).is_some_and(|left| left < LONG)
+}
+
+fn is_server_at_start(case: &Case) -> bool {
+    case.has_frame("uvicorn.lifespan.on", "main") || case.has_frame("uvicorn.config", "load")
 }
 
 /// Threads and tasks that are no loop, and have waited long.
@@ -338,7 +365,7 @@ fn of_task(case: &Case) -> Option<Severity> {
     // Any timer wakes the loop, and hides how long a task has waited; its request may tell.
     let suffered = request(case).filter(|r| r.method.as_deref() != Some("WEBSOCKET"));
     let suffered = suffered.and_then(|r| r.quiet_for.or(r.age));
-    let ages = [case.age(), case.culprit().blocked_for(), suffered];
+    let ages = [case.age(), case.culprit().blocked_for(), suffered, case.stopping_for()];
     let old = ages.into_iter().flatten().any(|age| age >= LONG);
     let wants = match wait.kind.as_str() {
         "lock" | "semaphore" => true,
@@ -352,8 +379,18 @@ fn of_task(case: &Case) -> Option<Severity> {
         return None;
     }
     // Whoever waits for these waits for their end.
-    if (case.ignores_cancel() || case.is_closing()) && old && case.fate >= Fate::Idle {
-        let severity = if is_main && case.chain.len() > 1 || case.is_closing() { Warning } else { Info };
+    let overdue = case.overdue();
+    // What goes on for a while may be tidying up.
+    let left = awaited.wait().and_then(|w| w.ends_in);
+    let for_long = left.is_some_and(|left| left >= FAR) || overdue.is_some_and(|age| age >= FAR);
+    let late = old || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
+    let is_missed = (overdue.is_some() || case.chain.len() > 1) && !case.outlives_run();
+    if (case.ignores_cancel() || case.is_closing())
+        && late
+        && (case.fate >= Fate::Idle || is_missed && for_long && case.fate > Fate::Moves)
+    {
+        let awaits = is_main && (case.chain.len() > 1 || overdue.is_some());
+        let severity = if awaits || case.is_closing() { Warning } else { Info };
         return Some(if serves { Critical } else { severity });
     }
     if awaited.is_unread() {
@@ -399,13 +436,20 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Idle if is_forgotten(case) => Some(Warning),
         Fate::Idle if wants && old => Some(Warning),
         Fate::Idle if says_nobody(wait) => Some(Info),
-        Fate::Outside if wants && serves && has_held_long(case) => Some(Critical),
+        Fate::Outside if wants && serves && has_held_long(case) && !case.of_root().says("body") => {
+            Some(Critical)
+        }
         Fate::Outside if wants && old => Some(Warning),
         Fate::Outside if serves && old && case.culprit().thread().is_some() => Some(Critical),
         Fate::Outside if is_main && old && waits_for_other(&awaited) => Some(Warning),
         Fate::Outside | Fate::Idle if old => unanswered(),
         _ => None,
     }
+}
+
+/// A call that waits by its own name: a program that is to run until it is killed stands in it.
+fn is_for_waiting(frame: &crate::snapshot::Frame) -> bool {
+    matches!(frame.function.as_str(), "wait" | "__await__" | "__iter__" | "sleep_forever" | "serve_forever")
 }
 
 /// Whoever has what is wanted has stood still for long himself, or who works for him: slots may go from hand to
@@ -440,6 +484,10 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
     match awaited.operation() {
         // A client that takes its answer slowly, or asks for nothing.
         "send" if awaited.says("inbound") => serves.then_some(Warning),
+        // The rest of the request that it serves.
+        "recv" if awaited.says("body") => {
+            quiet(wait).is_some_and(|(_, received)| received >= LONG).then_some(Info)
+        }
         _ if awaited.says("inbound") => None,
         "recv" if !is_call && !asked() => None,
         "recv" | "send" | "connect" if serves => Some(Critical),
@@ -459,6 +507,7 @@ fn is_parked(case: &Case) -> bool {
             matches!(w.kind.as_str(), "future" | "event")
                 && w.label.as_deref().is_none_or(|l| !l.contains(' '))
         })
+        && case.party().frames().iter().take_while(|f| !f.user).all(is_for_waiting)
         && !case.is_unwoken()
 }
 

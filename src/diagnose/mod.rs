@@ -173,7 +173,12 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
         let member = members.iter().filter(asked).find(suffers).or(members.iter().find(asked));
         let Some(head) = head.filter(asked).or(member).or(followers.iter().find(asked)) else { continue };
         let mut case = Case::of(&graph, *head, two_looks);
-        case.followers = followers.len();
+        // What a loop runs just now is what its thread waits in.
+        let current = |at: &&usize| {
+            let task = graph.parties[**at].task().map(|task| task.id);
+            task.is_some() && case.members().filter_map(Party::thread).any(|t| t.task == task)
+        };
+        case.followers = followers.iter().filter(|at| !current(at)).count();
         judged.extend(judge(case));
     }
     let in_cycle = |at: usize| graph.fates[at] == Fate::Deadlock;
@@ -209,26 +214,45 @@ fn judge<'g, 'a>(case: Case<'g, 'a>) -> Option<(Case<'g, 'a>, &'static rules::Ru
     Some((case, rule, severity))
 }
 
+/// What the last one waits for.
+fn object(graph: &Graph, case: &Case) -> Option<Address> {
+    graph.parties[case.root()].wait()?.address
+}
+
 /// What is the same root: the same last one; of tasks and threads that wait for no one, the same object.
 fn same_root(graph: &Graph, a: &Case, b: &Case) -> bool {
-    let object = |case: &Case| graph.parties[case.root()].wait().and_then(|wait| wait.address);
     // Clients who ask for nothing are all the same.
     if a.is_client_idle() && b.is_client_idle() {
         return a.party().pid() == b.party().pid();
+    }
+    if stand_alike(graph, a, b) {
+        return true;
     }
     // What hangs on one who hangs on this one follows from it.
     a.chain.contains(&b.head()) || b.chain.contains(&a.head()) || a.root() == b.root() || {
         // One lock, that several children have got at their fork.
         let forked = |case: &Case| case.culprit().wait().is_some_and(|w| w.detail["forked"] == true);
-        if object(a).is_some() && object(a) == object(b) && forked(a) && forked(b) {
+        let same = object(graph, a).is_some() && object(graph, a) == object(graph, b);
+        if same && forked(a) && forked(b) {
             return true;
         }
-        let same = object(a).is_some() && object(a) == object(b) && a.party().pid() == b.party().pid();
+        let same = same && a.party().pid() == b.party().pid();
         // Who awaits one of several tasks that stand at one object awaits them all.
         let tasks = [a, b].iter().all(|case| case.culprit().task().is_some());
         let nobody = [a, b].iter().all(|case| graph.links[case.root()].to.is_empty());
         same && (tasks || nobody || a.chain.len() == b.chain.len())
     }
+}
+
+/// Tasks that stand at one place, or wait for such: each for an object of its own that nobody is known to complete.
+fn stand_alike(graph: &Graph, a: &Case, b: &Case) -> bool {
+    let alone = |case: &Case| {
+        let root = case.culprit();
+        let of_own = |w: &Wait| matches!(w.kind.as_str(), "future" | "event") && w.on.is_empty();
+        case.cycle.is_none() && case.party().task().is_some() && root.wait().is_some_and(of_own)
+    };
+    let [first, second] = [a, b].map(|case| &graph.parties[case.root()]);
+    a.fate == b.fate && first.pid() == second.pid() && alone(a) && alone(b) && is_alike(first, second)
 }
 
 /// Waits for the same as who heads the finding: it is no link of that chain, and does not wait for one who
@@ -280,6 +304,11 @@ fn one_per_root<'g, 'a>(
     }
     for ((case, rule, _), others) in kept.iter_mut().zip(&merged) {
         case.followers += others.iter().filter(|other| waits_beside(case, other, others)).count();
+        let alike = others.iter().filter(|other| other.chain.len() == 1 && stand_alike(graph, case, other));
+        let alike = alike.filter(|other| object(graph, other) != object(graph, case)).count();
+        if alike > 0 {
+            (case.is_one_of_many, case.followers) = (true, alike);
+        }
         // Three who wait for one are a jam.
         if case.cycle.is_none()
             && let Some(renamed) = rules::find(case).filter(|r| r.id != rule.id)
@@ -303,9 +332,13 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
     let mut related = Vec::new();
     if case.followers > 0 {
         let (n, s) = (case.followers, if case.followers == 1 { "" } else { "s" });
-        let what = if rule.id == "client-idle" { "a silent client" } else { "the same" };
-        evidence.push(format!("{n} other{s} wait{} for {what}", if n == 1 { "s" } else { "" }));
-        if case.followers >= 2 && !matches!(rule.id, "traffic-jam" | "client-idle") {
+        let what = match rule.id {
+            "client-idle" => "for a silent client",
+            _ if case.is_one_of_many => "at the same place, each for its own",
+            _ => "for the same",
+        };
+        evidence.push(format!("{n} other{s} wait{} {what}", if n == 1 { "s" } else { "" }));
+        if case.followers >= 2 && !case.is_one_of_many && !matches!(rule.id, "traffic-jam" | "client-idle") {
             related.push("traffic-jam".to_owned());
         }
     }

@@ -101,7 +101,10 @@ pub static CYCLES: &[Rule] = &[
     Rule {
         id: "self-request",
         usual: Critical,
-        when: |c| c.cycle_len() == 1 && c.kind() == "socket" || c.members().any(asks_itself),
+        when: |c| {
+            !c.writes_both_ways()
+                && (c.cycle_len() == 1 && c.kind() == "socket" || c.members().any(asks_itself))
+        },
         advice: "call the function itself instead of sending a request to the own server; or give the server more workers or threads, so that another one can answer",
     },
     Rule {
@@ -628,6 +631,7 @@ pub fn is_named_by_root(case: &Case) -> bool {
         && !case.is_unread_by_child()
         && !case.ignores_cancel()
         && !case.is_closing()
+        && !case.is_stopping()
         && (case.fate >= Fate::Endless && hands_on() || case.is_at_work())
 }
 
@@ -656,7 +660,7 @@ fn is_native(wait: &Wait) -> bool {
 }
 
 /// What limits a pool of threads is worth its own name.
-fn is_limiter(call: &str) -> bool {
+pub fn is_limiter(call: &str) -> bool {
     call.starts_with("anyio.CapacityLimiter")
 }
 
@@ -692,6 +696,12 @@ impl Case<'_, '_> {
     /// The task that had the future has ended.
     pub fn is_of_dead_task(&self) -> bool {
         self.wait().is_some_and(|w| w.detail["died"].is_object())
+    }
+
+    /// A connection on both ends of which somebody writes, and nobody reads.
+    pub fn writes_both_ways(&self) -> bool {
+        let sends = |w: &Wait| w.kind == "socket" && word(w, "operation") == Some("send");
+        self.members().filter(|party| party.wait().is_some_and(sends)).count() > 1
     }
 
     /// All of a cycle wait for slots of one semaphore.

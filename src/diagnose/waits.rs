@@ -379,7 +379,8 @@ impl Names {
                 && actor.pid == Some(pid)
                 && is_process(actor)
             {
-                match acting::own_handler(parties, at, wait) {
+                let handler = acting::own_handler(parties, at, wait);
+                match handler.or_else(|| acting::own_writer(parties, at, wait)) {
                     Some(task) => found.push(task),
                     None => found.extend(acting::own_threads(parties, threads, at, wait)),
                 }
@@ -767,6 +768,7 @@ pub fn is_lost_wakeup(wait: &Wait) -> bool {
     wait.kind == "queue"
         && word(wait, "operation") == Some("get")
         && has_items(wait)
+        && wait.detail["may_come"] != true
         && !wait.call.as_deref().is_some_and(|call| call.starts_with("multiprocessing"))
 }
 

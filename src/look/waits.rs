@@ -24,13 +24,15 @@ use crate::target::outputs;
 
 /// Descriptors that tasks wait on; of the rest only their number is known.
 const MAX_OF_TASKS: usize = 64;
+/// What is in line on a loop that has slept for so long, nobody has woken it for, seconds.
+const SLEPT_ON: f64 = 1.0;
 /// Processes that are named for the other end of one connection.
 const MAX_SERVING: usize = 4;
 /// How long the descriptors of other processes may be searched for the other ends.
 const SEARCH: Duration = Duration::from_millis(100);
 
 /// What asyncio's room has said of a connection, and the system knows nothing of.
-const KEPT: [&str; 4] = ["partial", "alone", "closing", "phase"];
+const KEPT: [&str; 6] = ["partial", "alone", "closing", "phase", "body", "overdue"];
 
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {
@@ -187,8 +189,21 @@ pub fn settle(seen: &mut Seen, facts: &ProcessFacts, tids: &FxHashMap<Addr, i32>
             wait.detail["database"] = join.shown(database);
         }
         let since = task.tid.and_then(|tid| asleep.get(&tid)).copied();
-        wait.blocked_for = wait.blocked_for.or(since);
+        // Any timer wakes a loop: a short sleep of it says nothing of how long its tasks have waited.
+        wait.blocked_for = wait.blocked_for.or(since.filter(|since| *since >= SLEPT_ON));
+        if since.is_none_or(|since| since < SLEPT_ON) {
+            may_be_woken(wait);
+        }
     }
+}
+
+/// What a loop has in line it comes to within moments, and until then a queue has items and getters.
+fn may_be_woken(wait: &mut Wait) {
+    let flagged = ["done", "unwoken"].iter().any(|key| wait.detail[*key] == true);
+    let has_items = wait.kind == "queue" && wait.detail["operation"] == "get" && wait.detail["size"] != 0;
+    let Some(detail) = wait.detail.as_object_mut().filter(|_| flagged || has_items) else { return };
+    detail.retain(|key, _| key != "done" && key != "unwoken");
+    detail.insert("may_come".into(), json!(true));
 }
 
 /// Since when the client of a request has been waiting: its last byte was the end of it. Where a framework keeps

@@ -219,6 +219,8 @@ impl Window<'_> {
             stacks.now,
         );
         stdlib::read_slowly(&scene, codes, &mut stacks.seen);
+        let fresh = Fresh(self.memory);
+        stdlib::spare_woken(&Heap::new(&fresh, &self.python.layout), &mut stacks.seen);
     }
 
     /// Who waits for the GIL wakes every 5 ms to ask for it, and may be met just then, "running"; on a

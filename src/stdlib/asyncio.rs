@@ -7,6 +7,7 @@
 mod across_await;
 pub mod alone;
 mod anyio;
+pub mod blocked;
 mod closing;
 pub mod connections;
 pub mod coroutines;
@@ -157,9 +158,16 @@ pub fn read(scene: &Scene, codes: &mut Codes, seen: &mut Seen) {
 fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mut Seen) {
     let address = |i: &usize| Address(world.tasks[*i].object.future.addr);
     let mut awaited_by: Vec<Vec<Address>> = vec![Vec::new(); world.tasks.len()];
+    // Up to 3.10 a task does not count how often it was cancelled.
+    let mut cancelled = FxHashSet::default();
     for (i, awaits) in world.awaits.iter().enumerate() {
+        let cancels = |f: &FrameScene| f.is("/asyncio/tasks.py", &["_cancel_and_wait"]);
+        let has_cancelled = world.tasks[i].frames.iter().any(cancels);
         for other in awaits {
             awaited_by[*other].push(address(&i));
+            if has_cancelled {
+                cancelled.insert(*other);
+            }
         }
     }
     for (i, task) in world.tasks.iter().enumerate() {
@@ -180,7 +188,7 @@ fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mu
             waits_on: if runs { None } else { waits::of_task(scene, world, i).map(|w| doubted(world, w)) },
             request: None,
             main: wakers::is_main(scene.heap, future),
-            cancels: task.object.cancels,
+            cancels: task.object.cancels.or(cancelled.contains(&i).then_some(1)),
         });
         if let Some(thread) = task.on.or(task.thread.filter(|_| is_current)) {
             seen.current.insert(scene.threads[thread].raw.tstate, future.addr);

@@ -249,6 +249,20 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     requested::find(scene, seen);
     let handlers = signals::find(scene, seen);
     wakers::find(scene, &handlers, seen);
+    asyncio::blocked::find(scene, codes, &handlers, seen);
+}
+
+/// That nobody could wake a task was not so, where it has been woken while that was searched for. `heap`: as it is now.
+pub fn spare_woken(heap: &Heap, seen: &mut Seen) {
+    for task in &mut seen.tasks {
+        let Some(wait) = task.waits_on.as_mut().filter(|w| w.detail["nobody"] == true) else { continue };
+        let now = asyncio::futures::task(heap, task.id.0).and_then(|t| t.waits_for);
+        let same = wait.kind != "future" || now == wait.address.map(|a| a.0);
+        if !same || !now.and_then(|f| asyncio::futures::future(heap, f)).is_some_and(|f| f.is_pending()) {
+            wait.detail["nobody"] = serde_json::json!(false);
+            wait.detail["may_come"] = serde_json::json!(true);
+        }
+    }
 }
 
 /// Whether this wait may be for another process: which then may wait for this one.

@@ -88,7 +88,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     // What a loop will run, and what stands in the queues of pools, may be anything; and whoever is at a prompt may
     // type anything.
     let hidden = search.is_exhausted()
-        || !seen.loops.is_empty()
+        || seen.loops.keys().any(|tstate| !in_circle.contains(tstate))
         || seen.queued_work.is_some_and(|n| n > 0)
         || scene.threads.iter().any(is_at_prompt);
     // What an extension keeps is not seen.
@@ -113,14 +113,20 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
         let methods = signals::methods(wait);
         let may = |(other, found): &(Addr, Found)| {
-            let speaks = |names| search.speaks(found, names);
-            let gets = found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD));
-            !behind.contains(other) && (gets || gets_anything(found))
+            !behind.contains(other) && gets_at(&search, found, object, methods)
         };
         if !found.iter().any(may) && wait.detail["by_request"].is_null() {
             wait.detail["deserted"] = json!(true);
         }
     }
+}
+
+/// Whether who has met this may end a wait for the object.
+pub fn gets_at(search: &Search, found: &Found, object: Addr, methods: &[&str]) -> bool {
+    let speaks = |names| search.speaks(found, names);
+    let gets = found.reached.contains(&object) && (speaks(methods) || speaks(ANY_METHOD));
+    // What an extension keeps is not seen.
+    gets || found.met_opaque || speaks(BY_NAME)
 }
 
 /// Threads that wait for what somebody types, and then call no code of the application's but what they are

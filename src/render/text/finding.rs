@@ -302,12 +302,13 @@ fn ending(page: &mut Page, finding: &Finding) {
         let endless = last.deadline.as_deref() == Some("none");
         let says = |key: &str| last.detail.get(key).and_then(serde_json::Value::as_bool) == Some(true);
         let none_left = last.detail["setters"].as_array().is_some_and(Vec::is_empty);
-        let hopeless = none_left || ["nobody", "orphan", "owner_gone"].into_iter().any(says);
+        let hopeless = none_left || ["nobody", "orphan", "owner_gone", "deserted"].into_iter().any(says);
         match (wait::what_ends_it(last), endless) {
             _ if hopeless && last.certainty == Certainty::Proved => {
                 "never: nobody is left who could".to_owned()
             }
-            _ if says("deserted") => "never, it seems: nobody is left who could".to_owned(),
+            // What was searched for, and not found.
+            _ if hopeless => "never, as it seems: nobody is left who could".to_owned(),
             (Some(ends), true) => format!("when {ends}; no deadline is set"),
             (Some(ends), false) => format!("when {ends}"),
             (None, true) => "no deadline is set".to_owned(),

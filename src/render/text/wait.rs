@@ -253,6 +253,9 @@ pub(super) fn what_ends_it(wait: &Wait) -> Option<String> {
     let on = actors(&wait.on);
     let who = if on.is_empty() { "somebody" } else { &on };
     Some(match wait.kind.as_str() {
+        "socket" if wait.detail["body"] == true => {
+            format!("{} sends the rest", word(&wait.detail, "peer").unwrap_or("the client"))
+        }
         "socket" => format!("{} answers", word(&wait.detail, "peer").unwrap_or("the other end")),
         "lock" => format!("{who} releases it"),
         "semaphore" => format!("{who} gives one back"),

@@ -45,6 +45,29 @@ pub fn wait(scene: &Scene, world: &World, frame: &FrameScene) -> Option<Wait> {
     Some(Wait { call: Some("asyncio.Server.wait_closed".to_owned()), ..wait })
 }
 
+/// uvicorn was told to stop, and asks ten times a second whether its requests have ended (uvicorn/server.py).
+pub fn stopping(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait> {
+    const NAMES: &[&str] = &["shutdown", "_wait_tasks_to_complete"];
+    let heap = scene.heap;
+    let at = frames.iter().position(|f| !f.is("/asyncio/tasks.py", &["sleep"]))?;
+    let frame = frames.get(at).filter(|f| at > 0 && f.is("/uvicorn/server.py", NAMES))?;
+    let state = heap.attrs(scene.receiver(frame)?, ["server_state"])[0]?;
+    let [tasks, connections] = heap.attrs(state, ["tasks", "connections"]);
+    let (tasks, count) = heap.set(tasks?, MAX_CONNECTIONS)?;
+    let open: Vec<usize> = tasks.iter().filter_map(|task| world.by_addr.get(task).copied()).collect();
+    let names = open.iter().take(3).filter_map(|i| world.tasks[*i].object.name.clone());
+    let names: Vec<String> = names.collect();
+    let connections = connections.and_then(|c| Some(heap.set(c, MAX_CONNECTIONS)?.1)).unwrap_or(count);
+    (!open.is_empty()).then(|| Wait {
+        label: (!names.is_empty()).then(|| names.join(", ")),
+        call: Some("uvicorn.Server.shutdown".to_owned()),
+        frame: Some(at),
+        on: open.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect(),
+        detail: json!({ "tasks": count, "stopping": { "connections": connections } }),
+        ..Wait::new("task", Some(state))
+    })
+}
+
 #[derive(Clone, Copy)]
 struct Connection {
     fd: Option<i64>,

@@ -6,11 +6,12 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::waits::socket_of;
 use super::{futures, uv};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
 use crate::snapshot::Wait;
-use crate::stdlib::{Scene, Seen, remote, visible};
+use crate::stdlib::{FrameScene, Scene, Seen, remote, visible};
 use crate::target::memory::Addr;
 
 /// Descriptors of one loop that are looked at.
@@ -76,6 +77,16 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     }
     let frames = &seen.task_frames;
     for task in &mut seen.tasks {
+        let raw = frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
+        let is_open = |w: &&mut Wait| self::wanted(w).is_some() || w.kind == "socket";
+        if let Some(wait) = task.waits_on.as_mut().filter(is_open)
+            && let Some((fd, frame)) = body(scene, &visible(heap, codes, raw))
+        {
+            on_connection(wait, fd, "recv");
+            (wait.frame, wait.detail["body"]) = (Some(frame), true.into());
+        }
+    }
+    for task in &mut seen.tasks {
         // The event of asyncio says less than whoever waits for it.
         let raw = frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
         if let Some(wait) = task.waits_on.as_mut().filter(|w| w.kind == "socket" && w.call.is_none()) {
@@ -89,6 +100,34 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             seen.task_remotes.insert(task.id.0, remote);
         }
     }
+}
+
+/// A handler that reads the body of its request, of which not all has come: the client's connection, and the frame that
+/// waits. aiohttp's stream knows its protocol; uvicorn's cycle is asked by what Starlette has for that.
+fn body(scene: &Scene, frames: &[FrameScene]) -> Option<(i32, usize)> {
+    let heap = scene.heap;
+    let member = |object: Addr, name: &str| {
+        let slot = || heap.named_slots(object, &*heap.type_of(object)?, [name])[0];
+        heap.attrs(object, [name])[0].or_else(slot)
+    };
+    let of_aiohttp = |f: &FrameScene| {
+        let protocol = member(scene.receiver(f)?, "_protocol")?;
+        heap.type_of(protocol).filter(|ty| heap.is_a(ty, "RequestHandler"))?;
+        member(protocol, "transport")
+    };
+    let reads = || frames.iter().any(|f| f.is("/starlette/requests.py", &["stream", "body", "form"]));
+    let (at, transport) = frames.iter().enumerate().find_map(|(at, f)| {
+        let file = f.code.file.as_deref()?;
+        let transport = match f.code.name.as_str() {
+            "_wait" if file.ends_with("/aiohttp/streams.py") => of_aiohttp(f),
+            "receive" if file.contains("/uvicorn/protocols/http/") && reads() => {
+                member(scene.receiver(f)?, "transport")
+            }
+            _ => None,
+        };
+        Some((at, transport?))
+    })?;
+    Some((i32::try_from(socket_of(heap, transport)?).ok()?, at))
 }
 
 /// What a task waits for that nobody has been found for as yet.

@@ -82,8 +82,10 @@ fn of_asyncio(scene: &Scene, thread: &ThreadScene, object: Addr, has_task: bool)
                 None => !has_task && (is_uvloop || thread.frames.first().is_some_and(is_select)),
             },
         };
+    // Between two polls the time of libuv is still that of the poll before: it may have slept since.
+    let in_libuv = || !has_task && thread.syscall.is_none() && runs_loop(scene, thread);
     let began = || match uv {
-        Some(uv) => uv.time(heap),
+        Some(uv) => uv.time(heap).filter(|_| !in_libuv()),
         None => {
             let end_time = scene.local(&thread.frames[once?], "end_time")?;
             heap.type_of(end_time).filter(|t| t.name == "float")?;
@@ -148,6 +150,12 @@ fn has_gevent(scene: &Scene, thread: &ThreadScene) -> bool {
 
 fn is_trio_io(file: &str) -> bool {
     file.contains("/trio/_core/_io_")
+}
+
+/// No callback stands above who runs the loop.
+fn runs_loop(scene: &Scene, thread: &ThreadScene) -> bool {
+    let runs = |name: &String| matches!(name.as_str(), "run_until_complete" | "run_forever");
+    thread.frames.first().is_some_and(|f| scene.names(f.raw.code).iter().any(runs))
 }
 
 fn in_poll(thread: &ThreadScene) -> bool {

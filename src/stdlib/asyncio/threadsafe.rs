@@ -3,13 +3,15 @@
 
 use serde_json::json;
 
-use super::futures;
+use super::{futures, uv};
+use crate::python::objects::Heap;
 use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::stdlib::{Scene, Seen, locks, signals, spoken};
 use crate::target::memory::Addr;
 
 /// Ready callbacks of one loop that are searched.
 const MAX_READY: usize = 10_000;
+const MAX_ATTRIBUTES: usize = 64;
 
 /// For threads that wait for a future of which no pool knows anything.
 pub fn find(scene: &Scene, seen: &mut Seen) {
@@ -30,8 +32,8 @@ pub fn find(scene: &Scene, seen: &mut Seen) {
     }
 }
 
-/// For threads whose wait the very next iteration of a loop would end: that is among its ready callbacks. Others may
-/// end it as well.
+/// For threads whose wait the very next iteration of a loop would end: that is among its ready callbacks, or what one
+/// of them calls. Others may end it as well.
 fn of_callbacks(scene: &Scene, seen: &mut Seen) {
     if seen.running.is_empty() {
         return;
@@ -43,13 +45,30 @@ fn of_callbacks(scene: &Scene, seen: &mut Seen) {
         .collect();
     for wait in seen.waits.values_mut() {
         let methods = signals::methods(wait);
-        let Some(object) = wait.address else { continue };
-        let ends = |callback: &Addr| spoken::is_method(scene, *callback, object.0, methods);
+        let Some(object) = wait.address.map(|a| a.0).filter(|_| wait.kind != "thread") else { continue };
+        let ends = |callback: &Addr| {
+            spoken::is_method(scene, *callback, object, methods)
+                || wait.on.is_empty()
+                    && knows(scene, *callback, object)
+                    && spoken::function_speaks_of(scene, *callback, object, methods)
+        };
         let Some((event_loop, _)) = ready.iter().find(|(_, callback)| ends(callback)) else { continue };
         let Some(thread) = seen.running.get(event_loop).and_then(|t| scene.threads.get(*t)) else { continue };
         (wait.on, wait.certainty) = (vec![locks::actor(scene, thread)], Certainty::Likely);
         wait.detail["event_loop"] = json!(Address(*event_loop));
     }
+}
+
+/// The object is a free variable of the function, what its method is bound to, or an attribute of these.
+fn knows(scene: &Scene, callback: Addr, object: Addr) -> bool {
+    let heap = scene.heap;
+    let roots: Vec<Addr> = match heap.type_of(callback).as_deref().map(|ty| ty.name.as_str()) {
+        Some("function") => futures::closure(heap, callback).into_iter().map(|(_, value)| value).collect(),
+        Some("method") => heap.ptr(callback + heap.layout.method.self_).into_iter().collect(),
+        _ => return false,
+    };
+    let attributes = |root: &Addr| heap.attributes(*root, MAX_ATTRIBUTES).unwrap_or_default();
+    roots.contains(&object) || roots.iter().flat_map(attributes).any(|(_, value)| value == object)
 }
 
 /// The same for tasks: `wrap_future` around the future of another loop.
@@ -88,16 +107,39 @@ fn scheduled(scene: &Scene, seen: &Seen, future: Addr) -> Option<(Addr, Option<A
     loops.find(|l| ready(scene, **l).into_iter().any(has)).map(|event_loop| (*event_loop, None))
 }
 
-/// The callbacks that a loop will call next.
+/// The callbacks that a loop will call next, and the functions that they are given: `IOLoop.add_callback` wraps them.
 fn ready(scene: &Scene, event_loop: Addr) -> Vec<Addr> {
     let heap = scene.heap;
     let [ready] = heap.attrs(event_loop, ["_ready"]);
-    let handles = ready.map(|ready| futures::deque(heap, ready, MAX_READY)).unwrap_or_default();
-    let callback = |handle: Addr| {
-        let ty = heap.type_of(handle)?;
-        heap.named_slots(handle, &ty, ["_callback"])[0]
+    let handles = match ready {
+        Some(ready) => futures::deque(heap, ready, MAX_READY),
+        None => uv::ready_handles(heap, event_loop, MAX_READY),
     };
-    handles.into_iter().filter_map(callback).collect()
+    let of_handle = |handle: Addr| -> Vec<Addr> {
+        let Some(ty) = heap.type_of(handle) else { return Vec::new() };
+        match ty.name.starts_with("uvloop.") {
+            true => uv::fields(heap, handle, &ty),
+            false => heap.named_slots(handle, &ty, ["_callback", "_args"]).into_iter().flatten().collect(),
+        }
+    };
+    let mut found = Vec::new();
+    for part in handles.into_iter().flat_map(of_handle) {
+        callables(heap, part, 3, &mut found);
+    }
+    found
+}
+
+/// Functions and methods among an object, the parts of a tuple, and what a `functools.partial` calls, and with what.
+fn callables(heap: &Heap, object: Addr, depth: u32, found: &mut Vec<Addr>) {
+    let Some(ty) = heap.type_of(object).filter(|_| depth > 0) else { return };
+    let parts = match ty.name.as_str() {
+        "functools.partial" => heap.words(object + heap.layout.object.size, 2).unwrap_or_default(),
+        "tuple" => heap.tuple(object, 16).unwrap_or_default(),
+        "function" | "method" => return found.push(object),
+        _ if ty.is_c_function() => return found.push(object),
+        _ => return,
+    };
+    parts.into_iter().for_each(|part| callables(heap, part, depth - 1, found));
 }
 
 /// It is chained to a task: a callback of it knows both (asyncio/futures.py, `_chain_future`).

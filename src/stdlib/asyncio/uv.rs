@@ -59,10 +59,19 @@ pub fn sources(heap: &Heap, event_loop: Addr) -> Option<Vec<Addr>> {
     (requests == 0).then(|| objects.filter(|o| *o != event_loop).chain(own).collect())
 }
 
-/// How many callbacks are ready: its only deque.
+/// How many callbacks are ready.
 pub fn ready(heap: &Heap, event_loop: Addr) -> Option<u64> {
+    futures::deque_len(heap, ready_queue(heap, event_loop)?)
+}
+
+pub fn ready_handles(heap: &Heap, event_loop: Addr, most: usize) -> Vec<Addr> {
+    ready_queue(heap, event_loop).map(|queue| futures::deque(heap, queue, most)).unwrap_or_default()
+}
+
+/// The only deque of a loop of uvloop.
+fn ready_queue(heap: &Heap, event_loop: Addr) -> Option<Addr> {
     let ty = heap.type_of(event_loop).filter(|t| heap.is_a(t, "uvloop.loop.Loop"))?;
-    fields(heap, event_loop, &ty).into_iter().find_map(|field| futures::deque_len(heap, field))
+    fields(heap, event_loop, &ty).into_iter().find(|field| futures::deque_len(heap, *field).is_some())
 }
 
 /// The descriptor of a transport of uvloop; below TLS, that of the connection itself.

@@ -15,30 +15,39 @@ pub fn of_task(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     let task = &world.tasks[index];
     // Without a future it stands in line to be run.
     let future = task.object.waits_for?;
+    let state = futures::future(scene.heap, future).map_or("pending", |f| f.state);
+    let done = state != "pending";
+    let sleeps = task.thread.is_some_and(|t| world.asleep.contains(&t));
+    // It is woken, and stands in line as well.
+    if done && !sleeps {
+        return None;
+    }
     let mut wait = anyio::limiter(scene, world, &task.frames)
+        .or_else(|| closing::stopping(scene, world, &task.frames))
         .or_else(|| by_frame(scene, world, &task.frames))
         .or_else(|| {
             on_tasks(scene, world, index).map(|wait| executor::beside(scene, &task.frames, future, wait))
         })
         .or_else(|| executor::wait(scene, &task.frames, future))
         .or_else(|| anyio::worker(scene, world, future))
-        .unwrap_or_else(|| Wait {
-            detail: json!({ "state": "pending" }),
-            ..Wait::new("future", Some(future))
-        });
+        .unwrap_or_else(|| Wait { detail: json!({ "state": state }), ..Wait::new("future", Some(future)) });
     databases::of_task(scene, &task.frames, &mut wait);
     pools::of_task(scene, &task.frames, &mut wait);
     // The loop sleeps, though this one could go on: nobody has woken it.
-    let done = futures::future(scene.heap, future).is_some_and(|f| !f.is_pending());
-    let sleeps = task.thread.is_some_and(|t| world.asleep.contains(&t));
-    if done && sleeps {
+    if done {
         wait.detail["done"] = json!(true);
         wait.on.clear();
     } else if sleeps && wait.on.is_empty() {
         // What would go on is in line, and the loop does not know.
         wait.detail["unwoken"] = json!(true);
     }
-    if let Some(deadline) = deadline(scene, &task.frames)
+    let limits = limits(scene, &task.frames);
+    if let (Some(over), Some(now)) = (limits.over, scene.now.monotonic)
+        && let Some(detail) = wait.detail.as_object_mut()
+    {
+        detail.insert("overdue".into(), json!((now - over).max(0.0)));
+    }
+    if let Some(deadline) = limits.nearest
         && wait.ends_in.is_none()
         && let Some(ends_in) = seconds_to(scene, deadline)
     {
@@ -261,35 +270,53 @@ fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
     })
 }
 
-/// When the nearest `timeout()` or `wait_for()` around ends it, on the loop's clock.
-fn deadline(scene: &Scene, frames: &[FrameScene]) -> Option<f64> {
+/// On the loop's clock.
+#[derive(Default)]
+struct Limits {
+    /// When the nearest `timeout()` or `wait_for()` around ends it.
+    nearest: Option<f64>,
+    /// When the first of those was over that have cancelled the task, and that it is still inside of.
+    over: Option<f64>,
+}
+
+fn limits(scene: &Scene, frames: &[FrameScene]) -> Limits {
     let heap = scene.heap;
-    let mut nearest: Option<f64> = None;
+    let mut limits = Limits::default();
+    let first = |old: Option<f64>, when: f64| Some(old.map_or(when, |old| old.min(when)));
+    // Up to 3.11 `wait_for` has cancelled what it waits for, and waits for its end.
+    let cancels = frames.iter().any(|f| f.is("/asyncio/tasks.py", &["_cancel_and_wait"]));
     for frame in frames {
-        let mut add = |when: Option<f64>| {
-            if let Some(when) = when {
-                nearest = Some(nearest.map_or(when, |n| n.min(when)));
-            }
+        let mut add = |when: Option<f64>, is_over: bool| match when {
+            Some(when) if is_over => limits.over = first(limits.over, when),
+            Some(when) => limits.nearest = first(limits.nearest, when),
+            None => {}
         };
-        if frame.is("/asyncio/tasks.py", &["wait_for", "_wait"]) {
+        if frame.is("/asyncio/tasks.py", &["wait_for", "_wait"]) && !cancels {
             // Up to 3.11, and `asyncio.wait`.
-            add(scene.local(frame, "timeout_handle").and_then(|h| when(heap, h)));
+            add(scene.local(frame, "timeout_handle").and_then(|h| when(heap, h)), false);
         } else if frame.is("/aiohttp/client.py", &["_request"]) {
-            add(scene.local(frame, "handle").and_then(|h| when(heap, h)));
+            add(scene.local(frame, "handle").and_then(|h| when(heap, h)), false);
         }
         for exit in exits::of_frame(heap, frame) {
-            add(timeout(heap, exit.manager));
+            add(timeout(heap, exit.manager), is_over(heap, exit.manager));
             // `anyio.fail_after()` is a generator with a scope inside.
             let generator = heap
                 .type_of(exit.manager)
                 .filter(|t| t.name == "_GeneratorContextManager")
                 .and_then(|_| heap.attrs(exit.manager, ["gen"])[0]);
             for inner in generator.into_iter().flat_map(|g| exits::of_generator(heap, g)) {
-                add(timeout(heap, inner.manager));
+                add(timeout(heap, inner.manager), false);
             }
         }
     }
-    nearest
+    limits
+}
+
+/// Its time is over, and it has cancelled the task: `asyncio.Timeout` (Lib/asyncio/timeouts.py), async_timeout's.
+fn is_over(heap: &Heap, manager: Addr) -> bool {
+    let [state] = heap.attrs(manager, ["_state"]);
+    let value = state.and_then(|s| heap.attrs(s, ["_value_"])[0]).and_then(|v| heap.checked_str(v));
+    value.is_some_and(|v| v == "expiring" || v == "TIMEOUT")
 }
 
 /// When a context manager gives up, on the loop's clock: `asyncio.timeout`, async_timeout's, AnyIO's.
