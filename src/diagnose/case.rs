@@ -476,9 +476,12 @@ impl<'g, 'a> Case<'g, 'a> {
             party.thread().is_some_and(|t| !t.main) && party.wait().is_some_and(receives)
         };
         let waits_for_one = |at: usize| {
-            let wait = self.graph.parties[at].wait();
-            let gets = wait.is_some_and(|w| w.kind == "queue" && word(w, "operation") == Some("get"));
-            !gets && !members.contains(&at) && self.graph.links[at].to.iter().any(|to| members.contains(to))
+            // Who gets items waits for work; the GIL is given back at once.
+            let passes = |w: &crate::snapshot::Wait| {
+                w.kind == "gil" || w.kind == "queue" && word(w, "operation") == Some("get")
+            };
+            let waits = self.graph.parties[at].wait().is_some_and(|w| !passes(w));
+            waits && !members.contains(&at) && self.graph.links[at].to.iter().any(|to| members.contains(to))
         };
         self.members().all(reads) && !(0..self.graph.parties.len()).any(waits_for_one)
     }

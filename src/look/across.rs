@@ -46,7 +46,8 @@ pub fn is_ownerless(wait: &Wait) -> bool {
 
 fn semaphore(process: &Process, wait: &Wait) -> Option<String> {
     let of_queue = || wait.detail.get("lock")?.get("semaphore");
-    let address = wait.detail.get("semaphore").or_else(|| wait.detail.get("signal")).or_else(of_queue)?;
+    let signal = || wait.detail.get("signal").filter(|signal| signal.is_string());
+    let address = wait.detail.get("semaphore").or_else(signal).or_else(of_queue)?;
     let address = address.as_str()?;
     process.kin.semaphore(u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?)
 }
@@ -172,7 +173,7 @@ impl All<'_> {
         }
     }
 
-    /// An event or a condition: any of those who share it may give the sign.
+    /// An event, a condition, a barrier, or items to be taken: any of those who share it may give the sign.
     fn signal(&self, wait: &mut Wait, own: &Process) {
         let Some(id) = semaphore(own, wait) else { return };
         let Some(mine) = own.kin.semlocks.iter().find(|s| s.id == id) else { return };
@@ -192,7 +193,8 @@ impl All<'_> {
             wait.detail["setters"] = json!([]);
             wait.certainty = Certainty::Proved;
         }
-        for pid in &sharers {
+        // Of a queue its pipe tells who is at the other end.
+        for pid in sharers.iter().filter(|_| wait.kind != "queue") {
             let actor = Actor { pid: Some(*pid), tid: None, thread: None, task: None, task_name: None };
             if !wait.on.iter().any(|a| a.pid == Some(*pid)) {
                 wait.on.push(actor);
