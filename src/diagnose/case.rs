@@ -480,7 +480,10 @@ impl<'g, 'a> Case<'g, 'a> {
             let passes = |w: &crate::snapshot::Wait| {
                 w.kind == "gil" || w.kind == "queue" && word(w, "operation") == Some("get")
             };
-            let waits = self.graph.parties[at].wait().is_some_and(|w| !passes(w));
+            // Of other processes nobody knows which thread they wait for.
+            let party = &self.graph.parties[at];
+            let inside = self.members().any(|member| member.pid() == party.pid());
+            let waits = inside && party.wait().is_some_and(|w| !passes(w));
             waits && !members.contains(&at) && self.graph.links[at].to.iter().any(|to| members.contains(to))
         };
         self.members().all(reads) && !(0..self.graph.parties.len()).any(waits_for_one)
