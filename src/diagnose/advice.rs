@@ -642,6 +642,15 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
             format!("{name} waits for {object}, whose {out} connections only garbage holds")
         }
+        _ if rule.id == "pool-workers-die" => {
+            let wait = case.wait().expect("it is about a wait");
+            let oldest = wait.detail["workers_die"].as_f64().filter(|oldest| *oldest > 0.0);
+            let oldest = oldest.map_or_else(String::new, |o| format!("; the oldest is {} old", Duration(o)));
+            let at = word(wait, "initializer").map_or_else(String::new, |f| format!(" (initializer `{f}`)"));
+            format!(
+                "{wants}: each worker of the pool dies before it takes any work{at}, and is replaced{oldest}"
+            )
+        }
         (1, Fate::Stuck) if case.says("forked") => {
             let holder = case.wait().and_then(|wait| wait.detail["held_in_parent_by"].as_object());
             let stayed = holder.map_or_else(

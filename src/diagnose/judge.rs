@@ -4,7 +4,9 @@ use super::Severity::{self, Critical, Info, Warning};
 use super::acting::{is_for_clients, is_unaccepted};
 use super::case::Case;
 use super::rules::{HTTP, Rule};
-use super::waits::{Fate, is_full, is_locked_file, is_lost_wakeup, is_queued, number, word};
+use super::waits::{
+    Fate, has_dying_workers, is_full, is_locked_file, is_lost_wakeup, is_queued, number, word,
+};
 use crate::kin::At;
 use crate::snapshot::{Certainty, EventLoop, Wait};
 
@@ -240,6 +242,10 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     // A program that a worker runs may take its time.
     if case.fate >= Fate::Outside && case.kind() != "process" && case.heads_stuck_pool() {
         return Some(if serves { Critical } else { Warning });
+    }
+    // No program parks there.
+    if case.wait().is_some_and(has_dying_workers) {
+        return Some(if suffers { Critical } else { Warning });
     }
     if case.is_parked_at_manager() {
         return is_main.then_some(Info);

@@ -6,7 +6,8 @@
 use super::Severity::{self, Critical, Info, Warning};
 use super::case::Case;
 use super::waits::{
-    Fate, has_library, is_full, is_locked_file, is_lost_wakeup, is_queued, nobody_can, number, word,
+    Fate, has_dying_workers, has_library, is_full, is_locked_file, is_lost_wakeup, is_queued, nobody_can,
+    number, word,
 };
 use crate::snapshot::Wait;
 
@@ -360,6 +361,12 @@ pub static OTHERS: &[Rule] = &[
         usual: Critical,
         when: |c| c.wait().and_then(|w| w.call.as_deref()).is_some_and(is_limiter),
         advice: "raise the limiter's total_tokens, or see why {culprit} does not come back",
+    },
+    Rule {
+        id: "pool-workers-die",
+        usual: Critical,
+        when: |c| c.wait().is_some_and(has_dying_workers),
+        advice: "the pool replaces its workers for ever: read what they print on standard error when they end, and mend that; concurrent.futures.ProcessPoolExecutor raises BrokenProcessPool instead",
     },
     Rule {
         id: "mp-result-lost",

@@ -513,6 +513,11 @@ pub fn is_queued(wait: &Wait) -> bool {
     wait.kind == "future" && wait.detail.get("queued_at").is_some_and(|at| !at.is_null())
 }
 
+/// Workers of a pool of processes die where they start, and are replaced.
+pub fn has_dying_workers(wait: &Wait) -> bool {
+    wait.detail["workers_die"].is_number()
+}
+
 fn is_pending(wait: &Wait) -> bool {
     word(wait, "state").is_some_and(|state| state.eq_ignore_ascii_case("pending"))
 }

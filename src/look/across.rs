@@ -21,7 +21,7 @@ pub fn settle(processes: &mut [Process]) {
         }
         // Of what tasks wait for only the work of a pool is with other processes.
         let of_tasks = process.tasks.iter_mut().filter_map(|task| task.waits_on.as_mut());
-        of_tasks.filter(|wait| wait.detail["workers"].is_array()).for_each(|wait| all.pool(wait));
+        of_tasks.filter(|wait| wait.detail["workers"].is_array()).for_each(|wait| all.pool(wait, 0.0));
     }
 }
 
@@ -52,6 +52,16 @@ fn semaphore(process: &Process, wait: &Wait) -> Option<String> {
     process.kin.semaphore(u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?)
 }
 
+fn asleep(thread: &Thread) -> f64 {
+    thread.os.as_ref().and_then(|os| os.blocked_for).unwrap_or(0.0)
+}
+
+/// How long no pool of this process has had a result.
+fn no_result_for(process: &Process) -> f64 {
+    let hands_out = |t: &&Thread| t.frames.iter().any(|f| f.function == "_handle_results");
+    process.threads.iter().filter(hands_out).map(asleep).reduce(f64::min).unwrap_or(0.0)
+}
+
 struct All<'a> {
     processes: &'a [Process],
 }
@@ -68,7 +78,7 @@ impl All<'_> {
         } else if wait.detail.get("signal").is_some_and(Value::is_string) {
             self.signal(wait, own);
         } else if wait.detail.get("workers").is_some() {
-            self.pool(wait);
+            self.pool(wait, no_result_for(own).max(asleep(thread)));
         } else if is_ownerless(wait) {
             self.inherited(wait, own);
         }
@@ -207,7 +217,7 @@ impl All<'_> {
 
     /// The workers that are at the job; those that are at others, if it is still in the queue; nobody, if
     /// all of them wait for the next one.
-    fn pool(&self, wait: &mut Wait) {
+    fn pool(&self, wait: &mut Wait, waited: f64) {
         if !wait.detail["result_handler"].is_null() {
             return;
         }
@@ -243,6 +253,12 @@ impl All<'_> {
         } else if let Ok(feeder) = serde_json::from_value::<Actor>(wait.detail["feeder"].clone()) {
             wait.on = vec![feeder];
             wait.certainty = Certainty::Proved;
+        } else if let Some(oldest) = self.replaced(wait, &workers, waited) {
+            wait.on.clear();
+            wait.detail["nobody"] = json!(true);
+            wait.detail["workers_die"] = json!(oldest);
+            // SIGCHLD of each of them interrupts the wait.
+            wait.blocked_for = Some(waited);
         } else if !busy.is_empty() {
             wait.on = busy;
             wait.detail["queued_at"] = json!(waiting);
@@ -256,6 +272,23 @@ impl All<'_> {
             // Joined are all; one is named by its command.
             wait.detail["pid"] = json!(wait.on.first().and_then(|a| a.pid));
         }
+    }
+
+    /// How long the oldest worker of a pool has lived, in seconds, if all of them have come after the wait
+    /// began and none has asked for work: those before them have died where they start, and so it goes on.
+    fn replaced(&self, wait: &Wait, workers: &[i32], waited: f64) -> Option<f64> {
+        /// A pool that was just made looks the same.
+        const SURELY: f64 = 1.0;
+        let seen: Vec<&Process> = workers.iter().filter_map(|pid| self.process(*pid)).collect();
+        let start = |p: &&Process| p.kin.jobs.iter().all(|(_, at)| *at == At::Start);
+        let oldest = seen.iter().filter_map(|p| p.uptime).fold(0.0, f64::max);
+        // Of those that are gone before they can be read, their numbers tell that others were before them.
+        let made = || wait.detail["first_worker"].as_u64().is_some_and(|first| first > workers.len() as u64);
+        let dies = wait.detail["workers_stay"] == true
+            && seen.iter().all(start)
+            && oldest + SURELY < waited
+            && (!seen.is_empty() || made());
+        dies.then_some(oldest)
     }
 
     fn is_pending(&self, wait: &Wait) -> bool {

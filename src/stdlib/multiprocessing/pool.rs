@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{by_pid, pid_of};
 use crate::kin::At;
 use crate::snapshot::{Actor, Address, Certainty, Wait};
+use crate::stdlib::asyncio::futures::function_name;
 use crate::stdlib::locks::actor;
 use crate::stdlib::threading::Found;
 use crate::stdlib::{FrameScene, Scene, Seen, ThreadScene, locks, queue};
@@ -173,8 +174,10 @@ fn join(scene: &Scene, thread: &ThreadScene, index: usize, pool: Addr) -> Found 
 /// The workers of a `Pool`, and what waits for one of them.
 fn of_pool(scene: &Scene, pool: Addr) -> (Vec<Actor>, serde_json::Value) {
     let heap = scene.heap;
-    let [list, tasks, cache] = heap.attrs(pool, ["_pool", "_taskqueue", "_cache"]);
+    let [list, tasks, cache, initializer, each] =
+        heap.attrs(pool, ["_pool", "_taskqueue", "_cache", "_initializer", "_maxtasksperchild"]);
     let pids = list.map(|l| workers(scene, l)).unwrap_or_default();
+    let first = list.and_then(|l| processes(scene, l).into_iter().filter_map(|p| identity(scene, p)).min());
     let waiting = tasks.and_then(|q| {
         let simple = queue::simple_items(heap, q, 64).map(|items| items.len() as i64);
         simple.or_else(|| heap.size(heap.attrs(q, ["queue"])[0]?))
@@ -184,16 +187,29 @@ fn of_pool(scene: &Scene, pool: Addr) -> (Vec<Actor>, serde_json::Value) {
     let detail = json!({
         "pool": true, "job": null, "workers": pids, "in_queue": waiting, "pending": pending,
         "queued_at": null, "command": null, "state": null,
+        "first_worker": first,
+        "initializer": initializer.and_then(|f| function_name(heap, f)).as_deref(),
+        // Without a limit of tasks a worker is replaced only if it has died.
+        "workers_stay": each.is_some_and(|n| heap.type_of(n).is_some_and(|t| t.name == "NoneType")),
     });
     (on, detail)
 }
 
 /// Pids of a list of `Process` objects.
 fn workers(scene: &Scene, list: Addr) -> Vec<i64> {
+    processes(scene, list).into_iter().filter_map(|p| pid_of(scene, p)).collect()
+}
+
+fn processes(scene: &Scene, list: Addr) -> Vec<Addr> {
     let heap = scene.heap;
     let Some(ty) = heap.type_of(list).filter(|t| t.is_list()) else { return Vec::new() };
-    let processes = heap.items(list, &ty, MAX_WORKERS).map(|i| i.0).unwrap_or_default();
-    processes.into_iter().filter_map(|p| pid_of(scene, p)).collect()
+    heap.items(list, &ty, MAX_WORKERS).map(|i| i.0).unwrap_or_default()
+}
+
+/// Which of all processes that its parent has made a worker is (`BaseProcess._identity`).
+fn identity(scene: &Scene, process: Addr) -> Option<i64> {
+    let heap = scene.heap;
+    heap.int(*heap.tuple(heap.attrs(process, ["_identity"])[0]?, 64)?.last()?)
 }
 
 /// The pool's thread that replaces workers which have ended; it also waits for the last job.
