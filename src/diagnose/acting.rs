@@ -26,8 +26,12 @@ pub fn threads(
     if let [one] = able[..] {
         return (vec![one], None);
     }
-    let reaching = reaching(parties, &able, pid, wait);
+    let mut reaching = reaching(parties, &able, pid, wait);
     if !reaching.is_empty() {
+        // What a handler of requests gets at is known only when one comes.
+        let serves = |at: &&usize| !reaching.contains(at) && serves_clients(&parties[**at]);
+        let servers: Vec<usize> = able.iter().filter(serves).copied().collect();
+        reaching.extend(servers);
         return (reaching, Some(Certainty::Likely));
     }
     // One of many connections of a server: which of its threads has it is not known.
@@ -155,6 +159,14 @@ pub fn reaches(party: &Party, wait: &Wait) -> bool {
         if wait.kind == "socket" { its.objects.contains(&fd) } else { its.has(fd) }
     };
     known.iter().any(|(t, its)| Some(*t) == party.tid() && fds.iter().any(|fd| has(its, *fd)))
+}
+
+/// Waits for clients, and calls whatever serves them.
+fn serves_clients(party: &Party) -> bool {
+    let own = |f: &crate::snapshot::Frame| {
+        f.module.as_deref().is_some_and(|m| m.starts_with("multiprocessing") || m.starts_with("concurrent."))
+    };
+    party.wait().is_some_and(is_for_clients) && !party.frames().iter().any(own)
 }
 
 /// Accepts connections, or sleeps in a selector.

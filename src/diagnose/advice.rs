@@ -453,7 +453,7 @@ pub fn evidence(case: &Case) -> Vec<String> {
             .filter(|l| parties.iter().any(|p| p.wait().and_then(|w| w.address) == Some(l.address)))
         {
             let frame = lock.frame.and_then(|at| party.frames().get(at));
-            let file = frame.map(|f| place(&Frame { line: lock.line.or(f.line), ..f.clone() }));
+            let file = frame.map(|f| place(&Frame { line: lock.line, ..f.clone() }));
             let name = lock.name.as_deref().map_or_else(|| format!("{:#x}", lock.address.0), str::to_owned);
             let since = file.map(|file| format!(", taken at {file}")).unwrap_or_default();
             seen.push(format!("{} holds {} {name}{since}", called(case, party), lock.kind));
@@ -538,6 +538,9 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             };
         };
         return match (rule.id, case.wait()) {
+            ("event-never", Some(wait)) if wait.kind == "condition" => {
+                format!("{one} waits for {} to be notified, by what only it could do itself", object(wait))
+            }
             ("lock-self", Some(wait)) => format!("{one} waits for {}, which it holds itself", object(wait)),
             ("self-request", Some(wait)) => {
                 let peer = word(wait, "peer").unwrap_or("");
@@ -708,6 +711,15 @@ fn holder<'g, 'a>(case: &'g Case<'_, 'a>, wait: &Wait) -> Option<&'g Party<'a>> 
     case.graph.parties.iter().find(|p| p.task().is_some_and(|t| t.id == task))
 }
 
+/// Its owner has returned from where it took the lock, and waits for work.
+fn is_left_taken(case: &Case) -> bool {
+    let (Some(wait), Some(holder)) = (case.wait(), case.second()) else { return false };
+    let holder = &case.graph.parties[holder];
+    let taken = holder.holds().iter().find(|lock| Some(lock.address) == wait.address);
+    let takes = |w: &Wait| w.kind == "queue" && word(w, "operation") == Some("get");
+    taken.is_some_and(|lock| lock.frame.is_none()) && holder.wait().is_some_and(takes)
+}
+
 /// What to do depends on what they wait for.
 fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     let imports = |w: &Wait| w.call.as_deref().is_some_and(|call| call.starts_with("importlib."));
@@ -770,6 +782,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "lost-future" if case.of_root().is_of_dead_task() => {
             "the task that was to complete {object} has ended with an exception: set it on the future (set_exception), go on with the next one, and see to it that somebody awaits that task"
         }
+        "lock-wait" | "traffic-jam" if is_left_taken(case) => {
+            "nothing that {culprit} is in now has taken {object}: it was left without being given back; use `with`, or release it on every path"
+        }
         "lock-wait" | "traffic-jam" if case.of_root().says("body") => {
             "{culprit} has {object} while its client sends the rest of the request, which may take long: read the body before you take it, or set a timeout; a proxy in front that reads whole requests first helps as well"
         }
@@ -793,6 +808,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "pipe-wait" | "loop-subprocess" if case.keeps_output().is_some() => {
             "the output ends when all who have inherited it close it: give what runs on in the background files or DEVNULL of its own (`>/dev/null 2>&1`), or do not capture the output"
+        }
+        "event-never" if case.kind() == "condition" && case.cycle.is_some() => {
+            "{culprit} is inside of a `with` further out that would notify {object} at its end: leave that one before you enter this"
         }
         "event-never" if case.kind() == "condition" => {
             "see who should notify {object}, and on which path it is forgotten; wait with a timeout"

@@ -166,7 +166,9 @@ fn rests_on_connection(party: &super::waits::Party) -> bool {
 /// By the age of the iteration, whatever it is that takes so long.
 fn of_loop(case: &Case) -> Option<Severity> {
     let event_loop: &EventLoop = case.event_loop()?;
-    if keeps_nobody_waiting(case, event_loop) {
+    // It slept in its selector, and had just been woken when its stack was read.
+    let awake = event_loop.state == "running" && case.wait().is_none() && event_loop.iteration_age.is_none();
+    if awake || keeps_nobody_waiting(case, event_loop) {
         return None;
     }
     match case.age() {
@@ -230,6 +232,15 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     let lately = case.culprit().blocked_for().is_some_and(|age| age < LONG);
     if !alone && lately && case.culprit().wait().is_some_and(|wait| wait.detail["deserted"] == true) {
         return None;
+    }
+    // Who is waited for here is at work, and what that waits for now it has not waited for long: the wait of who
+    // waits for its end is as old as the work.
+    let polls = || case.culprit().wait().is_some_and(|w| w.asks_again() && !w.is_retried());
+    if !alone && !serves && matches!(case.kind(), "thread" | "process") && case.fate < Fate::Endless {
+        let goes_on = lately && !case.culprit().wait().is_some_and(Wait::is_retried);
+        if goes_on || polls() {
+            return None;
+        }
     }
     // What is shared with the parent, that one may still come to.
     if matches!(case.kind(), "barrier" | "semaphore")
@@ -647,18 +658,16 @@ fn is_server_of_work(case: &Case) -> bool {
     works && supervises || accepts || polls || kind == "pipe" && stdin || case.wait().is_some_and(from_stdin)
 }
 
-/// Is there to wait for its children.
-/// Another thread of its process waits for a program that it has started.
+/// Another thread of its process, or a worker, waits for a program that it has started: for its end, or its output.
 fn runs_program(case: &Case) -> bool {
     let parties = &case.graph.parties;
-    let runs = |party: &super::waits::Party| {
-        party.pid() == case.party().pid() && party.wait().is_some_and(|wait| wait.kind == "process")
-    };
+    let runs = waits_for_child;
     let culprit = case.culprit();
     case.chain.iter().skip(1).any(|&at| runs(&parties[at]))
         && (culprit.process.python.is_none() || runs(culprit))
 }
 
+/// Is there to wait for its children.
 fn is_supervisor(case: &Case) -> bool {
     let role = case.party().process.server.as_ref().map(|s| s.role.as_str());
     matches!(role, Some("reloader" | "supervisor" | "arbiter"))

@@ -111,7 +111,7 @@ pub static CYCLES: &[Rule] = &[
     Rule {
         id: "event-never",
         usual: Critical,
-        when: |c| c.cycle_len() == 1 && c.kind() == "event",
+        when: |c| c.cycle_len() == 1 && matches!(c.kind(), "event" | "condition"),
         advice: "what would set {object} goes on only when this call returns, further down on the same stack: call it from another thread",
     },
     Rule {

@@ -20,9 +20,8 @@ use super::locks;
 use super::{FrameScene, Known, Scene, ThreadScene};
 use crate::python::opcodes::{self, Instruction, Op};
 use crate::target::memory::Addr;
-pub use reader::class_attribute;
-use reader::is_function;
 pub use reader::resource;
+pub use reader::{class_attribute, is_function};
 
 /// Functions that are followed into each other.
 const MAX_DEPTH: u32 = 3;
@@ -230,8 +229,8 @@ impl Body {
         Some(Body { code, globals, variables, instead: None })
     }
 
-    /// A call of a Python function, its positional arguments as far as they are known.
-    fn of_call(scene: &Scene, function: Addr, arguments: Vec<Option<Addr>>) -> Option<Body> {
+    /// A call of a Python function that runs at once, its positional arguments as far as they are known.
+    pub fn of_call(scene: &Scene, function: Addr, arguments: Vec<Option<Addr>>) -> Option<Body> {
         // Bits of `co_flags`: *args, and all that does not run when it is called.
         const OTHERWISE: i32 = 0x4 | 0x20 | 0x80 | 0x200;
         let (heap, count) = (scene.heap, arguments.len() as i32);

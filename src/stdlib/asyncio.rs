@@ -230,7 +230,7 @@ fn held(scene: &Scene, frames: &[FrameScene], suspended: bool) -> Vec<Lock> {
         for exit in exits::of_frame(heap, frame) {
             let stack = exits::of_stack(heap, exit.manager).unwrap_or_else(|| vec![exit.manager]);
             for manager in stack {
-                let line = frame.code.line(exit.handler);
+                let line = exits::line(scene, frame, &exit);
                 let own = locks_of(scene, manager, MAX_NESTING);
                 if own.is_empty() {
                     inside.extend(wrapped(scene, manager).map(|lock| (lock, line, Certainty::Likely)));

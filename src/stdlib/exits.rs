@@ -6,9 +6,10 @@
 //! of a manager that is only being entered (it is pushed before `__enter__` is called).
 
 use super::asyncio::coroutines;
-use super::{FrameScene, RawFrame};
-use crate::python::layout::{Frames, NONE};
+use super::{FrameScene, RawFrame, Scene};
+use crate::python::layout::{Frames, LineTable, NONE};
 use crate::python::objects::Heap;
+use crate::python::opcodes;
 use crate::target::memory::Addr;
 
 /// `SETUP_FINALLY` of 3.8–3.10 (Include/opcode.h).
@@ -29,6 +30,17 @@ pub struct Exit {
 /// The blocks, innermost first.
 pub fn of_frame(heap: &Heap, frame: &FrameScene) -> Vec<Exit> {
     of_raw(heap, frame.raw.addr, frame.raw.code, frame.offset)
+}
+
+/// The line of the `with` statement: its handler stands on it from 3.10 on, before that what sets up its block.
+pub fn line(scene: &Scene, frame: &FrameScene, exit: &Exit) -> Option<u32> {
+    if scene.heap.layout.line_table != LineTable::Lnotab {
+        return frame.code.line(exit.handler);
+    }
+    let shape = scene.shapes.of(scene, frame.raw.code)?;
+    let handler = opcodes::at(&shape.instructions, exit.handler)?;
+    let with = shape.instructions.iter().find(|i| i.sets_up() && i.target == Some(handler))?;
+    frame.code.line(with.offset)
 }
 
 /// Those of a suspended generator, and of what it awaits.

@@ -1,9 +1,9 @@
 //! Which locks a thread is inside of, frame by frame: what a live exit slot leads to is proved, what a
 //! manager or a suspended generator has acquired by hand is likely.
 
-use super::exits::{self, Exit};
+use super::exits;
 use super::locks::{self, Kind, LockObject};
-use super::{FrameScene, Scene, ThreadScene, acquired};
+use super::{Scene, ThreadScene, acquired};
 use crate::python::objects::Heap;
 use crate::snapshot::Certainty;
 use crate::target::memory::Addr;
@@ -45,7 +45,7 @@ pub fn of_thread(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
     for (index, frame) in thread.frames.iter().enumerate() {
         let mut locks: Vec<(Managed, Option<u32>)> = Vec::new();
         for exit in exits::of_frame(scene.heap, frame) {
-            let line = with_line(scene.heap, frame, &exit);
+            let line = exits::line(scene, frame, &exit);
             locks.extend(of_manager(scene, exit.manager, 0).into_iter().map(|l| (l, line)));
         }
         // A generator that is suspended inside of a `with` holds, too, as long as its frame keeps it.
@@ -73,14 +73,6 @@ pub fn of_thread(scene: &Scene, thread: &ThreadScene) -> Vec<Held> {
         }
     }
     found
-}
-
-/// The line of the `with` statement: its handler stands on it from 3.10 on.
-fn with_line(heap: &Heap, frame: &FrameScene, exit: &Exit) -> Option<u32> {
-    match heap.layout.line_table {
-        crate::python::layout::LineTable::Lnotab => None,
-        _ => frame.code.line(exit.handler),
-    }
 }
 
 /// From a context manager to the locks that it stands for: a manager may be made of a generator that is

@@ -180,7 +180,9 @@ pub fn find_near<T>(
 /// What the innermost frames call an object: a variable, an attribute of one, a global.
 pub fn named_object(scene: &Scene, thread: &ThreadScene, object: Addr) -> Option<String> {
     let heap = scene.heap;
-    for frame in thread.frames.iter().take(NEAR) {
+    // Their variables are called `cm`, whatever it is.
+    let own = thread.frames.iter().filter(|f| !f.in_file("/contextlib.py"));
+    for frame in own.take(NEAR) {
         let locals = scene.locals(frame);
         if let Some((name, _)) = locals.iter().find(|(_, value)| *value == object) {
             if name != "self" {

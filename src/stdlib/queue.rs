@@ -52,18 +52,24 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         "get" => promisers(scene, thread, object, &["put", "put_nowait"]),
         _ => Vec::new(),
     };
+    // Who would have to take one out, or say that it is done, may be the very one who waits for that.
+    let outer = || (index + 1..thread.frames.len()).filter(|i| !thread.frames[*i].in_file("/queue.py"));
+    let takes = |i: usize| {
+        const METHODS: &[&str] = &["get", "get_nowait"];
+        let will = spoken::will_speak_of(scene, thread, i, object, METHODS);
+        will && spoken::surely_speaks_of(scene, &thread.frames[i], object, METHODS)
+            || spoken::calls_who_speaks_of(scene, thread, i, object, METHODS)
+    };
     let on = match operation {
+        "put" if consumers.is_empty() && outer().any(takes) => vec![locks::actor(scene, thread)],
         "put" => consumers.clone(),
         "get" if !promised.is_empty() => promised.clone(),
         "get" => producers.clone(),
         // A consumer that never says task_done() is to blame as much.
         _ => Some(others(scene, thread, object, &["task_done"])).filter(|on| !on.is_empty()).unwrap_or_else(
             || {
-                // Who would have to say it may be the very one who waits for that.
                 let own =
-                    thread.frames.iter().skip(index + 1).any(|f| {
-                        !f.in_file("/queue.py") && spoken::speaks_of(scene, f, object, &["task_done"])
-                    });
+                    outer().any(|i| spoken::speaks_of(scene, &thread.frames[i], object, &["task_done"]));
                 if own && consumers.is_empty() {
                     vec![locks::actor(scene, thread)]
                 } else {

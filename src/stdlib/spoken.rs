@@ -1,41 +1,135 @@
 //! Whether the code of a frame speaks of a method: `put`, `set`, `release`. That it does is a hint of who may end
 //! a wait, and no more; a global of that name, or the `get` of a dict, is none.
 
-use super::acquired::Body;
+use super::acquired::{self, Body};
 use super::flow::{Shape, deref_slot};
-use super::{FrameScene, Scene, exits};
+use super::{FrameScene, Scene, ThreadScene, exits, locks};
+use crate::python::frames;
 use crate::python::opcodes::{self, Instruction, Op};
 use crate::target::memory::Addr;
 
 /// `of`: the object that is waited for.
 pub fn speaks_of(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) -> bool {
+    frame_speaks_of(scene, frame, of, methods, &|_, _| true)
+}
+
+/// The same of what the frame has not come to yet: what it has behind it, it does once more only if something
+/// on its stack goes round in a loop. (`index`: of the frame.)
+pub fn will_speak_of(scene: &Scene, thread: &ThreadScene, index: usize, of: Addr, methods: &[&str]) -> bool {
+    let frame = &thread.frames[index];
+    let comes_again = || thread.frames[index + 1..].iter().any(|outer| goes_round(scene, outer));
+    frame_speaks_of(scene, frame, of, methods, &|shape, at| {
+        lies_ahead(shape, frame.offset, at) || comes_again()
+    })
+}
+
+fn frame_speaks_of(
+    scene: &Scene,
+    frame: &FrameScene,
+    of: Addr,
+    methods: &[&str],
+    counts: &dyn Fn(&Shape, usize) -> bool,
+) -> bool {
     if !names_any(scene, frame.raw.code, methods) {
         return false;
     }
     let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals);
-    body.is_none_or(|body| body_speaks_of(scene, &body, Some(frame.offset), of, methods))
+    body.is_none_or(|body| body_speaks_of(scene, &body, Some(frame.offset), of, methods, counts))
+}
+
+/// It stands in a loop: it may come to where it is once more.
+fn goes_round(scene: &Scene, frame: &FrameScene) -> bool {
+    let Some(shape) = scene.shapes.of(scene, frame.raw.code) else { return true };
+    let Some(start) = opcodes::at(&shape.instructions, frame.offset) else { return true };
+    shape.ahead(start).any(|at| at == start)
+}
+
+/// To be reached from there; or loaded already by the statement that waits, as `put` in `queue.put(made())`.
+fn lies_ahead(shape: &Shape, offset: i64, wanted: usize) -> bool {
+    let Some(start) = opcodes::at(&shape.instructions, offset) else { return true };
+    let ends = |i: &Instruction| {
+        let stores = matches!(i.op, Op::StoreFast | Op::StoreDeref | Op::StoreGlobal | Op::StoreName);
+        stores || i.op == Op::PopTop || i.target.is_some() || !i.falls_through()
+    };
+    let code = &shape.instructions;
+    let loaded = || wanted <= start && is_call(code[start].op) && !code[wanted..start].iter().any(ends);
+    loaded() || shape.ahead(start).any(|at| at == wanted)
 }
 
 /// Some place of its code reads such a method of this very object.
 pub fn surely_speaks_of(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) -> bool {
     let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals);
+    body.is_some_and(|body| reads_method(scene, &body, Some(frame.offset), of, methods, &|_, _| true))
+}
+
+/// A suspended generator will, when it goes on.
+pub fn goes_on_to(scene: &Scene, generator: Addr, of: Addr, methods: &[&str]) -> bool {
+    let Some((frame, code, offset)) = locks::suspended_frame(scene.heap, generator) else { return false };
+    let body = frames::at(scene.heap, frame).and_then(|raw| Body::of_frame(scene, frame, code, raw.globals));
+    let ahead = |shape: &Shape, at| lies_ahead(shape, offset, at);
+    body.is_some_and(|body| reads_method(scene, &body, Some(offset), of, methods, &ahead))
+}
+
+/// A method that the frame calls of an object (`self.dequeue()`) does.
+pub fn calls_who_speaks_of(
+    scene: &Scene,
+    thread: &ThreadScene,
+    index: usize,
+    of: Addr,
+    methods: &[&str],
+) -> bool {
+    let frame = &thread.frames[index];
+    let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals);
     let (Some(body), Some(shape)) = (body, scene.shapes.of(scene, frame.raw.code)) else { return false };
     let names = scene.names(body.code);
     let start = opcodes::at(&shape.instructions, frame.offset);
+    let counts = |at| {
+        lies_ahead(&shape, frame.offset, at)
+            || thread.frames[index + 1..].iter().any(|outer| goes_round(scene, outer))
+    };
+    let called = |(at, i): (usize, &Instruction)| {
+        let name = names.get(attribute(scene, i.op, i.arg)? as usize)?;
+        let object = receiver(scene, &body, &shape, start, at)?;
+        let method =
+            acquired::class_attribute(scene, object, name).filter(|f| acquired::is_function(scene, *f))?;
+        let method = Body::of_call(scene, method, vec![Some(object)])?;
+        let speaks = names_any(scene, method.code, methods)
+            && reads_method(scene, &method, None, of, methods, &|_, _| true);
+        Some(speaks && counts(at))
+    };
+    shape.instructions.iter().enumerate().any(|i| called(i) == Some(true))
+}
+
+/// Some place of a code, of those that count, reads such a method of this very object.
+fn reads_method(
+    scene: &Scene,
+    body: &Body,
+    offset: Option<i64>,
+    of: Addr,
+    methods: &[&str],
+    counts: &dyn Fn(&Shape, usize) -> bool,
+) -> bool {
+    let Some(shape) = scene.shapes.of(scene, body.code) else { return false };
+    let names = scene.names(body.code);
+    let start = offset.and_then(|offset| opcodes::at(&shape.instructions, offset));
     shape.instructions.iter().enumerate().any(|(at, i)| {
         let name = attribute(scene, i.op, i.arg).and_then(|name| names.get(name as usize));
         name.is_some_and(|n| methods.contains(&n.as_str()))
-            && receiver(scene, &body, &shape, start, at) == Some(of)
+            && receiver(scene, body, &shape, start, at) == Some(of)
+            && counts(&shape, at)
     })
 }
 
 /// It stands at a call that is written as one, and no `with`.
 pub fn is_at_call(scene: &Scene, frame: &FrameScene) -> bool {
-    use Op::{Call, CallFunction, CallFunctionKw, CallKw, CallMethod, Precall};
     let shape = scene.shapes.of(scene, frame.raw.code);
     let at = shape.as_ref().and_then(|shape| opcodes::at(&shape.instructions, frame.offset));
-    let op = shape.zip(at).map(|(shape, at)| shape.instructions[at].op);
-    matches!(op, Some(Call | CallFunction | CallFunctionKw | CallKw | CallMethod | Precall))
+    shape.zip(at).is_some_and(|(shape, at)| is_call(shape.instructions[at].op))
+}
+
+fn is_call(op: Op) -> bool {
+    use Op::{Call, CallFunction, CallFunctionKw, CallKw, CallMethod, Precall};
+    matches!(op, Call | CallFunction | CallFunctionKw | CallKw | CallMethod | Precall)
 }
 
 /// What the call returns in which the frame waits goes straight into another one, whose function is loaded already:
@@ -69,7 +163,7 @@ pub fn function_speaks_of(scene: &Scene, callable: Addr, of: Addr, methods: &[&s
         false => Body::of_function(scene, callable, Vec::new()),
     };
     body.is_none_or(|body| {
-        names_any(scene, body.code, methods) && body_speaks_of(scene, &body, None, of, methods)
+        names_any(scene, body.code, methods) && body_speaks_of(scene, &body, None, of, methods, &|_, _| true)
     })
 }
 
@@ -106,7 +200,14 @@ fn names_any(scene: &Scene, code: Addr, methods: &[&str]) -> bool {
 }
 
 /// `offset`: where it stands, if it runs.
-fn body_speaks_of(scene: &Scene, body: &Body, offset: Option<i64>, of: Addr, methods: &[&str]) -> bool {
+fn body_speaks_of(
+    scene: &Scene,
+    body: &Body,
+    offset: Option<i64>,
+    of: Addr,
+    methods: &[&str],
+    counts: &dyn Fn(&Shape, usize) -> bool,
+) -> bool {
     let names = scene.names(body.code);
     let is_wanted = |at: u32| names.get(at as usize).is_some_and(|n| methods.contains(&n.as_str()));
     let Some(shape) = scene.shapes.of(scene, body.code) else { return true };
@@ -117,7 +218,7 @@ fn body_speaks_of(scene: &Scene, body: &Body, offset: Option<i64>, of: Addr, met
             Some(name) if is_wanted(name) => {
                 as_attribute = true;
                 let other = receiver(scene, body, &shape, start, at).filter(|object| *object != of);
-                if !other.is_some_and(|object| is_its_own(scene, object, methods)) {
+                if !other.is_some_and(|object| is_its_own(scene, object, methods)) && counts(&shape, at) {
                     return true;
                 }
             }

@@ -13,6 +13,8 @@ use super::{FrameScene, Scene, Seen, ThreadScene};
 use crate::snapshot::{Actor, Certainty, Wait};
 use crate::target::memory::Addr;
 
+const NOTIFY: &[&str] = &["notify", "notify_all", "notifyAll"];
+
 /// How a wait that was recognised by its frames is described.
 pub struct Found {
     pub kind: &'static str,
@@ -127,17 +129,17 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
     let count = |value: Option<Addr>| value.and_then(|v| heap.int(v));
     match frame.code.name.as_str() {
         "wait" if heap.is_a(&ty, "Condition") => {
-            let on = others(scene, thread, object, &["notify", "notify_all", "notifyAll"]);
+            let on = wakers(scene, thread, object, NOTIFY);
             let waiters = heap.attrs(object, ["_waiters"])[0].and_then(|w| heap.size(w));
             Some(found("condition", "wait", on, Certainty::Likely, json!({ "waiters": waiters })))
         }
         "wait_for" if heap.is_a(&ty, "Condition") => {
-            let on = others(scene, thread, object, &["notify", "notify_all", "notifyAll"]);
+            let on = wakers(scene, thread, object, NOTIFY);
             Some(found("condition", "wait_for", on, Certainty::Likely, json!({})))
         }
         "wait" if heap.is_a(&ty, "Event") => {
             let own = shut_down_by_itself(scene, thread, index);
-            let on = own.clone().unwrap_or_else(|| others(scene, thread, object, &["set"]));
+            let on = own.clone().unwrap_or_else(|| wakers(scene, thread, object, &["set"]));
             let certainty = if own.is_some() { Certainty::Proved } else { Certainty::Likely };
             let flag = heap.attrs(object, ["_flag"])[0].and_then(|f| heap.int(f)).map(|f| f != 0);
             Some(found("event", "wait", on, certainty, json!({ "set": flag })))
@@ -232,18 +234,46 @@ fn at_exit(scene: &Scene, thread: &ThreadScene, index: usize) -> Found {
 /// Threads that were given such a method of the object, to be called when they are done (`reply = box.put`), or in
 /// whose mail it lies.
 pub fn promisers(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str]) -> Vec<Actor> {
-    let keeps = |frame: &FrameScene| spoken::keeps_method(scene, frame, object, methods);
+    let keeps = |thread: &ThreadScene, index: usize| {
+        spoken::keeps_method(scene, &thread.frames[index], object, methods)
+    };
     let found = reaching(scene, thread, object, keeps);
     named(scene, if found.is_empty() { readers(scene, thread, object) } else { found })
+}
+
+/// Who might notify a condition, or set an event. Who waits for it as well has to be woken first, unless the time that
+/// it has runs out; who is inside of a `with` whose end wakes never comes there while it waits, be it this very thread.
+fn wakers(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str]) -> Vec<Actor> {
+    let waits = |t: &ThreadScene| {
+        let wait = |f: &&FrameScene| f.is("/threading.py", &["wait"]) && scene.receiver(f) == Some(object);
+        let frame = t.frames.iter().take(2).find(wait);
+        let timeout = frame.and_then(|f| scene.local(f, "timeout"));
+        timeout.is_some_and(|t| scene.heap.type_of(t).is_some_and(|ty| ty.name == "NoneType"))
+    };
+    let leaves = |t: &&ThreadScene| {
+        let exits = t.frames.iter().flat_map(|f| super::exits::of_frame(scene.heap, f));
+        let mut generators = exits.filter_map(|exit| scene.heap.attrs(exit.manager, ["gen"])[0]);
+        generators.any(|g| spoken::goes_on_to(scene, g, object, methods))
+    };
+    let inside: Vec<Actor> =
+        scene.threads.iter().filter(|t| waits(t)).filter(leaves).map(|t| actor(scene, t)).collect();
+    let mut on = others(scene, thread, object, methods);
+    on.retain(|a| {
+        let other = scene.threads.iter().find(|t| t.tid.is_some() && t.tid == a.tid);
+        !other.is_some_and(waits)
+    });
+    on.extend(inside);
+    on
 }
 
 /// Threads other than this one whose frames can reach the object and speak of one of these methods: who
 /// may end the wait. None of that is proven.
 pub fn others(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str]) -> Vec<Actor> {
     let speaks = |object: Addr| {
-        let says = |frame: &FrameScene| {
-            spoken::speaks_of(scene, frame, object, methods)
-                || spoken::keeps_method(scene, frame, object, methods)
+        let says = |thread: &ThreadScene, index: usize| {
+            spoken::will_speak_of(scene, thread, index, object, methods)
+                || spoken::keeps_method(scene, &thread.frames[index], object, methods)
+                || spoken::calls_who_speaks_of(scene, thread, index, object, methods)
         };
         reaching(scene, thread, object, says)
     };
@@ -262,7 +292,9 @@ pub fn others(scene: &Scene, thread: &ThreadScene, object: Addr, methods: &[&str
 /// Threads (indices) that read the queue in which a message lies that leads to this object.
 fn readers(scene: &Scene, thread: &ThreadScene, object: Addr) -> Vec<u32> {
     let reads = |queue: &Addr| {
-        let gets = |f: &FrameScene| spoken::speaks_of(scene, f, *queue, &["get", "get_nowait"]);
+        let gets = |thread: &ThreadScene, index: usize| {
+            spoken::will_speak_of(scene, thread, index, *queue, &["get", "get_nowait"])
+        };
         reaching(scene, thread, *queue, gets)
     };
     scene.mail().get(&object).into_iter().flatten().flat_map(reads).collect()
@@ -273,12 +305,12 @@ fn reaching(
     scene: &Scene,
     thread: &ThreadScene,
     object: Addr,
-    fits: impl Fn(&FrameScene) -> bool,
+    fits: impl Fn(&ThreadScene, usize) -> bool,
 ) -> Vec<u32> {
     let frames = scene.reach().get(&object).into_iter().flatten();
     let other = |(t, f): &&(u32, u32)| {
         let other = &scene.threads[*t as usize];
-        other.raw.tstate != thread.raw.tstate && fits(&other.frames[*f as usize])
+        other.raw.tstate != thread.raw.tstate && fits(other, *f as usize)
     };
     frames.filter(other).map(|(t, _)| *t).collect()
 }

@@ -59,11 +59,11 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     // Slots that are not given back by who took them are a count of something that others add to.
     circular.extend(scene.threads.iter().filter_map(|t| address(t, is_count)));
     circular.extend(scene.threads.iter().filter(|t| is_main(t)).filter_map(|t| address(t, is_unknown)));
-    // Who is joined, and waits for an item.
+    // Who is joined, is to deliver something, or has a lock, and waits for an item.
     let joined: FxHashSet<i32> = seen
         .waits
         .values()
-        .filter(|w| w.kind == "thread")
+        .filter(|w| matches!(w.kind.as_str(), "thread" | "future" | "lock"))
         .flat_map(|w| &w.on)
         .filter_map(|on| on.tid)
         .collect();
