@@ -1,6 +1,6 @@
 //! Secrets: which names look like one, and how text that carries credentials is shown.
 //!
-//! Applied to locals, command lines, titles of peers, statements and work items alike, unless
+//! Applied to locals, command lines, source lines, titles of peers, statements and work items alike, unless
 //! `--show-secrets` was given.
 
 /// What stands in place of a secret.
@@ -35,7 +35,12 @@ pub fn is_secret(name: &str) -> bool {
 /// `password=…`, `token: …` and the like.
 pub fn text(input: &str) -> String {
     let urls = mask_urls(input);
-    mask_pairs(&urls)
+    mask_pairs(&urls, false)
+}
+
+/// Masks a line of source code: what is written there as a literal, be it within another one.
+pub fn source(line: &str) -> String {
+    mask_pairs(&mask_urls(line), true)
 }
 
 /// Masks a command line: also the argument that follows `--token`.
@@ -92,15 +97,24 @@ fn mask_urls(input: &str) -> String {
     out
 }
 
-/// `name=value` and `name: value`, where the name is secret: the value, to the next separator.
-fn mask_pairs(input: &str) -> String {
+/// `name=value` and `name: value`, where the name is secret: the value, to the next separator. In `code`, only where it
+/// is a literal, and with blanks around the sign.
+fn mask_pairs(input: &str, code: bool) -> String {
     let mut out = String::with_capacity(input.len());
     let mut word_start = 0;
     let mut skip_until = 0;
     let mut quoted = "";
+    let mut literal: Option<char> = None;
     for (i, c) in input.char_indices() {
         if i < skip_until {
             continue;
+        }
+        if matches!(c, '"' | '\'') {
+            literal = match literal {
+                None => Some(c),
+                Some(open) if open == c => None,
+                open => open,
+            };
         }
         if !(c.is_alphanumeric() || matches!(c, '_' | '-')) {
             let mut name = &input[word_start..i];
@@ -108,7 +122,11 @@ fn mask_pairs(input: &str) -> String {
                 // The name stands in quotes: 'token': …
                 name = quoted;
             }
-            quoted = name;
+            if code && name.is_empty() && c == '=' && input[..i].ends_with(' ') {
+                name = quoted;
+            }
+            // Of `name = `, the blank in between is no name.
+            quoted = if code && c == ' ' && name.is_empty() { quoted } else { name };
             word_start = i + c.len_utf8();
             if matches!(c, '=' | ':') && is_secret(name) {
                 let value = &input[word_start..];
@@ -116,6 +134,7 @@ fn mask_pairs(input: &str) -> String {
                 let quote = value[blank..].chars().next().filter(|q| matches!(q, '"' | '\''));
                 let body = blank + quote.map_or(0, char::len_utf8);
                 let end = match quote {
+                    None if code && literal.is_none() => Some(0),
                     Some(q) => value[body..].find(q),
                     None => value[body..]
                         .find(|c: char| c.is_whitespace() || matches!(c, '&' | ';' | ',' | '"' | '\'')),
@@ -164,6 +183,19 @@ mod tests {
     }
 
     #[test]
+    fn source_lines() {
+        let masked = "requests.post(url, data='grant=x&client_secret=***', auth=auth)";
+        assert_eq!(source("requests.post(url, data='grant=x&client_secret=hunter2', auth=auth)"), masked);
+        assert_eq!(source("connect(host, password=\"geheim\")"), "connect(host, password=\"***\")");
+        assert_eq!(source("PASSWORD = 'geheim'"), "PASSWORD = '***'");
+        assert_eq!(source("{'token': 'abc', 'n': n}"), "{'token': '***', 'n': n}");
+        for line in ["token = self.fetch_token(name)", "login(user, password=password)", "if token == other:"]
+        {
+            assert_eq!(source(line), line);
+        }
+    }
+
+    #[test]
     fn command_lines() {
         let args =
             ["app", "--token", "abc", "--db-password=x", "--verbose", "--secret", "-q"].map(String::from);
@@ -174,6 +206,7 @@ mod tests {
         #[test]
         fn any_text_survives(input in ".*") {
             text(&input);
+            source(&input);
         }
     }
 }

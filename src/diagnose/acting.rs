@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::waits::{Party, word};
 use crate::kin::Descriptors;
-use crate::snapshot::{Certainty, Wait};
+use crate::snapshot::{Certainty, Frame, Wait};
 
 /// `of_process`: the threads of that process. Nobody where nothing tells which of them.
 pub fn threads(
@@ -37,6 +37,11 @@ pub fn threads(
     // One of many connections of a server: which of its threads has it is not known.
     if wait.kind == "socket" {
         return (Vec::new(), None);
+    }
+    // What is shared without a descriptor, all of them may get at: any of the application's own could act.
+    if matches!(wait.kind.as_str(), "event" | "condition" | "barrier" | "semaphore" | "lock") {
+        let own = |at: &usize| !serves_library(&parties[*at]);
+        return (able.into_iter().filter(own).collect(), Some(Certainty::Likely));
     }
     let waits_for_us = |at: &usize| {
         let on = parties[*at].wait().into_iter().flat_map(|w| &w.on);
@@ -163,10 +168,16 @@ pub fn reaches(party: &Party, wait: &Wait) -> bool {
 
 /// Waits for clients, and calls whatever serves them.
 fn serves_clients(party: &Party) -> bool {
-    let own = |f: &crate::snapshot::Frame| {
-        f.module.as_deref().is_some_and(|m| m.starts_with("multiprocessing") || m.starts_with("concurrent."))
+    party.wait().is_some_and(is_for_clients) && !serves_library(party)
+}
+
+/// A thread that a pool or a queue has started for itself, and that is in none of the application's code.
+fn serves_library(party: &Party) -> bool {
+    let of_library = |f: &Frame| {
+        f.module.as_deref().is_some_and(|m| m.starts_with("multiprocessing.") || m.starts_with("concurrent."))
     };
-    party.wait().is_some_and(is_for_clients) && !party.frames().iter().any(own)
+    let frames = party.frames();
+    !is_main(party) && frames.iter().any(of_library) && !frames.iter().any(|f| f.user)
 }
 
 /// Accepts connections, or sleeps in a selector.

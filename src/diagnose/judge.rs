@@ -236,7 +236,7 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     // Who is waited for here is at work, and what that waits for now it has not waited for long: the wait of who
     // waits for its end is as old as the work.
     let polls = || case.culprit().wait().is_some_and(|w| w.asks_again() && !w.is_retried());
-    if !alone && !serves && matches!(case.kind(), "thread" | "process") && case.fate < Fate::Endless {
+    if !alone && !serves && matches!(case.kind(), "thread" | "process") {
         let goes_on = lately && !case.culprit().wait().is_some_and(Wait::is_retried);
         if goes_on || polls() {
             return None;
@@ -342,6 +342,12 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         // Somebody holds what is wanted and waits for work meanwhile.
         Fate::Idle if wants => Some(Warning),
         Fate::Idle => None,
+        // Work that was handed in asks for something to be typed.
+        Fate::Outside
+            if is_main && !alone && case.kind() == "future" && !wants && is_server_of_work(case) =>
+        {
+            Some(Info)
+        }
         // Who waits for work, with what is wanted here.
         Fate::Outside if is_server_of_work(case) => (wants && (suffers || jammed)).then_some(Warning),
         // A program that a thread runs may take its time.
@@ -658,12 +664,20 @@ fn is_server_of_work(case: &Case) -> bool {
     works && supervises || accepts || polls || kind == "pipe" && stdin || case.wait().is_some_and(from_stdin)
 }
 
-/// Another thread of its process, or a worker, waits for a program that it has started: for its end, or its output.
+/// It ends with a program that somebody here has started and that runs: who waits for its end, or its output, lets it
+/// take its time.
 fn runs_program(case: &Case) -> bool {
     let parties = &case.graph.parties;
-    let runs = waits_for_child;
+    let lives = |party: &super::waits::Party| {
+        party.process.children.iter().flatten().any(|c| c.state.as_deref() != Some("Z"))
+    };
+    let reads = |party: &super::waits::Party| {
+        party.wait().is_some_and(|w| w.kind == "pipe" && word(w, "operation") == Some("read")) && lives(party)
+    };
+    let runs = |party: &super::waits::Party| waits_for_child(party) || reads(party);
     let culprit = case.culprit();
-    case.chain.iter().skip(1).any(|&at| runs(&parties[at]))
+    case.keeps_output().is_none()
+        && case.chain.iter().any(|&at| runs(&parties[at]))
         && (culprit.process.python.is_none() || runs(culprit))
 }
 

@@ -173,6 +173,7 @@ pub fn of_stacks(
         modules: &mut modules,
         paths: Paths::new(&python.sys, &options.apps),
         sources,
+        show_secrets: options.show_secrets,
         locals: &stacks.locals,
         thread: 0,
         known: FxHashMap::default(),
@@ -448,6 +449,7 @@ struct Resolver<'a, 'h> {
     modules: &'a mut Modules,
     paths: Paths,
     sources: &'a mut Sources,
+    show_secrets: bool,
     locals: &'a Locals,
     /// Whose frames these are: its thread state; 0 for those of tasks.
     thread: Addr,
@@ -478,12 +480,14 @@ impl Resolver<'_, '_> {
     fn without_locals(&mut self, FrameScene { raw, code, offset }: &FrameScene) -> Frame {
         let line = code.line(*offset);
         let file = code.file.as_deref();
+        let source = file.zip(line).and_then(|(f, l)| self.sources.line(f, l));
         Frame {
             function: code.name.clone(),
             qualname: code.qualname.clone(),
             module: self.modules.names.get(&raw.globals).cloned().flatten(),
             path: file.and_then(|f| self.sources.path(f)),
-            source: file.zip(line).and_then(|(f, l)| self.sources.line(f, l)),
+            source: source
+                .map(|s| if self.show_secrets { s } else { crate::mask::source(s.as_str()).into() }),
             user: file.is_some_and(|f| self.paths.is_user(f)),
             file: code.file.clone(),
             line,

@@ -97,7 +97,10 @@ pub fn methods(wait: &Wait) -> &'static [&'static str] {
         ("queue", Some("get")) => &["put", "put_nowait", "shutdown"],
         ("queue", Some("put")) => &["get", "get_nowait", "shutdown"],
         ("queue", _) => &["task_done", "shutdown"],
-        ("future", _) => &["set_result", "set_exception", "cancel"],
+        // The last two are asyncio's own (asyncio/base_events.py, futures.py).
+        ("future", _) => {
+            &["set_result", "set_exception", "cancel", "_set_result_unless_cancelled", "_copy_future_state"]
+        }
         _ => ACTS,
     }
 }
