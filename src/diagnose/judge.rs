@@ -513,6 +513,10 @@ fn of_unanswered(case: &Case, awaited: &Case) -> Option<Severity> {
         }
         _ if awaited.says("inbound") => None,
         "recv" if !is_call && !asked() => None,
+        // Both ends are here: whoever has the other one may have nothing to say.
+        "recv" if !is_call && !serves && wait.on.iter().any(|on| on.pid == Some(case.party().pid())) => {
+            Some(Info)
+        }
         "recv" | "send" | "connect" if serves => Some(Critical),
         "recv" | "send" | "connect" if is_main_task(case) => Some(Warning),
         "recv" if is_call => Some(Info),
@@ -652,6 +656,18 @@ fn is_server_of_work(case: &Case) -> bool {
     let accepts = accepts || call.ends_with("input") || call.ends_with("stdin.read");
     let of_broker = super::waits::has_library(culprit.frames(), BROKERS) || case.of_root().is_consumer();
     let polls = of_broker && request(case).is_none();
+    // Whoever likes sends it something.
+    let is_mailbox = |w: &Wait| {
+        let datagrams = word(w, "family").is_some_and(|f| f.starts_with("udp") || f == "unix");
+        w.kind == "socket"
+            && datagrams
+            && word(w, "operation") == Some("recv")
+            && w.detail["local"].is_string()
+            && w.detail["peer"].is_null()
+            && w.detail["peer_process"].is_null()
+            && w.on.is_empty()
+    };
+    let polls = polls || wait.is_some_and(is_mailbox) && request(case).is_none();
     let from_stdin = |w: &crate::snapshot::Wait| {
         w.kind == "pipe" && w.detail.get("fd").and_then(|v| v.as_i64()) == Some(0)
     };

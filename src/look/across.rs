@@ -204,7 +204,8 @@ impl All<'_> {
             wait.certainty = Certainty::Proved;
         }
         // Of a queue its pipe tells who is at the other end.
-        for pid in sharers.iter().filter(|_| wait.kind != "queue") {
+        let by_pipe = wait.kind == "queue" && wait.detail["operation"] != "join";
+        for pid in sharers.iter().filter(|_| !by_pipe) {
             let actor = Actor { pid: Some(*pid), tid: None, thread: None, task: None, task_name: None };
             if !wait.on.iter().any(|a| a.pid == Some(*pid)) {
                 wait.on.push(actor);

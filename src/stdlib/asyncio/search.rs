@@ -182,6 +182,9 @@ impl<'s, 'a> Search<'s, 'a> {
         walk.left.extend_from_slice(objects);
         for (index, frame) in frames.iter().enumerate() {
             if frame.in_file("/asyncio/base_events.py") || is_below_target(frames, index) {
+                // It tells the loop that the pool's threads have ended.
+                let shuts_down = frame.code.name == "_do_shutdown";
+                walk.left.extend(shuts_down.then(|| self.scene.local(frame, "future")).flatten());
                 continue;
             }
             let (values, rest) = ahead(self.scene, frame);
