@@ -413,7 +413,7 @@ pub static OTHERS: &[Rule] = &[
         when: |c| {
             // What libraries lock lies outside of the process.
             let shared = c.call_starts("multiprocessing") || c.says("polled");
-            c.kind() == "lock" && c.is_alone() && !c.is_referenced() && !shared
+            c.kind() == "lock" && c.is_alone() && !c.is_referenced() && !shared && !c.says("unsearched")
         },
         advice: "take locks with `with`: whoever took {object} has left without releasing it",
     },

@@ -205,7 +205,14 @@ impl All<'_> {
         }
         // Of a queue its pipe tells who is at the other end.
         let by_pipe = wait.kind == "queue" && wait.detail["operation"] != "join";
-        for pid in sharers.iter().filter(|_| !by_pipe) {
+        // Who waits for the next item will not call another one done.
+        let rests = |pid: i32| {
+            let waits =
+                self.process(pid).into_iter().flat_map(|p| &p.threads).filter_map(|t| t.waits_on.as_ref());
+            wait.kind == "queue"
+                && waits.into_iter().any(|w| w.kind == "queue" && w.detail["operation"] == "get")
+        };
+        for pid in sharers.iter().filter(|pid| !by_pipe && !rests(**pid)) {
             let actor = Actor { pid: Some(*pid), tid: None, thread: None, task: None, task_name: None };
             if !wait.on.iter().any(|a| a.pid == Some(*pid)) {
                 wait.on.push(actor);

@@ -1,10 +1,11 @@
-//! Who keeps an object alive: a thread's frames, a module's variables, or nobody but garbage that no
+//! Who keeps an object alive: a thread's frames, a task's, a module's variables, or nobody but garbage that no
 //! collection has met yet. By the collector's own lists (Modules/gcmodule.c, Python/gc.c) and its own
 //! argument: what is referred to only from within is dead.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::Scene;
+use super::{Scene, Seen, visible};
+use crate::python::code::Codes;
 use crate::python::layout::NONE;
 use crate::python::objects::{Heap, TypeInfo};
 use crate::target::memory::Addr;
@@ -26,6 +27,8 @@ pub struct Garbage<'a, 's> {
     referrers: FxHashMap<Addr, Vec<Addr>>,
     /// Objects that stand in frames: (thread, frame).
     in_frames: FxHashMap<Addr, (usize, usize)>,
+    /// By `in_tasks`.
+    in_tasks: FxHashMap<Addr, usize>,
 }
 
 /// Who keeps an object.
@@ -33,6 +36,8 @@ pub struct Garbage<'a, 's> {
 pub enum Keeper {
     /// Indices of the thread and its frame.
     Frame(usize, usize),
+    /// Index of the task.
+    Task(usize),
     /// A variable of this module.
     Module(String),
     /// `gc.garbage`, where collections with DEBUG_SAVEALL put what they find.
@@ -42,12 +47,18 @@ pub enum Keeper {
 }
 
 impl<'a, 's> Garbage<'a, 's> {
-    /// `None`: the lists are not where they should be, or too long.
+    /// `None`: the lists are not where they should be, or too long. Of the younger objects some may be left out: their
+    /// lists change while the process runs.
     pub fn of(scene: &'a Scene<'s>, interp: Addr) -> Option<Self> {
         let (heads, enabled) = heads(scene.heap, scene.python.runtime, interp)?;
+        let (oldest, younger) = heads.split_last()?;
         let mut objects = Vec::new();
-        for head in heads {
-            walk(scene.heap, head, &mut objects)?;
+        walk(scene.heap, *oldest, &mut objects)?;
+        for head in younger {
+            let before = objects.len();
+            if walk(scene.heap, *head, &mut objects).is_none() {
+                objects.truncate(before);
+            }
         }
         Some(Garbage {
             scene,
@@ -55,7 +66,13 @@ impl<'a, 's> Garbage<'a, 's> {
             enabled,
             referrers: FxHashMap::default(),
             in_frames: FxHashMap::default(),
+            in_tasks: FxHashMap::default(),
         })
+    }
+
+    /// The same with the variables of suspended tasks.
+    pub fn with_tasks(self, in_tasks: FxHashMap<Addr, usize>) -> Self {
+        Garbage { in_tasks, ..self }
     }
 
     /// The objects whose type fits.
@@ -80,6 +97,9 @@ impl<'a, 's> Garbage<'a, 's> {
         while at < closure.len() {
             let this = closure[at];
             at += 1;
+            if let Some(task) = self.in_tasks.get(&this) {
+                return Some(Keeper::Task(*task));
+            }
             if let Some((thread, frame)) = self.in_frames.get(&this) {
                 return Some(Keeper::Frame(*thread, *frame));
             }
@@ -145,6 +165,18 @@ impl<'a, 's> Garbage<'a, 's> {
     }
 }
 
+/// The variables of suspended tasks, with the task's place in `Seen::tasks`.
+pub fn in_tasks(scene: &Scene, codes: &Codes, seen: &Seen) -> FxHashMap<Addr, usize> {
+    let mut found = FxHashMap::default();
+    for (i, task) in seen.tasks.iter().enumerate() {
+        let frames = seen.task_frames.get(&task.id.0).map(|raw| visible(scene.heap, codes, raw));
+        for object in frames.iter().flatten().flat_map(|frame| scene.values(frame)) {
+            found.entry(object).or_insert(i);
+        }
+    }
+    found
+}
+
 /// What an object refers to, once for each reference; its type is left out.
 fn referents(heap: &Heap, object: Addr) -> Vec<Addr> {
     let Some(ty) = heap.type_of(object) else { return Vec::new() };
@@ -207,7 +239,7 @@ fn heads(heap: &Heap, runtime: Addr, interp: Addr) -> Option<(Vec<Addr>, bool)> 
         let next = heap.mem.u64(*head).ok().map(|n| n & !3)?;
         (heap.mem.u64(next + 8).ok()? & !3 == *head).then_some(())
     };
-    heads.iter().all(|head| goes_round(head).is_some()).then_some(())?;
+    goes_round(heads.last()?)?;
     // Up to 3.13: a pointer, then `int trash_delete_nesting, enabled, debug`, and four bytes to align.
     let before = if heap.layout.minor <= 13 { 12 } else { 8 };
     let enabled = heap.mem.i32(start - before).ok().filter(|e| matches!(e, 0 | 1))?;

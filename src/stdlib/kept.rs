@@ -3,29 +3,36 @@
 
 use serde_json::json;
 
-use super::garbage::{Garbage, Keeper};
+use super::garbage::{self, Garbage, Keeper};
 use super::{Scene, Seen, exits, holders, locks};
 use crate::python::code::Codes;
 use crate::python::frames;
-use crate::snapshot::{Certainty, Wait};
+use crate::snapshot::{Actor, Certainty, Wait};
 use crate::target::memory::Addr;
 
-pub fn find(scene: &Scene, seen: &mut Seen) {
+pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
+    let waits = seen.tasks.iter().filter_map(|task| task.waits_on.as_ref()).chain(seen.waits.values());
+    if !waits.into_iter().any(is_wanted) {
+        return;
+    }
+    let in_tasks = garbage::in_tasks(scene, codes, seen);
+    let actors: Vec<Actor> = seen.tasks.iter().map(|t| Actor::task(scene.pid, t.tid, t.id)).collect();
     let of_tasks = seen.tasks.iter_mut().filter_map(|task| task.waits_on.as_mut());
     let mut wanted: Vec<&mut Wait> =
         seen.waits.values_mut().chain(of_tasks).filter(|wait| is_wanted(wait)).collect();
-    if wanted.is_empty() {
-        return;
-    }
     let mut interpreters: Vec<Addr> = scene.threads.iter().map(|thread| thread.interp).collect();
     interpreters.sort_unstable();
     interpreters.dedup();
     for interp in interpreters {
-        let Some(mut garbage) = Garbage::of(scene, interp) else { continue };
+        let Some(garbage) = Garbage::of(scene, interp) else {
+            wanted.iter_mut().for_each(|wait| wait.detail["unsearched"] = json!(true));
+            continue;
+        };
+        let mut garbage = garbage.with_tasks(in_tasks.clone());
         for generator in garbage.instances(|ty| matches!(ty.name.as_str(), "generator" | "async_generator")) {
             let held = held(scene, generator);
             for wait in wanted.iter_mut().filter(|w| w.address.is_some_and(|a| held.contains(&a.0))) {
-                tell(scene, &mut garbage, generator, wait);
+                tell(scene, &mut garbage, &actors, generator, wait);
             }
         }
     }
@@ -50,7 +57,7 @@ fn held(scene: &Scene, generator: Addr) -> Vec<Addr> {
     found
 }
 
-fn tell(scene: &Scene, garbage: &mut Garbage, generator: Addr, wait: &mut Wait) {
+fn tell(scene: &Scene, garbage: &mut Garbage, tasks: &[Actor], generator: Addr, wait: &mut Wait) {
     let heap = scene.heap;
     let mut codes = Codes::default();
     let place = locks::suspended_frame(heap, generator).and_then(|(frame, code, _)| {
@@ -61,9 +68,13 @@ fn tell(scene: &Scene, garbage: &mut Garbage, generator: Addr, wait: &mut Wait) 
     });
     let Some((name, file, line)) = place else { return };
     let keeper = garbage.keeper(generator);
-    if let Some(Keeper::Frame(thread, _)) = keeper {
-        let thread = &scene.threads[thread];
-        wait.on = vec![locks::actor(scene, thread)];
+    let holder = match keeper {
+        Some(Keeper::Frame(thread, _)) => Some(locks::actor(scene, &scene.threads[thread])),
+        Some(Keeper::Task(task)) => Some(tasks[task].clone()),
+        _ => None,
+    };
+    if let Some(holder) = holder {
+        wait.on = vec![holder];
         wait.certainty = Certainty::Likely;
     }
     let module = match &keeper {

@@ -243,7 +243,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     asyncio::wakers::find(scene, codes, seen);
     asyncio::died::find(scene, seen);
     databases::among_own_threads(scene, seen);
-    kept::find(scene, seen);
+    kept::find(scene, codes, seen);
     wakers::find_owners(scene, seen);
     wakers::bystanders(scene, seen);
     requested::find(scene, seen);

@@ -209,7 +209,8 @@ fn holders_of(scene: &Scene, garbage: &mut Garbage, pool: Addr) -> Vec<Holder> {
         Some(Keeper::Module(name)) => Holder::Module(name),
         Some(Keeper::Uncollectable) => Holder::Uncollectable,
         Some(Keeper::Nobody) => Holder::Nobody,
-        None => Holder::Unknown,
+        // No tasks were asked for.
+        Some(Keeper::Task(_)) | None => Holder::Unknown,
     };
     out.into_iter().map(holder).collect()
 }
