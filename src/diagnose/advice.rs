@@ -318,6 +318,14 @@ fn died(wait: &Wait) -> Option<String> {
     Some(format!("task {name} had {}, and has ended: {exception} in `{function}` at {place}", object(wait)))
 }
 
+/// The consumers of a full queue that put into it themselves.
+fn takers(wait: &Wait) -> Option<String> {
+    let names: Vec<&str> = wait.detail["takers"].as_array()?.iter().filter_map(Value::as_str).collect();
+    let more = names.len().saturating_sub(3);
+    let first = names.into_iter().take(3).collect::<Vec<_>>().join(", ");
+    Some(if more == 0 { first } else { format!("{first} and {more} more") })
+}
+
 /// A lock that is released by another thread than the one that took it.
 fn is_signal(wait: &Wait) -> bool {
     wait.detail.get("signal").and_then(serde_json::Value::as_bool) == Some(true)
@@ -670,7 +678,10 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         (1, Fate::Stuck | Fate::Endless) if case.wait().is_some_and(is_kept) => {
             format!("{wants}, which a generator has that was left half way")
         }
-        (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
+        (1, Fate::Stuck) => match case.wait().and_then(takers) {
+            Some(takers) => format!("{wants}, and those who take from it wait for room as well: {takers}"),
+            None => format!("{wants}, and nobody is left who could end that"),
+        },
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,
         (_, Fate::Stuck) => format!("{wants}{}, which nobody is left to end", culprit()),
@@ -794,11 +805,20 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "pipe-wait" | "loop-subprocess" if case.keeps_output().is_some() => {
             "the output ends when all who have inherited it close it: give what runs on in the background files or DEVNULL of its own (`>/dev/null 2>&1`), or do not capture the output"
         }
-        "event-never" if case.kind() == "condition" => {
+        "queue-full" if case.of_awaited().wait().and_then(takers).is_some() => {
+            "who takes from {object} must not wait for room in it: put what comes up there with put_nowait() into a queue without a limit, or in a task of its own"
+        }
+        "queue-full" if case.of_awaited().call_starts("asyncio.") => {
+            "see why {culprit} takes nothing out; asyncio's put() knows no timeout: put asyncio.wait_for() or asyncio.timeout() around it, or use put_nowait() and handle asyncio.QueueFull"
+        }
+        "queue-starved" if case.of_awaited().call_starts("asyncio.") => {
+            "see why {culprit} puts nothing in; put asyncio.wait_for() around get(), and watch that the tasks that put are alive"
+        }
+        "event-never" if case.of_awaited().kind() == "condition" => {
             "see who should notify {object}, and on which path it is forgotten; wait with a timeout"
         }
-        "event-never" if case.kind() == "barrier" => {
-            "see who should come to {object}, and why it does not; wait with a timeout"
+        "event-never" if case.of_awaited().kind() == "barrier" => {
+            "see who should come to {object}, and why it does not; have whoever cannot come call abort(), and wait with a timeout"
         }
         "pipe-wait" if case.operation() == "open" => {
             "to open a FIFO waits until somebody opens its other end: see who should; O_NONBLOCK does not wait"

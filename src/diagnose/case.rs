@@ -369,6 +369,11 @@ impl<'g, 'a> Case<'g, 'a> {
         self.wait().is_some_and(|w| w.detail["closing"].is_object())
     }
 
+    /// Somebody waits for the end of this one.
+    pub fn is_awaited(&self) -> bool {
+        (0..self.graph.parties.len()).any(|at| self.graph.links[at].to.contains(&self.head()))
+    }
+
     /// Somebody waits for this task, and not for ever.
     pub fn is_awaited_with_deadline(&self) -> bool {
         let waits_here = |&at: &usize| self.graph.links[at].to.contains(&self.head());

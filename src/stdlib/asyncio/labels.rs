@@ -10,6 +10,9 @@ use crate::target::memory::Addr;
 /// Objects that are named: each needs a search.
 const MAX_NAMED: usize = 500;
 
+/// Entries of a dict in which a future is looked for.
+const MAX_KEYS: usize = 4_096;
+
 /// Fills in the labels of waits for asyncio's own objects.
 pub fn name(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let mut known: FxHashMap<Addr, Option<String>> = FxHashMap::default();
@@ -28,12 +31,16 @@ pub fn name(scene: &Scene, codes: &Codes, seen: &mut Seen) {
 }
 
 fn is_named(wait: &Wait) -> bool {
-    matches!(wait.kind.as_str(), "lock" | "semaphore" | "event" | "condition" | "barrier" | "queue")
+    let kinds = ["lock", "semaphore", "event", "condition", "barrier", "queue"];
+    kinds.contains(&wait.kind.as_str()) || wait.kind == "future" && wait.call.is_none()
 }
 
 /// A variable, an attribute of one, or a global.
 fn of(scene: &Scene, frames: &[FrameScene], object: Addr, wait: &Wait) -> Option<String> {
     let heap = scene.heap;
+    if wait.kind == "future" {
+        return under_key(scene, frames, object);
+    }
     let ty = heap.type_of(object)?;
     let class = ty.name.rsplit('.').next().unwrap_or("object");
     let class = match wait.detail.get("maxsize").and_then(|m| m.as_i64()).filter(|m| *m > 0) {
@@ -56,4 +63,27 @@ fn of(scene: &Scene, frames: &[FrameScene], object: Addr, wait: &Wait) -> Option
     // Globals come last: their search is the longest.
     let global = frames.iter().find_map(|f| locks::global_name(scene, f, object));
     Some(global.map_or_else(|| class.clone(), |name| format!("{class} {name}")))
+}
+
+/// A future that stands in a dict, from where others would take it: `self.inflight['ACME']`.
+fn under_key(scene: &Scene, frames: &[FrameScene], future: Addr) -> Option<String> {
+    let heap = scene.heap;
+    let key_of = |dict: Addr| {
+        heap.type_of(dict).filter(|ty| ty.is_dict())?;
+        let (key, _) = heap.dict(dict, MAX_KEYS)?.0.into_iter().find(|(_, value)| *value == future)?;
+        let number = || heap.type_of(key).filter(|ty| ty.is_int()).and_then(|_| heap.int(key));
+        let text = || heap.checked_str(key).map(|text| format!("'{text}'"));
+        Some(text().or_else(|| Some(number()?.to_string())).unwrap_or_else(|| "…".into()))
+    };
+    let frame = frames.iter().find(|frame| scene.is_user(frame))?;
+    for (name, value) in scene.locals(frame) {
+        if let Some(key) = key_of(value) {
+            return Some(format!("{name}[{key}]"));
+        }
+        let attributes = heap.attributes(value, 256).unwrap_or_default();
+        if let Some((attribute, key)) = attributes.into_iter().find_map(|(a, v)| Some((a, key_of(v)?))) {
+            return Some(format!("{name}.{}[{key}]", heap.checked_str(attribute)?));
+        }
+    }
+    None
 }
