@@ -391,7 +391,8 @@ fn of_task(case: &Case) -> Option<Severity> {
     let for_long = left.is_some_and(|left| left >= FAR) || overdue.is_some_and(|age| age >= FAR);
     // Who tidies up waits for something that may come.
     let in_vain = awaited.wait().is_some_and(says_nobody);
-    let late = old || in_vain || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
+    let late =
+        old || in_vain || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
     let is_missed = (overdue.is_some() || case.chain.len() > 1) && !case.outlives_run();
     if (case.ignores_cancel() || case.is_closing())
         && late

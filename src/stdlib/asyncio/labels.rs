@@ -2,6 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
+use super::anyio::BACKEND;
+use super::keepers::key_name;
 use crate::python::code::Codes;
 use crate::snapshot::{Address, Wait};
 use crate::stdlib::{FrameScene, Scene, Seen, locks, visible};
@@ -47,22 +49,32 @@ fn of(scene: &Scene, frames: &[FrameScene], object: Addr, wait: &Wait) -> Option
         Some(max) => format!("{class}(maxsize={max})"),
         None => class.to_owned(),
     };
-    for frame in frames.iter().filter(|f| !f.in_file("/asyncio/locks.py") && !f.in_file("/asyncio/queues.py"))
-    {
+    Some(named(scene, frames, object).map_or_else(|| class.clone(), |name| format!("{class} {name}")))
+}
+
+/// The name of an object in these frames.
+pub fn named(scene: &Scene, frames: &[FrameScene], object: Addr) -> Option<String> {
+    const OWN: [&str; 3] = ["/asyncio/locks.py", "/asyncio/queues.py", BACKEND];
+    let heap = scene.heap;
+    // Those of AnyIO wrap one of asyncio's.
+    let is_it = |value: Addr| {
+        let wraps = || heap.type_of(value).filter(|ty| matches!(ty.name.as_str(), "Event" | "EventAdapter"));
+        value == object || wraps().is_some_and(|_| heap.attrs(value, ["_event"])[0] == Some(object))
+    };
+    for frame in frames.iter().filter(|f| !OWN.iter().any(|file| f.in_file(file))) {
         let locals = scene.locals(frame);
-        if let Some((name, _)) = locals.iter().find(|(_, value)| *value == object) {
-            return Some(format!("{class} {name}"));
+        if let Some((name, _)) = locals.iter().find(|(_, value)| is_it(*value)) {
+            return Some(name.clone());
         }
         for (name, value) in &locals {
             let attributes = heap.attributes(*value, 256).unwrap_or_default();
-            if let Some((key, _)) = attributes.iter().find(|(_, v)| *v == object) {
-                return Some(format!("{class} {name}.{}", heap.checked_str(*key)?));
+            if let Some((key, _)) = attributes.iter().find(|(_, v)| is_it(*v)) {
+                return Some(format!("{name}.{}", heap.checked_str(*key)?));
             }
         }
     }
     // Globals come last: their search is the longest.
-    let global = frames.iter().find_map(|f| locks::global_name(scene, f, object));
-    Some(global.map_or_else(|| class.clone(), |name| format!("{class} {name}")))
+    frames.iter().find_map(|f| locks::global_name(scene, f, object))
 }
 
 /// A future that stands in a dict, from where others would take it: `self.inflight['ACME']`.
@@ -71,9 +83,7 @@ fn under_key(scene: &Scene, frames: &[FrameScene], future: Addr) -> Option<Strin
     let key_of = |dict: Addr| {
         heap.type_of(dict).filter(|ty| ty.is_dict())?;
         let (key, _) = heap.dict(dict, MAX_KEYS)?.0.into_iter().find(|(_, value)| *value == future)?;
-        let number = || heap.type_of(key).filter(|ty| ty.is_int()).and_then(|_| heap.int(key));
-        let text = || heap.checked_str(key).map(|text| format!("'{text}'"));
-        Some(text().or_else(|| Some(number()?.to_string())).unwrap_or_else(|| "…".into()))
+        Some(key_name(heap, key))
     };
     let frame = frames.iter().find(|frame| scene.is_user(frame))?;
     for (name, value) in scene.locals(frame) {

@@ -75,7 +75,7 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let sources: FxHashMap<Addr, Sources> =
         loops.iter().map(|l| (*l, sources(scene.heap, *l, None))).collect();
     let wanted: FxHashSet<Addr> = targets.keys().map(|k| k.0).collect();
-    let mut search = Search::new(scene, wanted, &loops);
+    let mut search = Search::new(scene, wanted, &loops).by_names();
 
     let running: FxHashSet<Addr> = seen.current.values().copied().collect();
     let places: Vec<u64> = frames.iter().map(|frames| place(frames)).collect();
