@@ -909,7 +909,7 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
         };
         return format!("{use_up} where they are opened: what only keeps them keeps those of {object} taken");
     }
-    if case.is_pool() && case.says("nobody") {
+    if case.is_pool() && case.says("nobody") && rule.id != "dbpool-close" {
         return format!(
             "give connections back with `with`: those of {object} are lost in objects that refer to each other, \
              and only a collection (gc.collect()) would return them"
@@ -926,14 +926,14 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     if rule.id == "lock-cycle" {
         return of_lock_cycle(case, rule).into();
     }
-    if rule.id == "pipe-deadlock" && case.of_awaited().is_unread() {
-        return "read what the child writes: communicate() instead of wait(), or a task that empties the pipe".into();
-    }
     if rule.id == "pipe-deadlock"
         && case.members().any(|m| m.task().is_some() && case.in_cycle(|w| w.detail["unread"].is_array()))
     {
         return "read the child's output in a task of its own while you write to it, or use communicate()"
             .into();
+    }
+    if rule.id == "pipe-deadlock" && case.of_awaited().is_unread() {
+        return "read what the child writes: communicate() instead of wait(), or a task that empties the pipe".into();
     }
     if rule.id == "pipe-deadlock" && case.is_held_up() {
         return format!(

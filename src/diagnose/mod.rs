@@ -273,7 +273,7 @@ fn one_per_root<'g, 'a>(
         let party = case.party();
         let main = party.thread().is_some_and(|t| t.main);
         // The main task awaits all others: those that it has given the work to say more.
-        let sent = party.task().is_some_and(|t| !t.main);
+        let sent = party.task().is_some_and(|t| !t.main) && party.user_frame().is_some();
         (
             case.cycle.is_some(),
             case.is_loop(case.head()),

@@ -8,7 +8,7 @@ use super::World;
 use super::waits::{MAX_ACTORS, actor};
 use crate::python::objects::Heap;
 use crate::snapshot::Wait;
-use crate::stdlib::{FrameScene, Scene};
+use crate::stdlib::{FrameScene, Scene, exits};
 use crate::target::memory::Addr;
 
 /// Connections of one loop that are looked at.
@@ -62,10 +62,32 @@ pub fn stopping(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<W
         label: (!names.is_empty()).then(|| names.join(", ")),
         call: Some("uvicorn.Server.shutdown".to_owned()),
         frame: Some(at),
-        on: open.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect(),
+        // First those that say where the application stands.
+        on: open
+            .iter()
+            .flat_map(|i| below(scene, world, *i))
+            .chain(open.iter().copied())
+            .take(MAX_ACTORS)
+            .map(|i| actor(scene, world, i))
+            .collect(),
         detail: json!({ "tasks": count, "stopping": { "connections": connections } }),
         ..Wait::new("task", Some(state))
     })
+}
+
+/// The tasks of a group that a request's task is inside of, where the application's own code runs in these alone:
+/// Starlette streams its answers so.
+fn below(scene: &Scene, world: &World, index: usize) -> Vec<usize> {
+    let heap = scene.heap;
+    let is_own = |i: &usize| world.tasks[*i].frames.iter().any(|f| scene.is_user(f));
+    if is_own(&index) {
+        return Vec::new();
+    }
+    let managers = world.tasks[index].frames.iter().flat_map(|f| exits::of_frame(heap, f));
+    let groups = managers.filter(|e| heap.type_of(e.manager).is_some_and(|ty| ty.name == "TaskGroup"));
+    let tasks = groups.filter_map(|e| heap.attrs(e.manager, ["_tasks"])[0]);
+    let tasks = tasks.flat_map(|set| heap.set(set, MAX_ACTORS).unwrap_or_default().0);
+    tasks.filter_map(|task| world.by_addr.get(&task).copied()).filter(is_own).collect()
 }
 
 #[derive(Clone, Copy)]

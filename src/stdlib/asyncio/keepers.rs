@@ -31,10 +31,10 @@ struct Step {
     is_private: bool,
 }
 
-/// The shortest way from the application's own frames.
-pub fn of(scene: &Scene, frames: &[FrameScene], wanted: Addr) -> Option<Kept> {
+/// The shortest way from the application's own frames that does not lead through `but`.
+pub fn of(scene: &Scene, frames: &[FrameScene], wanted: Addr, but: Addr) -> Option<Kept> {
     let heap = scene.heap;
-    let mut seen: FxHashSet<Addr> = FxHashSet::default();
+    let mut seen: FxHashSet<Addr> = FxHashSet::from_iter([but]);
     for frame in frames.iter().filter(|frame| scene.is_user(frame)) {
         let own = scene.locals(frame).into_iter();
         let step = |(path, object)| Step { object, path, named: object, depth: 0, is_private: false };

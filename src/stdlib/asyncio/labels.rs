@@ -58,8 +58,9 @@ pub fn named(scene: &Scene, frames: &[FrameScene], object: Addr) -> Option<Strin
     let heap = scene.heap;
     // Those of AnyIO wrap one of asyncio's.
     let is_it = |value: Addr| {
-        let wraps = || heap.type_of(value).filter(|ty| matches!(ty.name.as_str(), "Event" | "EventAdapter"));
-        value == object || wraps().is_some_and(|_| heap.attrs(value, ["_event"])[0] == Some(object))
+        let wraps = || heap.type_of(value).filter(|ty| ty.name == "Event");
+        value == object
+            || wraps().is_some_and(|ty| heap.named_slots(value, &ty, ["_event"])[0] == Some(object))
     };
     for frame in frames.iter().filter(|f| !OWN.iter().any(|file| f.in_file(file))) {
         let locals = scene.locals(frame);

@@ -189,7 +189,7 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         if found.is_empty() {
             let of_task = |(_, t): &(usize, usize)| {
                 let raw = seen.task_frames.get(&seen.tasks[*t].id.0)?;
-                keepers::of(scene, &visible(scene.heap, codes, raw), connection)
+                keepers::of(scene, &visible(scene.heap, codes, raw), connection, pool)
             };
             let known = kept.entry(pool).or_default();
             let ways = by.iter().filter_map(of_task).min_by_key(|k| k.path.len());
