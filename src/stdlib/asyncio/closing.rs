@@ -7,7 +7,7 @@ use serde_json::json;
 use super::World;
 use super::waits::{MAX_ACTORS, actor};
 use crate::python::objects::Heap;
-use crate::snapshot::Wait;
+use crate::snapshot::{Certainty, Wait};
 use crate::stdlib::{FrameScene, Scene, exits};
 use crate::target::memory::Addr;
 
@@ -58,18 +58,14 @@ pub fn stopping(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<W
     let names = open.iter().take(3).filter_map(|i| world.tasks[*i].object.name.clone());
     let names: Vec<String> = names.collect();
     let connections = connections.and_then(|c| Some(heap.set(c, MAX_CONNECTIONS)?.1)).unwrap_or(count);
+    let inner: Vec<usize> = open.iter().flat_map(|i| below(scene, world, *i)).collect();
     (!open.is_empty()).then(|| Wait {
         label: (!names.is_empty()).then(|| names.join(", ")),
         call: Some("uvicorn.Server.shutdown".to_owned()),
         frame: Some(at),
         // First those that say where the application stands.
-        on: open
-            .iter()
-            .flat_map(|i| below(scene, world, *i))
-            .chain(open.iter().copied())
-            .take(MAX_ACTORS)
-            .map(|i| actor(scene, world, i))
-            .collect(),
+        on: inner.iter().chain(&open).take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect(),
+        certainty: if inner.is_empty() { Certainty::Proved } else { Certainty::Likely },
         detail: json!({ "tasks": count, "stopping": { "connections": connections } }),
         ..Wait::new("task", Some(state))
     })
@@ -84,8 +80,18 @@ fn below(scene: &Scene, world: &World, index: usize) -> Vec<usize> {
         return Vec::new();
     }
     let managers = world.tasks[index].frames.iter().flat_map(|f| exits::of_frame(heap, f));
-    let groups = managers.filter(|e| heap.type_of(e.manager).is_some_and(|ty| ty.name == "TaskGroup"));
-    let tasks = groups.filter_map(|e| heap.attrs(e.manager, ["_tasks"])[0]);
+    let is_a = |manager: Addr, class: &str| heap.type_of(manager).is_some_and(|ty| ty.name == class);
+    // Starlette wraps the group into a generator.
+    let inner = |manager: Addr| {
+        let wraps = is_a(manager, "_AsyncGeneratorContextManager");
+        let generator = wraps.then(|| heap.attrs(manager, ["gen"])[0]).flatten();
+        generator.map_or_else(Vec::new, |generator| exits::of_generator(heap, generator))
+    };
+    let managers = managers
+        .flat_map(|e| inner(e.manager).into_iter().map(|e| e.manager).chain([e.manager]))
+        .filter(|manager| is_a(*manager, "TaskGroup"));
+    let groups: Vec<Addr> = managers.collect();
+    let tasks = groups.into_iter().filter_map(|group| heap.attrs(group, ["_tasks"])[0]);
     let tasks = tasks.flat_map(|set| heap.set(set, MAX_ACTORS).unwrap_or_default().0);
     tasks.filter_map(|task| world.by_addr.get(&task).copied()).filter(is_own).collect()
 }
