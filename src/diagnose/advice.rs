@@ -144,6 +144,15 @@ fn pool(wait: &Wait, seen: &mut Vec<String>) {
             by("gc.garbage")
         ));
     }
+    for kept in pool["kept"].as_array().into_iter().flatten() {
+        let text = |key: &str| kept[key].as_str().unwrap_or("?");
+        seen.push(format!(
+            "one of them is with `{}` ({}), as `{}` knows it: nobody uses that any more",
+            text("path"),
+            text("class"),
+            text("function")
+        ));
+    }
     for holder in holders.iter().take(6) {
         let text = |key: &str| holder[key].as_str();
         if let (Some("thread"), Some(function)) = (text("by"), text("function")) {
@@ -315,7 +324,33 @@ fn died(wait: &Wait) -> Option<String> {
     let file = file.rsplit('/').next().unwrap_or(file);
     let place = died["line"].as_u64().map_or(file.to_owned(), |line| format!("{file}:{line}"));
     let (exception, function) = (died["exception"].as_str()?, died["function"].as_str()?);
-    Some(format!("task {name} had {}, and has ended: {exception} in `{function}` at {place}", object(wait)))
+    let had = if wait.kind == "barrier" { "was to come to" } else { "had" };
+    Some(format!("task {name} {had} {}, and has ended: {exception} in `{function}` at {place}", object(wait)))
+}
+
+/// Something has the connections of the pool that only keeps them.
+fn keeps_connections(wait: &Wait) -> bool {
+    wait.detail["pool"]["kept"].is_array()
+}
+
+/// A loop would have to act that no thread runs.
+fn is_for_idle_loop(wait: &Wait) -> bool {
+    wait.detail["not_running"].is_object()
+}
+
+fn idle_loop(wait: &Wait) -> String {
+    match wait.detail["not_running"]["name"].as_str() {
+        Some(name) => format!("event loop `{name}`"),
+        None => "an event loop".into(),
+    }
+}
+
+/// The consumers of a full queue that put into it themselves.
+fn takers(wait: &Wait) -> Option<String> {
+    let names: Vec<&str> = wait.detail["takers"].as_array()?.iter().filter_map(Value::as_str).collect();
+    let more = names.len().saturating_sub(3);
+    let first = names.into_iter().take(3).collect::<Vec<_>>().join(", ");
+    Some(if more == 0 { first } else { format!("{first} and {more} more") })
 }
 
 /// A lock that is released by another thread than the one that took it.
@@ -354,6 +389,13 @@ fn state(wait: &Wait) -> Option<String> {
             })
         }
         ("semaphore", _) => Some(format!("{object} has {} left", number(wait, "value")?)),
+        ("barrier", _) => {
+            let (here, parties) = (number(wait, "waiting")?, number(wait, "parties")?);
+            Some(format!("{here} of {parties} have come to {object}"))
+        }
+        ("future", _) if is_for_idle_loop(wait) => {
+            Some(format!("{object} is among what {} is to call", idle_loop(wait)))
+        }
         ("future", _) => Some(format!("{object} is {}", word(wait, "state")?.to_ascii_lowercase())),
         _ => None,
     }
@@ -621,6 +663,15 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
     if rule.id == "cancel-ignored" && case.chain.len() == 1 {
         return format!("{name} {}", stands(party));
     }
+    if rule.id == "dbpool-close" {
+        let of_root = case.culprit().wait().filter(|w| w.is_for_pool()).or(case.wait());
+        let pool = of_root.map_or_else(|| "its pool".into(), self::object);
+        let out = of_root.and_then(|w| w.detail["pool"]["out"].as_i64()).unwrap_or(0);
+        let out = if out == 1 { "one is".to_owned() } else { format!("{out} are") };
+        return format!(
+            "{name} closes {pool}, which waits until all connections are given back, and {out} out"
+        );
+    }
     let wants = match (case.kind(), case.operation()) {
         ("queue", "put") => format!("{name} waits for room in {object}"),
         ("queue", "get") => format!("{name} waits for an item in {object}"),
@@ -641,6 +692,14 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         _ => format!("{name} waits for {object}"),
     };
     match (case.chain.len(), case.fate) {
+        (1, Fate::Stuck) if case.wait().is_some_and(is_for_idle_loop) => {
+            let event_loop = case.wait().map(idle_loop).unwrap_or_default();
+            format!("{name} waits for what it has handed to {event_loop}, which no thread runs")
+        }
+        (1, _) if case.is_pool() && case.wait().is_some_and(keeps_connections) => {
+            let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
+            format!("{name} waits for {object}, whose {out} connections are kept where nobody uses them")
+        }
         _ if case.is_pool() && case.says("nobody") => {
             let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
             format!("{name} waits for {object}, whose {out} connections only garbage holds")
@@ -673,7 +732,10 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         (1, Fate::Stuck | Fate::Endless) if case.wait().is_some_and(is_kept) => {
             format!("{wants}, which a generator has that was left half way")
         }
-        (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
+        (1, Fate::Stuck) => match case.wait().and_then(takers) {
+            Some(takers) => format!("{wants}, and those who take from it wait for room as well: {takers}"),
+            None => format!("{wants}, and nobody is left who could end that"),
+        },
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,
         (_, Fate::Stuck) => format!("{wants}{}, which nobody is left to end", culprit()),
@@ -779,6 +841,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "exit-hang" if case.outlives_run() => {
             "asyncio.run has cancelled {culprit} and waits for its end: raise CancelledError again where it is caught (`except BaseException`, a bare `except`), and await nothing without a timeout while tidying up"
         }
+        "lost-future" if case.wait().is_some_and(is_for_idle_loop) => {
+            "keep the loop running in its thread for as long as work is handed to it: run_forever(), not run_until_complete(), which returns; and see that the thread is alive before you wait"
+        }
         "lost-future" if case.of_root().is_of_dead_task() => {
             "the task that was to complete {object} has ended with an exception: set it on the future (set_exception), go on with the next one, and see to it that somebody awaits that task"
         }
@@ -812,11 +877,20 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "event-never" if case.kind() == "condition" && case.cycle.is_some() => {
             "{culprit} is inside of a `with` further out that would notify {object} at its end: leave that one before you enter this"
         }
-        "event-never" if case.kind() == "condition" => {
+        "queue-full" if case.of_awaited().wait().and_then(takers).is_some() => {
+            "who takes from {object} must not wait for room in it: put what comes up there with put_nowait() into a queue without a limit, or in a task of its own"
+        }
+        "queue-full" if case.of_awaited().call_starts("asyncio.") => {
+            "see why {culprit} takes nothing out; asyncio's put() knows no timeout: put asyncio.wait_for() or asyncio.timeout() around it, or use put_nowait() and handle asyncio.QueueFull"
+        }
+        "queue-starved" if case.of_awaited().call_starts("asyncio.") => {
+            "see why {culprit} puts nothing in; put asyncio.wait_for() around get(), and watch that the tasks that put are alive"
+        }
+        "event-never" if case.of_awaited().kind() == "condition" => {
             "see who should notify {object}, and on which path it is forgotten; wait with a timeout"
         }
-        "event-never" if case.kind() == "barrier" => {
-            "see who should come to {object}, and why it does not; wait with a timeout"
+        "event-never" if case.of_awaited().kind() == "barrier" => {
+            "see who should come to {object}, and why it does not; have whoever cannot come call abort(), and wait with a timeout"
         }
         "pipe-wait" if case.operation() == "open" => {
             "to open a FIFO waits until somebody opens its other end: see who should; O_NONBLOCK does not wait"
@@ -846,7 +920,14 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
         _ if case.chain.len() > 1 || case.cycle.is_some() => who(case, case.culprit()),
         _ => "the other side".into(),
     };
-    if case.is_pool() && case.says("nobody") {
+    if wait.is_some_and(keeps_connections) && rule.id != "dbpool-close" {
+        let use_up = match rule.id {
+            "http-pool-exhausted" => "read responses to the end or close them (`async with`)",
+            _ => "give connections back (`async with`)",
+        };
+        return format!("{use_up} where they are opened: what only keeps them keeps those of {object} taken");
+    }
+    if case.is_pool() && case.says("nobody") && rule.id != "dbpool-close" {
         return format!(
             "give connections back with `with`: those of {object} are lost in objects that refer to each other, \
              and only a collection (gc.collect()) would return them"
@@ -862,6 +943,12 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
     }
     if rule.id == "lock-cycle" {
         return of_lock_cycle(case, rule).into();
+    }
+    if rule.id == "pipe-deadlock"
+        && case.members().any(|m| m.task().is_some() && case.in_cycle(|w| w.detail["unread"].is_array()))
+    {
+        return "read the child's output in a task of its own while you write to it, or use communicate()"
+            .into();
     }
     if rule.id == "pipe-deadlock" && case.of_awaited().is_unread() {
         return "read what the child writes: communicate() instead of wait(), or a task that empties the pipe".into();

@@ -323,7 +323,7 @@ impl<'g, 'a> Case<'g, 'a> {
 
     /// How long the requests that it waits for have been open.
     pub fn stopping_for(&self) -> Option<f64> {
-        let requests = self.chain.iter().filter(|_| self.is_stopping());
+        let requests = self.graph.links[self.head()].to.iter().filter(|_| self.is_stopping());
         let requests = requests.filter_map(|&at| self.graph.parties[at].task()?.request.as_ref());
         requests.filter_map(|r| r.quiet_for.or(r.age)).reduce(f64::max)
     }
@@ -367,6 +367,11 @@ impl<'g, 'a> Case<'g, 'a> {
     /// Waits until the connections of a closed server have gone.
     pub fn is_closing(&self) -> bool {
         self.wait().is_some_and(|w| w.detail["closing"].is_object())
+    }
+
+    /// Somebody waits for the end of this one.
+    pub fn is_awaited(&self) -> bool {
+        (0..self.graph.parties.len()).any(|at| self.graph.links[at].to.contains(&self.head()))
     }
 
     /// Somebody waits for this task, and not for ever.

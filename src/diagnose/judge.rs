@@ -406,7 +406,10 @@ fn of_task(case: &Case) -> Option<Severity> {
     // What goes on for a while may be tidying up.
     let left = awaited.wait().and_then(|w| w.ends_in);
     let for_long = left.is_some_and(|left| left >= FAR) || overdue.is_some_and(|age| age >= FAR);
-    let late = old || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
+    // Who tidies up waits for something that may come.
+    let in_vain = awaited.wait().is_some_and(says_nobody);
+    let late =
+        old || in_vain || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
     let is_missed = (overdue.is_some() || case.chain.len() > 1) && !case.outlives_run();
     if (case.ignores_cancel() || case.is_closing())
         && late
@@ -444,8 +447,12 @@ fn of_task(case: &Case) -> Option<Severity> {
         // Any timer or connection wakes the loop, and hides it.
         Fate::Stuck if case.is_unwoken() => Some(if old { Critical } else { Warning }),
         Fate::Stuck if wants || case.kind() == "queue" => {
-            Some(if old || case.loop_is_lifeless() { Critical } else { Warning })
+            // Those who would make room wait for room themselves.
+            let closed = || case.two_looks && case.wait().is_some_and(has_takers);
+            Some(if old || case.loop_is_lifeless() || closed() { Critical } else { Warning })
         }
+        // Nobody parks a program there: the main task waits for what was promised to others.
+        Fate::Stuck if is_main && case.chain.len() > 1 && is_promise(case, &awaited) => Some(Warning),
         // A main task that waits for ever lets others work: threads, servers, signals.
         Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() => Some(Warning),
         Fate::Stuck if is_main && old && (case.main_waits_in_vain() || case.is_starting()) => Some(Warning),
@@ -458,7 +465,8 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Endless if old => Some(unanswered().map_or(Info, |severity| severity.max(Info))),
         Fate::Idle if is_forgotten(case) => Some(Warning),
         Fate::Idle if wants && old => Some(Warning),
-        Fate::Idle if says_nobody(wait) => Some(Info),
+        // A consumer at rest, from whose end nobody waits, troubles no one.
+        Fate::Idle if says_nobody(wait) && (case.is_awaited() || case.loop_is_lifeless()) => Some(Info),
         Fate::Outside if wants && serves && has_held_long(case) && !case.of_root().says("body") => {
             Some(Critical)
         }
@@ -572,6 +580,26 @@ fn is_listening(case: &Case) -> bool {
 fn quiet(wait: &Wait) -> Option<(f64, f64)> {
     let tcp = &wait.detail["tcp"];
     tcp["sent_ago"].as_f64().zip(tcp["received_ago"].as_f64())
+}
+
+/// What others were to bring: a slot, room, the last one at a barrier, the result that stands under a key, what a task
+/// had in its hands that has died. An event or a future of its own may be where a program is parked.
+fn is_promise(case: &Case, awaited: &Case) -> bool {
+    let Some(wait) = awaited.wait() else { return false };
+    let is_keyed = || wait.label.as_deref().is_some_and(|label| label.contains('['));
+    match wait.kind.as_str() {
+        "lock" | "semaphore" | "barrier" => true,
+        "queue" => awaited.operation() != "get",
+        "future" => is_keyed() || wait.detail["died"].is_object(),
+        // A server that is to say that it has started.
+        "event" => case.call_is(&["TaskGroup.start"]),
+        _ => false,
+    }
+}
+
+/// All who take from the full queue wait for room in it.
+fn has_takers(wait: &Wait) -> bool {
+    wait.detail["takers"].is_array()
 }
 
 fn is_main_task(case: &Case) -> bool {

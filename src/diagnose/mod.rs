@@ -203,7 +203,8 @@ fn judged(now: &Snapshot, before: Option<&Snapshot>) -> Findings {
         made.extend(of_process);
     }
     let mut made = crowd::merge(made, now);
-    made.sort_by_key(|finding| std::cmp::Reverse((finding.severity, finding.request.is_some())));
+    // Of equal ones first those that somebody else suffers from.
+    made.sort_by_key(|f| std::cmp::Reverse((f.severity, f.request.is_some(), f.cause.len() > 1)));
     made.into_iter().for_each(|finding| findings.put(finding));
     findings
 }
@@ -272,7 +273,7 @@ fn one_per_root<'g, 'a>(
         let party = case.party();
         let main = party.thread().is_some_and(|t| t.main);
         // The main task awaits all others: those that it has given the work to say more.
-        let sent = party.task().is_some_and(|t| !t.main);
+        let sent = party.task().is_some_and(|t| !t.main) && party.user_frame().is_some();
         (
             case.cycle.is_some(),
             case.is_loop(case.head()),

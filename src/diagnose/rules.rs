@@ -381,6 +381,12 @@ pub static OTHERS: &[Rule] = &[
         advice: "another thread has touched an object of the loop without waking it: use loop.call_soon_threadsafe",
     },
     Rule {
+        id: "dbpool-close",
+        usual: Critical,
+        when: |c| c.wait().is_some_and(is_closing_pool),
+        advice: "give every connection back (release(), `async with`) before the pool is closed, or put asyncio.wait_for() around close() and call terminate() when that is over",
+    },
+    Rule {
         id: "http-pool-exhausted",
         usual: Critical,
         when: |c| c.wait().is_some_and(is_http_pool),
@@ -651,6 +657,11 @@ pub fn is_behind_session(wait: &Wait) -> bool {
 fn is_http_pool(wait: &Wait) -> bool {
     const CLIENTS: &[&str] = &["urllib3", "aiohttp", "httpcore"];
     wait.is_for_pool() && wait.detail["pool"]["library"].as_str().is_some_and(|l| CLIENTS.contains(&l))
+}
+
+/// A pool of connections that is being closed, and waits for those that are out.
+fn is_closing_pool(wait: &Wait) -> bool {
+    wait.detail["pool"]["closing"] == true
 }
 
 /// Waits for an answer on a connection that its process has made to itself.

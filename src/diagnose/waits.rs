@@ -797,7 +797,8 @@ pub fn nobody_can(party: &Party) -> bool {
     }
     if wait.certainty != Certainty::Proved {
         // What was searched for and not found.
-        return party.task().is_some() && says("nobody");
+        let searched = party.task().is_some() || wait.detail["not_running"].is_object();
+        return searched && says("nobody");
     }
     let none = |key: &str| wait.detail.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty);
     says("nobody")

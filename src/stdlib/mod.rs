@@ -249,6 +249,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     requested::find(scene, seen);
     let handlers = signals::find(scene, seen);
     wakers::find(scene, &handlers, seen);
+    asyncio::not_running::find(scene, codes, seen);
     asyncio::blocked::find(scene, codes, &handlers, seen);
 }
 

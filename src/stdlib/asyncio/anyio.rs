@@ -9,7 +9,7 @@ use crate::snapshot::Wait;
 use crate::stdlib::{FrameScene, Scene, locks};
 use crate::target::memory::Addr;
 
-const BACKEND: &str = "/anyio/_backends/_asyncio.py";
+pub const BACKEND: &str = "/anyio/_backends/_asyncio.py";
 /// Tokens of one limiter.
 const MAX_BORROWERS: usize = 4_096;
 /// How far from the innermost frame the limiter's own stands: an event's and a future's are above it.

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::World;
 use super::waits::{MAX_ACTORS, actor};
 use crate::python::objects::Heap;
-use crate::snapshot::Wait;
-use crate::stdlib::{FrameScene, Scene};
+use crate::snapshot::{Certainty, Wait};
+use crate::stdlib::{FrameScene, Scene, exits};
 use crate::target::memory::Addr;
 
 /// Connections of one loop that are looked at.
@@ -58,14 +58,42 @@ pub fn stopping(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<W
     let names = open.iter().take(3).filter_map(|i| world.tasks[*i].object.name.clone());
     let names: Vec<String> = names.collect();
     let connections = connections.and_then(|c| Some(heap.set(c, MAX_CONNECTIONS)?.1)).unwrap_or(count);
+    let inner: Vec<usize> = open.iter().flat_map(|i| below(scene, world, *i)).collect();
     (!open.is_empty()).then(|| Wait {
         label: (!names.is_empty()).then(|| names.join(", ")),
         call: Some("uvicorn.Server.shutdown".to_owned()),
         frame: Some(at),
-        on: open.iter().take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect(),
+        // First those that say where the application stands.
+        on: inner.iter().chain(&open).take(MAX_ACTORS).map(|i| actor(scene, world, *i)).collect(),
+        certainty: if inner.is_empty() { Certainty::Proved } else { Certainty::Likely },
         detail: json!({ "tasks": count, "stopping": { "connections": connections } }),
         ..Wait::new("task", Some(state))
     })
+}
+
+/// The tasks of a group that a request's task is inside of, where the application's own code runs in these alone:
+/// Starlette streams its answers so.
+fn below(scene: &Scene, world: &World, index: usize) -> Vec<usize> {
+    let heap = scene.heap;
+    let is_own = |i: &usize| world.tasks[*i].frames.iter().any(|f| scene.is_user(f));
+    if is_own(&index) {
+        return Vec::new();
+    }
+    let managers = world.tasks[index].frames.iter().flat_map(|f| exits::of_frame(heap, f));
+    let is_a = |manager: Addr, class: &str| heap.type_of(manager).is_some_and(|ty| ty.name == class);
+    // Starlette wraps the group into a generator.
+    let inner = |manager: Addr| {
+        let wraps = is_a(manager, "_AsyncGeneratorContextManager");
+        let generator = wraps.then(|| heap.attrs(manager, ["gen"])[0]).flatten();
+        generator.map_or_else(Vec::new, |generator| exits::of_generator(heap, generator))
+    };
+    let managers = managers
+        .flat_map(|e| inner(e.manager).into_iter().map(|e| e.manager).chain([e.manager]))
+        .filter(|manager| is_a(*manager, "TaskGroup"));
+    let groups: Vec<Addr> = managers.collect();
+    let tasks = groups.into_iter().filter_map(|group| heap.attrs(group, ["_tasks"])[0]);
+    let tasks = tasks.flat_map(|set| heap.set(set, MAX_ACTORS).unwrap_or_default().0);
+    tasks.filter_map(|task| world.by_addr.get(&task).copied()).filter(is_own).collect()
 }
 
 #[derive(Clone, Copy)]

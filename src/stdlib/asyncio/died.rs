@@ -9,7 +9,7 @@ use crate::python::code::Codes;
 use crate::python::frames::{self, RawFrame};
 use crate::python::layout::Frames;
 use crate::python::objects::Heap;
-use crate::snapshot::Certainty;
+use crate::snapshot::{Certainty, Wait};
 use crate::stdlib::garbage::Garbage;
 use crate::stdlib::{FrameScene, Scene, Seen, visible};
 use crate::target::memory::Addr;
@@ -26,9 +26,8 @@ pub fn find(scene: &Scene, seen: &mut Seen) {
     };
     let mut wanted: FxHashMap<Addr, Vec<usize>> = FxHashMap::default();
     for (i, task) in seen.tasks.iter().enumerate() {
-        let Some(wait) = task.waits_on.as_ref().filter(|w| w.kind == "future" && w.on.is_empty()) else {
-            continue;
-        };
+        let is_open = |w: &&Wait| matches!(w.kind.as_str(), "future" | "barrier") && w.on.is_empty();
+        let Some(wait) = task.waits_on.as_ref().filter(is_open) else { continue };
         if let Some(address) = wait.address.filter(|_| wait.deadline.is_none() && is_wanted(&wait.detail)) {
             wanted.entry(address.0).or_default().push(i);
         }
@@ -59,9 +58,14 @@ fn tell(scene: &Scene, seen: &mut Seen, wanted: &FxHashMap<Addr, Vec<usize>>, ta
         scene.values(frame).into_iter().filter(move |value| Some(*value) != own)
     };
     let held = frames.iter().flat_map(of_frame).flat_map(|value| parts(heap, value));
-    let waiters: Vec<usize> = held.filter_map(|value| wanted.get(&value)).flatten().copied().collect();
-    // In the last one it went wrong.
-    let Some(last) = frames.last().filter(|_| !waiters.is_empty()) else { return };
+    let mut waiters: Vec<usize> = held.filter_map(|value| wanted.get(&value)).flatten().copied().collect();
+    // A barrier has as many parties as it was made for: who knows it is one of them, however he does.
+    let is_barrier = |at: &&usize| seen.tasks[**at].waits_on.as_ref().is_some_and(|w| w.kind == "barrier");
+    let own = frames.iter().filter_map(|frame| scene.receiver(frame)).flat_map(|own| parts(heap, own));
+    waiters.extend(own.filter_map(|value| wanted.get(&value)).flatten().filter(is_barrier));
+    // In the last one of the application's own it went wrong.
+    let last = frames.iter().rfind(|frame| scene.is_user(frame)).or(frames.last());
+    let Some(last) = last.filter(|_| !waiters.is_empty()) else { return };
     let died = json!({
         "task": futures::task(heap, task).and_then(|t| t.name),
         "exception": heap.type_of(exception).map(|ty| heap.type_name(&ty)),

@@ -4,7 +4,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
 
 use super::coroutines;
+use super::keepers::{self, Kept};
 use super::search::Search;
+use super::wakers::Above;
 use crate::python::code::Codes;
 use crate::snapshot::{Actor, Address, Certainty, Wait};
 use crate::stdlib::databases::{kinds, pools};
@@ -17,6 +19,8 @@ const DEPTH: usize = 7;
 const MAX_OBJECTS: usize = 600;
 const MAX_TASKS: usize = 1_000;
 const MAX_ACTORS: usize = 64;
+/// Places that are named where connections are kept.
+const MAX_KEPT: usize = 4;
 /// ...and for the pool of a greenlet.
 const MAX_REACHED: usize = 4_000;
 
@@ -33,7 +37,16 @@ pub fn of_task(scene: &Scene, frames: &[FrameScene], wait: &mut Wait) {
     }
     if let Some((library, at, pool)) = pool_of(scene, frames) {
         tell(scene, frames, wait, library, at, pool);
+    } else if let Some((at, pool)) = closed_pool(scene, frames) {
+        *wait = of_pool(scene, frames, wait, "asyncpg", at, pool);
+        wait.detail["pool"]["closing"] = json!(true);
     }
+}
+
+/// `Pool.close()` of asyncpg waits for each connection that is out (asyncpg/pool.py).
+fn closed_pool(scene: &Scene, frames: &[FrameScene]) -> Option<(usize, Addr)> {
+    let at = frames.iter().position(|f| f.is("/asyncpg/pool.py", &["wait_until_released"]))?;
+    Some((at, kinds::fields(scene.heap, scene.receiver(&frames[at])?, ["_pool"])[0]?))
 }
 
 /// Makes a wait that of a pool, if all of its connections are out.
@@ -44,9 +57,15 @@ fn tell(scene: &Scene, frames: &[FrameScene], wait: &mut Wait, library: &str, at
         // One is being made, or the loop has not got to it yet.
         return;
     }
+    *wait = of_pool(scene, frames, wait, library, at, pool);
+}
+
+fn of_pool(scene: &Scene, frames: &[FrameScene], wait: &Wait, library: &str, at: usize, pool: Addr) -> Wait {
+    let heap = scene.heap;
+    let measured = kinds::measure(heap, library, pool);
     let class = heap.type_of(pool).map(|ty| ty.name.rsplit('.').next().unwrap_or(&ty.name).to_owned());
     let frame = pools::outermost(frames, at, library);
-    *wait = Wait {
+    Wait {
         call: Some(format!("{library}.{}", frames[frame].code.name)),
         frame: Some(frame),
         label: class.clone(),
@@ -63,10 +82,10 @@ fn tell(scene: &Scene, frames: &[FrameScene], wait: &mut Wait, library: &str, at
                 "holders": [],
             },
         }),
-        deadline: wait.deadline.take(),
+        deadline: wait.deadline.clone(),
         ends_in: wait.ends_in,
         ..Wait::new("semaphore", Some(pool))
-    };
+    }
 }
 
 fn pool_of(scene: &Scene, frames: &[FrameScene]) -> Option<(&'static str, usize, Addr)> {
@@ -132,10 +151,13 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let stops: FxHashSet<Addr> =
         seen.tasks.iter().filter_map(|t| Some(t.event_loop?.0)).chain(pools.iter().map(|p| p.1)).collect();
     let mut search = Search::new(scene, FxHashSet::default(), &stops);
-    // Of those that a connection can be reached from, the nearest have it: an application that keeps all of its
-    // parts reaches every one.
-    let mut nearest: FxHashMap<(Addr, Addr), (usize, Vec<usize>)> = FxHashMap::default();
+    // Who can reach a connection, and in how many steps.
+    let mut reaching: FxHashMap<(Addr, Addr), Vec<(usize, usize)>> = FxHashMap::default();
     for (i, task) in seen.tasks.iter().enumerate().take(MAX_TASKS) {
+        // The pool's own, which wait for the end of those who have the connections.
+        if task.waits_on.as_ref().is_some_and(closes) {
+            continue;
+        }
         let raw = seen.task_frames.get(&task.id.0).map_or(&[][..], Vec::as_slice);
         let frames = visible(scene.heap, codes, raw);
         let of_frame = |f: &FrameScene| {
@@ -148,27 +170,42 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
             let out = kinds::out(scene.heap, library, *pool);
             let is_out = |o: Addr| out.contains(&o) || out.is_empty() && kinds::is_of(scene.heap, o, *pool);
             for (connection, step) in near.iter().filter(|(o, _)| is_out(**o)) {
-                let best = nearest.entry((*pool, *connection)).or_insert((*step, Vec::new()));
-                if *step < best.0 {
-                    *best = (*step, Vec::new());
-                }
-                if *step == best.0 {
-                    best.1.push(i);
-                }
+                reaching.entry((*pool, *connection)).or_default().push((*step, i));
             }
         }
     }
-    let mut holders: FxHashMap<Addr, Vec<Actor>> = FxHashMap::default();
-    let mut found: Vec<(Addr, usize)> = nearest
-        .into_iter()
-        .flat_map(|((pool, _), (_, tasks))| tasks.into_iter().map(move |t| (pool, t)))
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    for (pool, task) in found {
-        let task = &seen.tasks[task];
-        holders.entry(pool).or_default().push(Actor::task(scene.pid, task.tid, task.id));
+    let above = Above::new(&seen.tasks);
+    let mut holders: FxHashMap<Addr, Vec<usize>> = FxHashMap::default();
+    let mut kept: FxHashMap<Addr, Vec<Kept>> = FxHashMap::default();
+    let mut reaching: Vec<_> = reaching.into_iter().collect();
+    reaching.sort_unstable();
+    for ((pool, connection), mut by) in reaching {
+        by.sort_unstable();
+        let wants = |w: &Wait| w.is_for_pool() && w.address == Some(Address(pool));
+        let waiters = (0..seen.tasks.len()).filter(|t| seen.tasks[*t].waits_on.as_ref().is_some_and(wants));
+        let mut behind: FxHashSet<usize> = waiters.clone().collect();
+        behind.extend(waiters.flat_map(|t| above.of(t)));
+        let found = having(&by, &behind, is_closing(seen, pool));
+        if found.is_empty() {
+            let of_task = |(_, t): &(usize, usize)| {
+                let raw = seen.task_frames.get(&seen.tasks[*t].id.0)?;
+                keepers::of(scene, &visible(scene.heap, codes, raw), connection, pool)
+            };
+            let known = kept.entry(pool).or_default();
+            let ways = by.iter().filter_map(of_task).min_by_key(|k| k.path.len());
+            known.extend(ways.filter(|k| known.iter().all(|other| other.path != k.path)));
+        }
+        holders.entry(pool).or_default().extend(found);
     }
+    let actor = |at: &usize| Actor::task(scene.pid, seen.tasks[*at].tid, seen.tasks[*at].id);
+    let holders: FxHashMap<Addr, Vec<Actor>> = holders
+        .into_iter()
+        .map(|(pool, mut tasks)| {
+            tasks.sort_unstable();
+            tasks.dedup();
+            (pool, tasks.iter().map(actor).collect())
+        })
+        .collect();
     let waiting = |pool: Addr| {
         let of_pool = |w: &Wait| w.is_for_pool() && w.address == Some(Address(pool));
         seen.tasks.iter().filter(|t| t.waits_on.as_ref().is_some_and(of_pool)).count()
@@ -178,8 +215,39 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         let Some(pool) = wait.address.filter(|_| wait.is_for_pool()) else { continue };
         wait.on =
             holders.get(&pool.0).map(|h| h.iter().take(MAX_ACTORS).cloned().collect()).unwrap_or_default();
+        let kept = kept.get(&pool.0).filter(|kept| wait.on.is_empty() && !kept.is_empty());
+        if let Some(kept) = kept {
+            let told = kept.iter().take(MAX_KEPT);
+            let told = told.map(|k| json!({ "path": k.path, "class": k.class, "function": k.function }));
+            wait.detail["pool"]["kept"] = told.collect();
+            wait.detail["nobody"] = json!(true);
+        }
         if wait.detail["pool"]["waiting"].is_null() {
             wait.detail["pool"]["waiting"] = json!(counts.get(&pool.0));
         }
     }
+}
+
+/// Who has a connection: of those that it can be reached from the nearest, for an application that keeps all of its
+/// parts reaches every one. What several reach in the same way none of them has: of these only those count that do not
+/// wait for the pool in turn, or for who does.
+fn having(by: &[(usize, usize)], behind: &FxHashSet<usize>, closing: bool) -> Vec<usize> {
+    let least = by.first().map_or(0, |first| first.0);
+    let nearest: Vec<usize> = by.iter().take_while(|(step, _)| *step == least).map(|(_, t)| *t).collect();
+    // A variable of who closes the pool; what it only gets at through others is kept by these.
+    if nearest.len() == 1 && (!closing || least == 0) {
+        return nearest;
+    }
+    let free = |tasks: Vec<usize>| tasks.into_iter().filter(|t| !behind.contains(t)).collect::<Vec<_>>();
+    let found = free(nearest);
+    if found.is_empty() { free(by.iter().map(|(_, t)| *t).collect()) } else { found }
+}
+
+fn is_closing(seen: &Seen, pool: Addr) -> bool {
+    let is_it = |w: &Wait| closes(w) && w.address == Some(Address(pool));
+    seen.tasks.iter().any(|task| task.waits_on.as_ref().is_some_and(is_it))
+}
+
+fn closes(wait: &Wait) -> bool {
+    wait.detail["pool"]["closing"] == true
 }

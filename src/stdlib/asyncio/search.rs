@@ -52,6 +52,7 @@ struct Spoken {
     /// Code objects of functions that it defines.
     inner: Vec<Addr>,
     stdlib: bool,
+    user: bool,
 }
 
 /// A dict of names: of a type or a module.
@@ -74,6 +75,10 @@ pub struct Search<'s, 'a> {
     left: usize,
     exhausted: bool,
     opaque: bool,
+    /// Types that are the application's own.
+    applications: FxHashMap<Addr, bool>,
+    /// An attribute counts only if the code on the way names it.
+    by_names: bool,
 }
 
 /// One walk.
@@ -89,6 +94,10 @@ struct Walk {
     in_frames: bool,
     /// Functions that are met on the way are called only by their names; those that were not named so far.
     refused: Option<Vec<Addr>>,
+    /// Attributes that were not named so far.
+    unnamed: Vec<(u32, Addr)>,
+    /// The application's code may get at attributes by any name.
+    takes_any: bool,
 }
 
 impl Walk {
@@ -99,6 +108,10 @@ impl Walk {
         }
     }
 }
+
+/// By these an attribute is got at whatever it is called.
+const ANY_NAME: &[&str] =
+    &["getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "asdict", "eval", "exec", "__slots__"];
 
 /// Called without being named.
 const IMPLIED: &[&str] =
@@ -121,7 +134,14 @@ impl<'s, 'a> Search<'s, 'a> {
             left: BUDGET,
             exhausted: false,
             opaque: false,
+            applications: FxHashMap::default(),
+            by_names: false,
         }
+    }
+
+    /// Of the attributes of the application's own objects only those are got at that the code on the way names.
+    pub fn by_names(self) -> Self {
+        Search { by_names: true, ..self }
     }
 
     /// Something was left out: what was not met may be there all the same.
@@ -236,6 +256,8 @@ impl<'s, 'a> Search<'s, 'a> {
             codes: FxHashSet::default(),
             in_frames: true,
             refused: None,
+            unnamed: Vec::new(),
+            takes_any: false,
         }
     }
 
@@ -271,6 +293,13 @@ impl<'s, 'a> Search<'s, 'a> {
             if let Some(all) = &mut walk.refused {
                 *all = refused;
             }
+            let takes_any = walk.takes_any;
+            let names = &walk.found.names;
+            let is_met = |(name, _): &(u32, Addr)| takes_any || names.contains(name);
+            let (attributes, unnamed) = std::mem::take(&mut walk.unnamed).into_iter().partition(is_met);
+            walk.unnamed = unnamed;
+            let attributes: Vec<(u32, Addr)> = attributes;
+            more.extend(attributes.into_iter().map(|(_, value)| value).filter(|v| !walk.visited.contains(v)));
             if more.is_empty() && named.is_empty() {
                 return walk.found;
             }
@@ -340,7 +369,17 @@ impl<'s, 'a> Search<'s, 'a> {
             _ if ty.is_type() => self.class(walk, obj),
             _ => {
                 let parts = self.parts_of(obj, &ty);
-                walk.left.extend_from_slice(&parts);
+                match self.by_names && walk.freedom == Freedom::Named && self.is_of_application(&ty) {
+                    true => {
+                        let attributes = heap.attributes(obj, MAX_ITEMS).unwrap_or_default().into_iter();
+                        let attributes =
+                            attributes.filter_map(|(name, v)| Some((heap.checked_str(name)?, v)));
+                        let attributes: Vec<(String, Addr)> =
+                            attributes.chain(heap.slots(obj, MAX_ITEMS)).collect();
+                        walk.unnamed.extend(attributes.into_iter().map(|(n, v)| (self.number(&n), v)));
+                    }
+                    false => walk.left.extend_from_slice(&parts),
+                }
                 walk.found.met_opaque |= is_opaque(&ty, &parts);
                 // Classes of Python have methods of their own; those of the standard library do as they are told.
                 if ty.is_heap_type() && !ty.name.contains('.') {
@@ -411,6 +450,29 @@ impl<'s, 'a> Search<'s, 'a> {
         parts
     }
 
+    /// A plain class of the application's own, of whose attributes no code of the standard library knows.
+    fn is_of_application(&mut self, ty: &TypeInfo) -> bool {
+        if let Some(known) = self.applications.get(&ty.addr) {
+            return *known;
+        }
+        let heap = self.heap;
+        let is_object =
+            (ty.base != 0).then(|| heap.type_at(ty.base)).flatten().is_some_and(|b| b.name == "object");
+        let plain = ty.is_heap_type() && !ty.name.contains('.') && is_object;
+        let own = plain && {
+            let dict = heap.ptr(ty.addr + heap.layout.types.dict);
+            let entries = dict.and_then(|dict| heap.dict(dict, 4096)).unwrap_or_default().0;
+            let file = |function: Addr| {
+                heap.type_of(function).filter(|t| t.name == "function")?;
+                let code = heap.ptr(function + heap.layout.function.code)?;
+                heap.checked_str(heap.ptr(code + heap.layout.code.filename)?)
+            };
+            entries.into_iter().find_map(|(_, value)| file(value)).is_some_and(|f| self.paths.is_user(&f))
+        };
+        self.applications.insert(ty.addr, own);
+        own
+    }
+
     fn frame(&mut self, walk: &mut Walk, frame: &RawFrame) {
         let heap = self.heap;
         let variables = self.variables.entry(frame.code);
@@ -467,6 +529,10 @@ impl<'s, 'a> Search<'s, 'a> {
         let is_ahead = |at: &usize| rest.is_none_or(|rest| !rest.behind.contains(&(*at as u32)));
         let names: Vec<u32> = (0..spoken.names.len()).filter(is_ahead).map(|at| spoken.names[at]).collect();
         walk.name(&names);
+        if self.by_names && spoken.user {
+            walk.takes_any |=
+                ANY_NAME.iter().any(|n| self.numbers.get(*n).is_some_and(|n| names.contains(n)));
+        }
         walk.found.calls |= rest.is_none();
         // It may call itself, for something else.
         if names.contains(&spoken.name) {
@@ -511,12 +577,14 @@ impl<'s, 'a> Search<'s, 'a> {
             heap.type_of(code).filter(|t| t.name == "code")?;
             let text = |at: u64| heap.checked_str(heap.ptr(code + at)?);
             let name = search.number(&text(c.name)?);
-            let stdlib = text(c.filename).is_none_or(|f| search.paths.is_stdlib(&f));
+            let file = text(c.filename);
+            let stdlib = file.as_ref().is_none_or(|f| search.paths.is_stdlib(f));
+            let user = file.as_ref().is_none_or(|f| search.paths.is_user(f));
             let consts = heap.ptr(code + c.consts).and_then(|t| heap.tuple(t, 1024)).unwrap_or_default();
             let is_code = |o: &Addr| heap.type_of(*o).is_some_and(|t| t.name == "code");
             let inner = consts.into_iter().filter(is_code).collect();
             let names = search.scene.names(code).iter().map(|n| search.number(n)).collect();
-            Some(Rc::new(Spoken { name, names, inner, stdlib }))
+            Some(Rc::new(Spoken { name, names, inner, stdlib, user }))
         };
         let read = read(self);
         self.spoken.insert(code, read.clone());

@@ -101,10 +101,20 @@ fn completer(scene: &Scene, seen: &Seen, future: Addr, waiter: Option<Addr>) -> 
 
 /// The loop has not begun with it: the future stands in the closure of one of its ready callbacks.
 fn scheduled(scene: &Scene, seen: &Seen, future: Addr) -> Option<(Addr, Option<Addr>)> {
+    let mut loops = seen.running.keys();
+    loops.find(|l| is_scheduled(scene, **l, future)).map(|event_loop| (*event_loop, None))
+}
+
+fn is_scheduled(scene: &Scene, event_loop: Addr, future: Addr) -> bool {
     let has =
         |callback: Addr| futures::closure(scene.heap, callback).iter().any(|(_, value)| *value == future);
-    let mut loops = seen.running.keys();
-    loops.find(|l| ready(scene, **l).into_iter().any(has)).map(|event_loop| (*event_loop, None))
+    ready(scene, event_loop).into_iter().any(has)
+}
+
+/// Only this loop could complete the future.
+pub fn is_for(scene: &Scene, event_loop: Addr, future: Addr) -> bool {
+    is_scheduled(scene, event_loop, future)
+        || chained(scene, future).is_some_and(|(its_loop, _)| its_loop == event_loop)
 }
 
 /// The callbacks that a loop will call next, and the functions that they are given: `IOLoop.add_callback` wraps them.

@@ -108,7 +108,10 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
                 }
                 "wait" if is("Event") => with("event", &format!("{class}.wait"), Some(lock)),
                 "wait" if is("Condition") => with("condition", &format!("{class}.wait"), Some(lock)),
-                _ if is("Barrier") => with("barrier", &format!("{class}.wait"), Some(lock)),
+                _ if is("Barrier") => Wait {
+                    detail: json!({ "parties": number(lock, "_parties"), "waiting": number(lock, "_count") }),
+                    ..with("barrier", &format!("{class}.wait"), Some(lock))
+                },
                 _ => return None,
             }
         }
@@ -134,9 +137,8 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
                 transport = heap.attrs(tls, ["_transport"])[0];
             }
             // Of a child: what is written goes to its standard input.
-            if let Some(input) = transport.and_then(|t| input_of_child(heap, t)) {
-                transport = Some(input);
-            }
+            let input = transport.and_then(|t| input_of_child(heap, t));
+            transport = input.or(transport);
             let socket = transport.and_then(|t| socket_of(heap, t));
             let pipe = transport.and_then(|t| heap.attrs(t, ["_fileno"])[0]).and_then(|fd| heap.int(fd));
             let (call, kind, operation) = match (name, pipe) {
@@ -147,6 +149,9 @@ fn by_frame(scene: &Scene, world: &World, frames: &[FrameScene]) -> Option<Wait>
             };
             let fd = socket.or(pipe);
             let mut detail = json!({ "fd": fd, "operation": operation });
+            if input.is_some() {
+                detail["unread"] = json!(full_outputs(heap, stream));
+            }
             if has_part(scene, stream, frames.get(at + 1)) {
                 detail["partial"] = json!(true);
                 detail["transport"] = json!(transport.map(Address));
@@ -202,10 +207,14 @@ fn has_part(scene: &Scene, stream: Addr, reader: Option<&FrameScene>) -> bool {
 /// The outputs of a child of which the loop has stopped reading, as its buffer is full (Lib/asyncio/streams.py,
 /// `StreamReader.feed_data`).
 fn unread(scene: &Scene, frames: &[FrameScene]) -> Vec<&'static str> {
-    let heap = scene.heap;
     let of = |frame: &FrameScene| frame.is("/asyncio/subprocess.py", &["wait"]);
     let process = frames.iter().find(|f| of(f)).and_then(|f| scene.receiver(f));
-    let streams = process.map_or([None; 2], |p| heap.attrs(p, ["stdout", "stderr"]));
+    process.map_or_else(Vec::new, |process| full_outputs(scene.heap, process))
+}
+
+/// `process`: its object, or its protocol.
+fn full_outputs(heap: &Heap, process: Addr) -> Vec<&'static str> {
+    let streams = heap.attrs(process, ["stdout", "stderr"]);
     let is_full = |stream: Addr| heap.attrs(stream, ["_paused"])[0].and_then(|p| heap.int(p)) == Some(1);
     let names = ["stdout", "stderr"].into_iter().zip(streams);
     names.filter(|(_, stream)| stream.is_some_and(is_full)).map(|(name, _)| name).collect()
@@ -237,6 +246,8 @@ fn on_tasks(scene: &Scene, world: &World, index: usize) -> Option<Wait> {
         "_wait" => "asyncio.wait".to_owned(),
         name => format!("asyncio.{name}"),
     });
+    let starts = |f: &FrameScene| f.is(anyio::BACKEND, &["start"]);
+    let call = call.or_else(|| task.frames.iter().any(starts).then(|| "anyio.TaskGroup.start".to_owned()));
     let group = at.map(|at| &task.frames[at]).filter(|f| f.in_file("/asyncio/taskgroups.py"));
     let aborting = group.and_then(|f| scene.heap.attrs(scene.receiver(f)?, ["_aborting"])[0]);
     let aborting = aborting.and_then(|a| scene.heap.int(a)).map(|a| a != 0);

@@ -42,6 +42,8 @@ struct Target {
     threads: Vec<usize>,
     /// Timers, descriptors and signals that may.
     callbacks: usize,
+    /// Of those who wait, who would end it for the others: consumers of a full queue that put into it.
+    takers: Vec<usize>,
 }
 
 /// What can happen on a loop without any task.
@@ -73,7 +75,7 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     let sources: FxHashMap<Addr, Sources> =
         loops.iter().map(|l| (*l, sources(scene.heap, *l, None))).collect();
     let wanted: FxHashSet<Addr> = targets.keys().map(|k| k.0).collect();
-    let mut search = Search::new(scene, wanted, &loops);
+    let mut search = Search::new(scene, wanted, &loops).by_names();
 
     let running: FxHashSet<Addr> = seen.current.values().copied().collect();
     let places: Vec<u64> = frames.iter().map(|frames| place(frames)).collect();
@@ -120,6 +122,10 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         }
     }
     hidden |= search.is_exhausted();
+    for (key, target) in targets.iter_mut().filter(|(key, _)| key.1.contains(&"get")) {
+        let takes = |f: &FrameScene| spoken::surely_speaks_of(scene, f, key.0, key.1);
+        target.takers.extend(target.waiters.iter().filter(|at| frames[**at].iter().any(takes)));
+    }
     tell(scene, seen, &targets, &sources, &search, hidden);
     drop(frames);
     seen.task_frames = raw;
@@ -225,6 +231,8 @@ fn tell(
 ) {
     let of_task = |task: &Task| Actor::task(scene.pid, task.tid, task.id);
     let actors: Vec<Actor> = seen.tasks.iter().map(of_task).collect();
+    let name = |task: &Task| task.name.clone().or(task.coroutine.clone()).unwrap_or_default();
+    let names: Vec<String> = seen.tasks.iter().map(name).collect();
     let above = Above::new(&seen.tasks);
     let awaited: Vec<Option<Key>> = seen.tasks.iter().map(|t| t.waits_on.as_ref().and_then(key)).collect();
     for (i, task) in seen.tasks.iter_mut().enumerate() {
@@ -243,6 +251,10 @@ fn tell(
         wait.detail["nobody"] = json!(nobody);
         wait.detail["callbacks"] = json!(target.callbacks);
         wait.detail["quiet"] = json!(quiet);
+        if nobody && !target.takers.is_empty() {
+            let names: Vec<&str> = target.takers.iter().map(|at| names[*at].as_str()).collect();
+            wait.detail["takers"] = json!(names);
+        }
         wait.certainty = Certainty::Likely;
         // Callbacks are no parties: who may be woken by one has nobody to blame.
         if target.callbacks > 0 || hidden || may.len() > MAX_ACTORS {

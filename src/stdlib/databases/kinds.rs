@@ -40,7 +40,7 @@ pub fn of_frame(frame: &FrameScene, known: &[Known]) -> Option<&'static str> {
 }
 
 /// Its attributes, whether they stand in a dict or in slots.
-fn fields<const N: usize>(heap: &Heap, obj: Addr, names: [&str; N]) -> [Option<Addr>; N] {
+pub fn fields<const N: usize>(heap: &Heap, obj: Addr, names: [&str; N]) -> [Option<Addr>; N] {
     let slots = heap.type_of(obj).map_or([None; N], |ty| heap.named_slots(obj, &ty, names));
     let mut found = heap.attrs(obj, names);
     found.iter_mut().zip(slots).for_each(|(own, slot)| *own = own.or(slot));
