@@ -732,10 +732,11 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         (1, Fate::Stuck | Fate::Endless) if case.wait().is_some_and(is_kept) => {
             format!("{wants}, which a generator has that was left half way")
         }
-        (1, Fate::Stuck) => match case.wait().and_then(takers) {
-            Some(takers) => format!("{wants}, and those who take from it wait for room as well: {takers}"),
-            None => format!("{wants}, and nobody is left who could end that"),
-        },
+        (1, Fate::Stuck | Fate::Endless) if case.wait().and_then(takers).is_some() => {
+            let takers = case.wait().and_then(takers).unwrap_or_default();
+            format!("{wants}, and who takes from it waits for room as well: {takers}")
+        }
+        (1, Fate::Stuck) => format!("{wants}, and nobody is left who could end that"),
         (1, Fate::Endless) => format!("{wants}, and nobody is known who will end that"),
         (1, _) => wants,
         (_, Fate::Stuck) => format!("{wants}{}, which nobody is left to end", culprit()),

@@ -61,7 +61,6 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
             || spoken::calls_who_speaks_of(scene, thread, i, object, METHODS)
     };
     let on = match operation {
-        "put" if consumers.is_empty() && outer().any(takes) => vec![locks::actor(scene, thread)],
         "put" => consumers.clone(),
         "get" if !promised.is_empty() => promised.clone(),
         "get" => producers.clone(),
@@ -78,6 +77,7 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
             },
         ),
     };
+    let takers = (operation == "put" && outer().any(takes)).then(|| vec![thread.name()]);
     let maxsize = int(maxsize).unwrap_or(0);
     let described = if maxsize > 0 { format!("{class}(maxsize={maxsize})") } else { class };
     let label = match locks::named_object(scene, thread, object) {
@@ -95,7 +95,7 @@ fn of_frame(scene: &Scene, thread: &ThreadScene, index: usize, frame: &FrameScen
         detail: json!({
             "operation": operation, "size": size, "maxsize": maxsize, "unfinished": int(unfinished),
             "shutdown": int(shutdown).map(|s| s != 0), "consumers": consumers, "producers": producers,
-            "reply": !promised.is_empty(),
+            "reply": !promised.is_empty(), "takers": takers,
         }),
     })
 }
