@@ -995,7 +995,8 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
             "socket" if wait.deadline.as_deref() == Some("none") => {
                 text += &format!("; give the call{place} a timeout")
             }
-            "event" | "condition" | "barrier" => {
+            // The advice for it says so.
+            "event" | "condition" | "barrier" if rule.id != "event-never" => {
                 text += &format!("; see who should wake {}{place}", root.name())
             }
             _ => {}
