@@ -233,13 +233,14 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     if !alone && lately && case.culprit().wait().is_some_and(|wait| wait.detail["deserted"] == true) {
         return None;
     }
-    // Who is waited for here is at work, and what that waits for now it has not waited for long: the wait of who
-    // waits for its end is as old as the work.
-    let polls = || case.culprit().wait().is_some_and(|w| w.asks_again() && !w.is_retried());
+    // Who is waited for here is at work, and has not waited for long for what it waits for now: the wait for its end
+    // is as old as the work.
     if !alone && !serves && matches!(case.kind(), "thread" | "process") {
-        let goes_on = lately && !case.culprit().wait().is_some_and(Wait::is_retried);
-        if goes_on || polls() {
-            return None;
+        let now = case.culprit().wait();
+        let goes_on = lately && !now.is_some_and(Wait::is_retried);
+        if goes_on || now.is_some_and(|w| w.asks_again() && !w.is_retried()) {
+            let ends = matches!(case.fate, Fate::Ends | Fate::Idle | Fate::Outside);
+            return (is_main && ends).then_some(Info);
         }
     }
     // What is shared with the parent, that one may still come to.
