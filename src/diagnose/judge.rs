@@ -328,7 +328,10 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         }
         Fate::Ends if serves || wants => Some(Warning),
         // Another process has a deadline, which may be far.
-        Fate::Ends if is_main && case.kind() == "socket" && !alone => Some(Warning),
+        Fate::Ends if is_main && case.kind() == "socket" && !alone => {
+            let soon = case.culprit().wait().and_then(|w| w.ends_in).is_some_and(|left| left < LONG);
+            Some(if soon { Info } else { Warning })
+        }
         // It ends by itself, but in the meantime the main thread does nothing else.
         Fate::Ends => (is_main && case.kind() != "sleep").then_some(Info),
         Fate::Unknown if wants => Some(if serves { Critical } else { Warning }),
