@@ -101,6 +101,13 @@ fn one_of_several_is_gone() {
 #[test]
 fn what_is_not_python() {
     let target = Running::start(Command::new("cat").arg0("cat"));
+    // Just after `exec` a process has no command line yet.
+    let command = format!("/proc/{}/cmdline", target.pid());
+    let until = Instant::now() + DEADLINE;
+    while std::fs::read(&command).unwrap() != b"cat\0" {
+        assert!(Instant::now() < until, "it does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let (code, out, err) = hangscope(&["dump", &target.pid()]);
     assert_eq!(code, 3);
     assert!(err.contains("is not a Python that hangscope can read (cat)"), "{err}");
