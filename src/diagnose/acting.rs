@@ -74,9 +74,7 @@ pub fn own_threads(parties: &[Party], of_process: &[usize], waiter: usize, wait:
     // Whoever is in a call on the other end itself has it.
     let fds = descriptors(wait, parties[waiter].pid());
     let is_at_it = |at: &usize| {
-        let fd =
-            parties[*at].wait().and_then(|w| w.detail["fd"].as_i64()).and_then(|fd| i32::try_from(fd).ok());
-        *at != waiter && fd.is_some_and(|fd| fds.contains(&fd))
+        *at != waiter && parties[*at].wait().and_then(own_descriptor).is_some_and(|fd| fds.contains(&fd))
     };
     let at_it: Vec<usize> = all.iter().copied().filter(is_at_it).collect();
     if !at_it.is_empty() {
@@ -120,12 +118,7 @@ pub fn own_writer(parties: &[Party], waiter: usize, wait: &Wait) -> Option<usize
     let is_it = |party: &Party| {
         party.task().is_some()
             && party.pid() == parties[waiter].pid()
-            && party.wait().filter(|w| sends(w)).is_some_and(|w| {
-                w.detail["fd"]
-                    .as_i64()
-                    .and_then(|fd| i32::try_from(fd).ok())
-                    .is_some_and(|fd| fds.contains(&fd))
-            })
+            && party.wait().filter(|w| sends(w)).and_then(own_descriptor).is_some_and(|fd| fds.contains(&fd))
     };
     parties[waiter].task().filter(|_| sends(wait))?;
     parties.iter().position(is_it).filter(|at| *at != waiter)
@@ -147,10 +140,8 @@ pub fn task_at(parties: &[Party], pid: i32, wait: &Wait) -> Option<usize> {
     let fds = descriptors(wait, pid);
     let is_it = |party: &Party| {
         let of_task = party.wait().filter(|_| party.task().is_some() && party.pid() == pid);
-        of_task.is_some_and(|w| {
-            let fd = w.detail["fd"].as_i64().and_then(|fd| i32::try_from(fd).ok());
-            w.kind == "socket" && w.detail["alone"] == true && fd.is_some_and(|fd| fds.contains(&fd))
-        })
+        let alone = of_task.filter(|w| w.kind == "socket" && w.detail["alone"] == true);
+        alone.and_then(own_descriptor).is_some_and(|fd| fds.contains(&fd))
     };
     parties.iter().position(is_it)
 }
@@ -191,6 +182,11 @@ fn is_main(party: &Party) -> bool {
 
 fn is_python(party: &Party) -> bool {
     party.thread().is_some_and(|t| t.interpreter.is_some())
+}
+
+/// The descriptor that the waiter itself waits on.
+fn own_descriptor(wait: &Wait) -> Option<i32> {
+    i32::try_from(wait.detail["fd"].as_i64()?).ok()
 }
 
 /// The descriptors by which that process has the other end.
