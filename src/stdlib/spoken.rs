@@ -70,7 +70,7 @@ pub fn goes_on_to(scene: &Scene, generator: Addr, of: Addr, methods: &[&str]) ->
     body.is_some_and(|body| reads_method(scene, &body, Some(offset), of, methods, &ahead))
 }
 
-/// A method that the frame calls of an object (`self.dequeue()`) does.
+/// A method that the frame calls of its own object (`self.dequeue()`) does.
 pub fn calls_who_speaks_of(
     scene: &Scene,
     thread: &ThreadScene,
@@ -79,6 +79,7 @@ pub fn calls_who_speaks_of(
     methods: &[&str],
 ) -> bool {
     let frame = &thread.frames[index];
+    let Some(own) = scene.receiver(frame) else { return false };
     let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals);
     let (Some(body), Some(shape)) = (body, scene.shapes.of(scene, frame.raw.code)) else { return false };
     let names = scene.names(body.code);
@@ -89,7 +90,7 @@ pub fn calls_who_speaks_of(
     };
     let called = |(at, i): (usize, &Instruction)| {
         let name = names.get(attribute(scene, i.op, i.arg)? as usize)?;
-        let object = receiver(scene, &body, &shape, start, at)?;
+        let object = receiver(scene, &body, &shape, start, at).filter(|object| *object == own)?;
         let method =
             acquired::class_attribute(scene, object, name).filter(|f| acquired::is_function(scene, *f))?;
         let method = Body::of_call(scene, method, vec![Some(object)])?;
