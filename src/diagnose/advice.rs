@@ -2,7 +2,7 @@
 
 use super::case::Case;
 use super::rules::{Rule, is_named_by_root};
-use super::waits::{Fate, Party, number, word};
+use super::waits::{Fate, Party, is_for_idle_loop, number, word};
 use crate::duration::Duration;
 use crate::snapshot::{Frame, Wait};
 use serde_json::Value;
@@ -328,14 +328,18 @@ fn died(wait: &Wait) -> Option<String> {
     Some(format!("task {name} {had} {}, and has ended: {exception} in `{function}` at {place}", object(wait)))
 }
 
+/// Connections of a pool that are not in it.
+fn out(wait: &Wait) -> u64 {
+    wait.detail["pool"]["out"].as_u64().unwrap_or(0)
+}
+
+fn so_many_are(count: u64) -> String {
+    if count == 1 { "one is".to_owned() } else { format!("{count} are") }
+}
+
 /// Something has the connections of the pool that only keeps them.
 fn keeps_connections(wait: &Wait) -> bool {
     wait.detail["pool"]["kept"].is_array()
-}
-
-/// A loop would have to act that no thread runs.
-fn is_for_idle_loop(wait: &Wait) -> bool {
-    wait.detail["not_running"].is_object()
 }
 
 fn idle_loop(wait: &Wait) -> String {
@@ -666,8 +670,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
     if rule.id == "dbpool-close" {
         let of_root = case.culprit().wait().filter(|w| w.is_for_pool()).or(case.wait());
         let pool = of_root.map_or_else(|| "its pool".into(), self::object);
-        let out = of_root.and_then(|w| w.detail["pool"]["out"].as_i64()).unwrap_or(0);
-        let out = if out == 1 { "one is".to_owned() } else { format!("{out} are") };
+        let out = so_many_are(of_root.map_or(0, out));
         return format!(
             "{name} closes {pool}, which waits until all connections are given back, and {out} out"
         );
@@ -679,7 +682,7 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
         ("thread" | "process", _) => format!("{name} waits for {object} to end"),
         _ if case.is_closing() => {
             let open = case.wait().and_then(|w| w.detail["closing"]["connections"].as_u64()).unwrap_or(0);
-            let open = if open == 1 { "one is".to_owned() } else { format!("{open} are") };
+            let open = so_many_are(open);
             format!(
                 "{name} waits until all connections of its closed server have gone, and {open} still open"
             )
@@ -697,11 +700,11 @@ pub fn summary(case: &Case, rule: &Rule) -> String {
             format!("{name} waits for what it has handed to {event_loop}, which no thread runs")
         }
         (1, _) if case.is_pool() && case.wait().is_some_and(keeps_connections) => {
-            let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
+            let out = case.wait().map_or(0, out);
             format!("{name} waits for {object}, whose {out} connections are kept where nobody uses them")
         }
         _ if case.is_pool() && case.says("nobody") => {
-            let out = case.wait().and_then(|wait| wait.detail["pool"]["out"].as_i64()).unwrap_or(0);
+            let out = case.wait().map_or(0, out);
             format!("{name} waits for {object}, whose {out} connections only garbage holds")
         }
         _ if rule.id == "pool-workers-die" => {

@@ -719,10 +719,12 @@ fn runs_program(case: &Case) -> bool {
     let lives = |party: &super::waits::Party| {
         party.process.children.iter().flatten().any(|c| c.state.as_deref() != Some("Z"))
     };
-    let reads = |party: &super::waits::Party| {
-        party.wait().is_some_and(|w| w.kind == "pipe" && word(w, "operation") == Some("read")) && lives(party)
+    let runs = |party: &super::waits::Party| {
+        party.wait().is_some_and(|w| {
+            let reads = w.kind == "pipe" && word(w, "operation") == Some("read");
+            w.kind == "process" || reads && lives(party)
+        })
     };
-    let runs = |party: &super::waits::Party| waits_for_child(party) || reads(party);
     let culprit = case.culprit();
     case.keeps_output().is_none()
         && case.chain.iter().any(|&at| runs(&parties[at]))

@@ -518,6 +518,11 @@ pub fn has_dying_workers(wait: &Wait) -> bool {
     wait.detail["workers_die"].is_number()
 }
 
+/// A loop would have to act that no thread runs.
+pub fn is_for_idle_loop(wait: &Wait) -> bool {
+    wait.detail["not_running"].is_object()
+}
+
 fn is_pending(wait: &Wait) -> bool {
     word(wait, "state").is_some_and(|state| state.eq_ignore_ascii_case("pending"))
 }
@@ -797,7 +802,7 @@ pub fn nobody_can(party: &Party) -> bool {
     }
     if wait.certainty != Certainty::Proved {
         // What was searched for and not found.
-        let searched = party.task().is_some() || wait.detail["not_running"].is_object();
+        let searched = party.task().is_some() || is_for_idle_loop(wait);
         return searched && says("nobody");
     }
     let none = |key: &str| wait.detail.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty);

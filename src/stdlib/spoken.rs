@@ -16,11 +16,14 @@ pub fn speaks_of(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) 
 /// The same of what the frame has not come to yet: what it has behind it, it does once more only if something
 /// on its stack goes round in a loop. (`index`: of the frame.)
 pub fn will_speak_of(scene: &Scene, thread: &ThreadScene, index: usize, of: Addr, methods: &[&str]) -> bool {
-    let frame = &thread.frames[index];
-    let comes_again = || thread.frames[index + 1..].iter().any(|outer| goes_round(scene, outer));
-    frame_speaks_of(scene, frame, of, methods, &|shape, at| {
-        lies_ahead(shape, frame.offset, at) || comes_again()
-    })
+    let counts = |shape: &Shape, at| is_to_come(scene, thread, index, shape, at);
+    frame_speaks_of(scene, &thread.frames[index], of, methods, &counts)
+}
+
+/// The instruction lies ahead, or is met once more.
+fn is_to_come(scene: &Scene, thread: &ThreadScene, index: usize, shape: &Shape, at: usize) -> bool {
+    lies_ahead(shape, thread.frames[index].offset, at)
+        || thread.frames[index + 1..].iter().any(|outer| goes_round(scene, outer))
 }
 
 fn frame_speaks_of(
@@ -85,10 +88,6 @@ pub fn calls_who_speaks_of(
     let names = scene.names(frame.raw.code);
     let is_own =
         |i: &Instruction| matches!(i.op, Op::LoadFast | Op::LoadFastCheck | Op::LoadFastBorrow) && i.arg == 0;
-    let counts = |at| {
-        lies_ahead(&shape, frame.offset, at)
-            || thread.frames[index + 1..].iter().any(|outer| goes_round(scene, outer))
-    };
     let called = |(at, i): (usize, &Instruction)| {
         let name = names.get(attribute(scene, i.op, i.arg)? as usize)?;
         shape.instructions.get(at.checked_sub(1)?).filter(|before| is_own(before))?;
@@ -97,7 +96,7 @@ pub fn calls_who_speaks_of(
         let method = Body::of_call(scene, method, vec![Some(own)])?;
         let speaks = names_any(scene, method.code, methods)
             && reads_method(scene, &method, None, of, methods, &|_, _| true);
-        Some(speaks && counts(at))
+        Some(speaks && is_to_come(scene, thread, index, &shape, at))
     };
     shape.instructions.iter().enumerate().any(|i| called(i) == Some(true))
 }
@@ -112,14 +111,26 @@ fn reads_method(
     counts: &dyn Fn(&Shape, usize) -> bool,
 ) -> bool {
     let Some(shape) = scene.shapes.of(scene, body.code) else { return false };
+    reads(scene, body, &shape, offset, methods).any(|(at, object)| object == Some(of) && counts(&shape, at))
+}
+
+/// Where a code reads one of these methods, and of which object, where that is known. `offset`: where it stands, if
+/// it runs.
+fn reads(
+    scene: &Scene,
+    body: &Body,
+    shape: &Shape,
+    offset: Option<i64>,
+    methods: &[&str],
+) -> impl Iterator<Item = (usize, Option<Addr>)> {
     let names = scene.names(body.code);
     let start = offset.and_then(|offset| opcodes::at(&shape.instructions, offset));
-    shape.instructions.iter().enumerate().any(|(at, i)| {
+    let is_wanted = move |i: &Instruction| {
         let name = attribute(scene, i.op, i.arg).and_then(|name| names.get(name as usize));
         name.is_some_and(|n| methods.contains(&n.as_str()))
-            && receiver(scene, body, &shape, start, at) == Some(of)
-            && counts(&shape, at)
-    })
+    };
+    let places = shape.instructions.iter().enumerate().filter(move |(_, i)| is_wanted(i));
+    places.map(move |(at, _)| (at, receiver(scene, body, shape, start, at)))
 }
 
 /// It stands at a call that is written as one, and no `with`.
@@ -201,7 +212,7 @@ fn names_any(scene: &Scene, code: Addr, methods: &[&str]) -> bool {
     scene.names(code).iter().any(|name| methods.contains(&name.as_str()))
 }
 
-/// `offset`: where it stands, if it runs.
+/// Some place of a code, of those that count, reads such a method, and not of another object that is known.
 fn body_speaks_of(
     scene: &Scene,
     body: &Body,
@@ -210,26 +221,20 @@ fn body_speaks_of(
     methods: &[&str],
     counts: &dyn Fn(&Shape, usize) -> bool,
 ) -> bool {
+    let Some(shape) = scene.shapes.of(scene, body.code) else { return true };
+    let mut as_attribute = false;
+    for (at, object) in reads(scene, body, &shape, offset, methods) {
+        as_attribute = true;
+        let other = object.filter(|object| *object != of);
+        if !other.is_some_and(|object| is_its_own(scene, object, methods)) && counts(&shape, at) {
+            return true;
+        }
+    }
     let names = scene.names(body.code);
     let is_wanted = |at: u32| names.get(at as usize).is_some_and(|n| methods.contains(&n.as_str()));
-    let Some(shape) = scene.shapes.of(scene, body.code) else { return true };
-    let start = offset.and_then(|offset| opcodes::at(&shape.instructions, offset));
-    let (mut as_attribute, mut as_global) = (false, false);
-    for (at, instruction) in shape.instructions.iter().enumerate() {
-        match attribute(scene, instruction.op, instruction.arg) {
-            Some(name) if is_wanted(name) => {
-                as_attribute = true;
-                let other = receiver(scene, body, &shape, start, at).filter(|object| *object != of);
-                if !other.is_some_and(|object| is_its_own(scene, object, methods)) && counts(&shape, at) {
-                    return true;
-                }
-            }
-            _ => {}
-        }
-        as_global |= global(scene, instruction.op, instruction.arg).is_some_and(is_wanted);
-    }
+    let as_global = |i: &Instruction| global(scene, i.op, i.arg).is_some_and(is_wanted);
     // `super().put()` is neither.
-    !as_attribute && !as_global
+    !as_attribute && !shape.instructions.iter().any(as_global)
 }
 
 /// An object whose methods do nothing to another one. A condition may have its lock in common with others, but who

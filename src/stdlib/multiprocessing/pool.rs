@@ -86,12 +86,8 @@ fn result(
 
 /// The workers of a `ThreadPool`, which are threads of this process.
 fn worker_threads<'s, 'a>(scene: &'s Scene<'a>, pool: Addr) -> Vec<&'s ThreadScene<'a>> {
-    let heap = scene.heap;
-    let list = heap.attrs(pool, ["_pool"])[0];
-    let Some((list, ty)) = list.and_then(|l| Some((l, heap.type_of(l).filter(|t| t.is_list())?))) else {
-        return Vec::new();
-    };
-    let workers = heap.items(list, &ty, MAX_WORKERS).map(|i| i.0).unwrap_or_default();
+    let list = scene.heap.attrs(pool, ["_pool"])[0];
+    let workers = list.map(|list| processes(scene, list)).unwrap_or_default();
     workers.into_iter().filter_map(|w| scene.thread_of(w)).collect()
 }
 
@@ -200,6 +196,7 @@ fn workers(scene: &Scene, list: Addr) -> Vec<i64> {
     processes(scene, list).into_iter().filter_map(|p| pid_of(scene, p)).collect()
 }
 
+/// `Process` objects of a list, or those of `ThreadPool`, which are threads.
 fn processes(scene: &Scene, list: Addr) -> Vec<Addr> {
     let heap = scene.heap;
     let Some(ty) = heap.type_of(list).filter(|t| t.is_list()) else { return Vec::new() };
