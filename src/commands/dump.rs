@@ -17,6 +17,7 @@ use crate::look::{self, Options, follow};
 use crate::render::report::Report;
 use crate::render::text;
 use crate::snapshot::{Look, Skipped, Snapshot};
+use crate::target::access::AccessError;
 use crate::target::ends;
 use crate::target::find;
 use crate::target::host;
@@ -86,6 +87,8 @@ pub fn look_at(found: find::Found, options: &Options) -> Looked {
                 processes.push(looked.process);
                 capture.processes.extend(looked.captured);
             }
+            // It has ended since it was listed: nobody has asked for this very one.
+            Err(AccessError::Gone { .. }) if found.descendants.contains(&pid) => {}
             Err(error) => {
                 unread = true;
                 complain(&error.to_string(), error.remedy().as_deref());
@@ -160,8 +163,10 @@ fn look_since(
     let _crowd = (pids.len() > FEW).then(ends::Crowd::begin);
     let look = |pid: &i32| look::live(*pid, &options).ok().map(|looked| looked.process);
     let mut processes: Vec<_> = pids.iter().filter_map(look).collect();
+    let is_there = |pid: i32| processes.iter().any(|again| again.pid == pid);
     let targets = first.processes.iter().filter(|p| !p.followed);
-    let gone = targets.into_iter().any(|p| !processes.iter().any(|again| again.pid == p.pid));
+    // Children come and go.
+    let gone = targets.into_iter().any(|p| !is_there(p.pid) && !p.parent.is_some_and(is_there));
     follow::follow(&mut processes, &mut Vec::new(), &options);
     (!gone).then(|| Snapshot {
         looks: vec![Look { at, took: looking.elapsed().as_secs_f64() }],

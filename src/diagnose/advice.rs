@@ -893,6 +893,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "event-never" if case.of_awaited().kind() == "condition" => {
             "see who should notify {object}, and on which path it is forgotten; wait with a timeout"
         }
+        "event-never" if case.of_awaited().kind() == "lock" => {
+            "see who should release {object}, for which its own taker waits, and on which path it is forgotten; wait with a timeout"
+        }
         "event-never" if case.of_awaited().kind() == "barrier" => {
             "see who should come to {object}, and why it does not; have whoever cannot come call abort(), and wait with a timeout"
         }

@@ -417,8 +417,8 @@ pub static OTHERS: &[Rule] = &[
         usual: Critical,
         // Of one that processes share, all would have to be searched: then it says so itself.
         when: |c| {
-            // What libraries lock lies outside of the process.
-            let shared = c.call_starts("multiprocessing") || c.says("polled");
+            // What libraries lock lies outside of the process; a sign nobody holds.
+            let shared = c.call_starts("multiprocessing") || c.says("polled") || c.says("signal");
             c.kind() == "lock" && c.is_alone() && !c.is_referenced() && !shared && !c.says("unsearched")
         },
         advice: "take locks with `with`: whoever took {object} has left without releasing it",
@@ -444,7 +444,9 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "lock-wait",
         usual: Critical,
-        when: |c| matches!(c.kind(), "lock" | "semaphore") && !c.is_count(),
+        when: |c| {
+            matches!(c.kind(), "lock" | "semaphore") && !c.is_count() && !(c.is_alone() && c.says("signal"))
+        },
         advice: "shorten what {culprit} does while it holds {object}, and never wait without a timeout in there",
     },
     Rule {
@@ -512,7 +514,10 @@ pub static OTHERS: &[Rule] = &[
     Rule {
         id: "event-never",
         usual: Critical,
-        when: |c| matches!(c.kind(), "event" | "condition" | "barrier") || c.is_count(),
+        when: |c| {
+            let is_sign = c.kind() == "lock" && c.is_alone() && c.says("signal");
+            matches!(c.kind(), "event" | "condition" | "barrier") || is_sign || c.is_count()
+        },
         advice: "see who should set {object}, and on which path it is forgotten; wait with a timeout",
     },
     GIL_BLOCKED,

@@ -403,7 +403,9 @@ impl Names {
         {
             links.to.retain(|n| !accepts(&parties[*n]));
         }
-        let lock_like = matches!(wait.kind.as_str(), "lock" | "semaphore" | "condition");
+        // A lock that is a sign, whoever took it waits for.
+        let lock_like = matches!(wait.kind.as_str(), "lock" | "semaphore" | "condition")
+            && !(wait.kind == "lock" && wait.detail["signal"] == true);
         if links.to.is_empty()
             && lock_like
             && let Some(holders) = wait.address.and_then(|address| self.holders.get(&(pid, address)))

@@ -203,6 +203,16 @@ pub fn is_given_back(scene: &Scene, thread: &ThreadScene, frame: usize, lock: Ad
         .any(|f| of_frame(scene, f).is_some_and(|analysis| analysis.released_at(scene, f.offset, lock)))
 }
 
+/// Whether this frame may have taken the lock, for all that can be told: it speaks of `acquire`, or calls who does.
+pub fn may_have(scene: &Scene, frame: &FrameScene, lock: Addr) -> bool {
+    let acquires = || scene.names(frame.raw.code).iter().any(|n| n == "acquire");
+    let is_free = |analysis: &Analysis| {
+        let at = opcodes::at(&analysis.shape.instructions, frame.offset);
+        at.is_some_and(|at| analysis.flow(scene, lock, FREE, 0, Part::ALL).0[at] == FREE)
+    };
+    acquires() || of_frame(scene, frame).is_some_and(|analysis| !is_free(&analysis))
+}
+
 fn is_worth_it(scene: &Scene, frame: &FrameScene) -> bool {
     !frame.in_file("/threading.py") && (speaks(scene, frame.raw.code) || scene.is_user(frame))
 }

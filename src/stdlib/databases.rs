@@ -90,7 +90,10 @@ pub fn among_own_threads(scene: &Scene, seen: &mut Seen) {
     if locked.is_empty() {
         return;
     }
-    let is_connection = |o: &Addr| scene.heap.type_of(*o).is_some_and(|ty| ty.name == "sqlite3.Connection");
+    // One that was closed has no `sqlite3 *db` any more (Modules/_sqlite/connection.h, its first field).
+    let is_open = |o: Addr| scene.heap.ptr(o + scene.heap.layout.object.size).is_some();
+    let is_connection =
+        |o: &Addr| scene.heap.type_of(*o).is_some_and(|ty| ty.name == "sqlite3.Connection") && is_open(*o);
     let connections = scene.reach().iter().filter(|(object, _)| is_connection(object));
     // The threads that know each of them.
     let known: Vec<FxHashSet<u32>> =

@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::holders::{self, Held};
 use super::spoken;
-use super::{FrameScene, Scene, Seen, ThreadScene, acquired, exits};
+use super::{FrameScene, Scene, Seen, ThreadScene, acquired, batons, exits};
 use crate::python::layout::Frames;
 use crate::python::objects::{Heap, TypeInfo};
 use crate::snapshot::{Actor, Address, Certainty, Lock, Wait};
@@ -314,6 +314,8 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         let is_signal = is_signal(thread) && lock.owner.is_none();
         let Found { on, certainty, signal } = if is_signal {
             Found { on: Vec::new(), certainty: Certainty::Proved, signal: false }
+        } else if lock.kind == Kind::Lock && batons::is_one(scene, thread, lock.object) {
+            Found { on: Vec::new(), certainty: Certainty::Likely, signal: true }
         } else {
             who_has(scene, seen, &lock, near.name.as_deref())
         };
@@ -328,7 +330,7 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
         // The owner that an RLock records has ended if no thread has this ident.
         let owner_gone = lock.owner.is_some() && on.is_empty();
         let owner = on.first().and_then(|a| a.tid).filter(|_| !signal);
-        let unknown = on.is_empty() && !owner_gone && !is_signal;
+        let unknown = on.is_empty() && !owner_gone && !is_signal && !signal;
         let referenced_by = if unknown { references(scene, thread, &lock) } else { Vec::new() };
         seen.waits.insert(
             thread.raw.tstate,
@@ -348,15 +350,13 @@ pub fn read(scene: &Scene, seen: &mut Seen) {
     }
 }
 
-/// Other threads whose frames can reach a lock and do not wait for it.
+/// Other threads that do not wait for a lock, and may have it: they can reach it, and what they have called may have
+/// taken it.
 fn references(scene: &Scene, waiter: &ThreadScene, lock: &LockObject) -> Vec<Actor> {
-    let Some(frames) = scene.reach().get(&lock.object) else { return Vec::new() };
-    let mut threads: Vec<u32> = frames.iter().map(|(t, _)| *t).collect();
-    threads.sort_unstable();
-    threads.dedup();
-    let others = threads.into_iter().map(|t| &scene.threads[t as usize]).filter(|t| {
-        let waits = parked(scene, t).is_some_and(|parked| parked.is_at(lock.key));
-        t.raw.tstate != waiter.raw.tstate && !waits
+    let others = scene.threads.iter().filter(|t| {
+        let waits = || parked(scene, t).is_some_and(|parked| parked.is_at(lock.key));
+        let may_have = |f: &FrameScene| acquired::may_have(scene, f, lock.object);
+        t.raw.tstate != waiter.raw.tstate && reached_by(scene, lock.object, t).any(may_have) && !waits()
     });
     others.take(8).map(|t| actor(scene, t)).collect()
 }
@@ -426,6 +426,13 @@ pub fn who_has(scene: &Scene, seen: &mut Seen, lock: &LockObject, name: Option<&
     let has = |taken: &acquired::Taken| {
         !parked(scene, &scene.threads[taken.thread]).is_some_and(|parked| parked.is_at(lock.key))
     };
+    let is_handed_over = |taken: &acquired::Taken| {
+        let frame = &scene.threads[taken.thread].frames[taken.frame];
+        !has(taken) && batons::is_handed_over(scene, frame, lock.object)
+    };
+    if lock.kind == Kind::Lock && verdict.holders.iter().any(is_handed_over) {
+        return Found { on: Vec::new(), certainty: Certainty::Likely, signal: true };
+    }
     let held = plausible
         && lock.kind == Kind::Lock
         && verdict.holders.iter().all(has)
@@ -590,7 +597,10 @@ pub fn reach(scene: &Scene) -> Reach {
                         return vec![owner];
                     }
                     let entries = heap.attributes(value, MAX_ATTRIBUTES).unwrap_or_default();
-                    entries.into_iter().flat_map(|(_, v)| [Some(v), owner(v)]).flatten().collect()
+                    let slots = heap.type_of(value).filter(|ty| ty.is_heap_type());
+                    let slots = slots.map(|ty| heap.slot_values(value, &ty)).unwrap_or_default();
+                    let attributes = entries.into_iter().map(|(_, v)| v).chain(slots);
+                    attributes.flat_map(|v| [Some(v), owner(v)]).flatten().collect()
                 });
                 for part in parts {
                     found.entry(*part).or_default().push(at);

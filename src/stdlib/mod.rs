@@ -8,6 +8,7 @@
 pub mod acquired;
 /// Event loops and tasks of asyncio.
 pub mod asyncio;
+mod batons;
 /// Clients of databases.
 pub mod databases;
 /// Which descriptors a thread can reach.

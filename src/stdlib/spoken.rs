@@ -85,20 +85,42 @@ pub fn calls_who_speaks_of(
     // What starts a thread calls nothing but that.
     let Some(own) = scene.receiver(frame).filter(|_| !frame.in_file("/threading.py")) else { return false };
     let Some(shape) = scene.shapes.of(scene, frame.raw.code) else { return false };
-    let names = scene.names(frame.raw.code);
     let is_own =
         |i: &Instruction| matches!(i.op, Op::LoadFast | Op::LoadFastCheck | Op::LoadFastBorrow) && i.arg == 0;
-    let called = |(at, i): (usize, &Instruction)| {
+    let object = |at: usize| shape.instructions.get(at.checked_sub(1)?).filter(|i| is_own(i)).map(|_| own);
+    calls(scene, frame, &shape, of, methods, &object).any(|at| is_to_come(scene, thread, index, &shape, at))
+}
+
+/// A method that the frame calls of whatever object does, as far as that is known (`self.slots.leave()`).
+pub fn calls_any_who_speaks_of(scene: &Scene, frame: &FrameScene, of: Addr, methods: &[&str]) -> bool {
+    let body = Body::of_frame(scene, frame.raw.addr, frame.raw.code, frame.raw.globals);
+    let Some((body, shape)) = body.zip(scene.shapes.of(scene, frame.raw.code)) else { return false };
+    let start = opcodes::at(&shape.instructions, frame.offset);
+    let object = |at: usize| receiver(scene, &body, &shape, start, at);
+    calls(scene, frame, &shape, of, methods, &object).next().is_some()
+}
+
+/// Where the frame reads a method of Python that speaks so. `object`: of what it is read there.
+fn calls<'a>(
+    scene: &'a Scene,
+    frame: &'a FrameScene,
+    shape: &'a Shape,
+    of: Addr,
+    methods: &'a [&str],
+    object: &'a dyn Fn(usize) -> Option<Addr>,
+) -> impl Iterator<Item = usize> + 'a {
+    let names = scene.names(frame.raw.code);
+    let speaks = move |(at, i): (usize, &Instruction)| {
         let name = names.get(attribute(scene, i.op, i.arg)? as usize)?;
-        shape.instructions.get(at.checked_sub(1)?).filter(|before| is_own(before))?;
+        let object = object(at)?;
         let method =
-            acquired::class_attribute(scene, own, name).filter(|f| acquired::is_function(scene, *f))?;
-        let method = Body::of_call(scene, method, vec![Some(own)])?;
+            acquired::class_attribute(scene, object, name).filter(|f| acquired::is_function(scene, *f))?;
+        let method = Body::of_call(scene, method, vec![Some(object)])?;
         let speaks = names_any(scene, method.code, methods)
             && reads_method(scene, &method, None, of, methods, &|_, _| true);
-        Some(speaks && is_to_come(scene, thread, index, &shape, at))
+        speaks.then_some(at)
     };
-    shape.instructions.iter().enumerate().any(|i| called(i) == Some(true))
+    shape.instructions.iter().enumerate().filter_map(speaks)
 }
 
 /// Some place of a code, of those that count, reads such a method of this very object.

@@ -88,6 +88,7 @@ fn slots(
 /// Who waits for a slot will give it back: it waits in a `with`, or its code releases the same semaphore.
 pub fn gives_back(scene: &Scene, thread: &ThreadScene, semaphore: Addr) -> bool {
     const NEAR: usize = 3;
+    const RELEASE: &[&str] = &["release"];
     // What stands below a forked child is its parent's.
     let forked = |f: &&FrameScene| f.in_file("/multiprocessing/process.py");
     let frames = || thread.frames.iter().take_while(|f| !forked(f));
@@ -95,7 +96,9 @@ pub fn gives_back(scene: &Scene, thread: &ThreadScene, semaphore: Addr) -> bool 
     let Some(first) = own().next() else { return true };
     !spoken::is_at_call(scene, first)
         || own().any(|f| {
-            f.code.name == "__enter__" || spoken::surely_speaks_of(scene, f, semaphore, &["release"])
+            f.code.name == "__enter__"
+                || spoken::surely_speaks_of(scene, f, semaphore, RELEASE)
+                || spoken::calls_any_who_speaks_of(scene, f, semaphore, RELEASE)
         })
 }
 

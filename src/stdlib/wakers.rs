@@ -17,6 +17,8 @@ use super::{Scene, Seen, ThreadScene, locks, signals};
 use crate::snapshot::{Certainty, Wait};
 use crate::target::memory::Addr;
 
+/// What puts an item into a queue.
+const PUTS: &[&str] = &["put", "put_nowait", "shutdown"];
 /// Code that speaks of these may call any method of what it gets at...
 const ANY_METHOD: &[&str] = &["getattr", "methodcaller", "__getattribute__"];
 /// ...and of these, anything.
@@ -64,8 +66,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         .waits
         .values()
         .filter(|w| matches!(w.kind.as_str(), "thread" | "future" | "lock"))
-        .flat_map(|w| &w.on)
-        .filter_map(|on| on.tid)
+        .flat_map(needed)
         .collect();
     let is_joined = |t: &&ThreadScene| t.tid.is_some_and(|tid| joined.contains(&tid));
     circular.extend(scene.threads.iter().filter(is_joined).filter_map(|t| address(t, is_unknown)));
@@ -73,7 +74,8 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         return;
     }
     let loops = FxHashSet::default();
-    let objects = alone.iter().chain(&circular).map(|w| w.1).collect();
+    let queues = seen.waits.values().filter(|w| takes(w)).filter_map(|w| Some(w.address?.0));
+    let objects = alone.iter().chain(&circular).map(|w| w.1).chain(queues).collect();
     let mut search = Search::new(scene, objects, &loops);
     let mut found: Vec<(Addr, Found)> = Vec::new();
     for thread in scene.threads.iter().filter(|t| t.tid.is_none_or(|tid| !seen.bystanders.contains(&tid))) {
@@ -93,8 +95,9 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         || scene.threads.iter().any(is_at_prompt);
     // What an extension keeps is not seen.
     let gets_anything = |found: &Found| found.met_opaque || search.speaks(found, BY_NAME);
+    let puts = |found: &Found, queue: Addr| gets_at(&search, found, queue, PUTS);
     for (tstate, object) in circular {
-        let behind = behind(scene, seen, tstate, object);
+        let behind = behind(scene, seen, tstate, object, &found, &puts);
         let methods = seen.waits.get(&tstate).map(signals::methods).unwrap_or_default();
         let may = |(other, found): &(Addr, Found)| {
             let acts = found.calls || search.speaks(found, methods);
@@ -104,12 +107,25 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         let others: Vec<Addr> = found.iter().filter(|one| may(one)).map(|(other, _)| *other).collect();
         let name = |tstate: &Addr| scene.threads.iter().find(|t| t.raw.tstate == *tstate)?.name();
         log::debug!("{object:#x}: {:?} get at it", others.iter().map(name).collect::<Vec<_>>());
+        let open = hidden || !others.is_empty();
         if let Some(wait) = seen.waits.get_mut(&tstate) {
-            wait.detail["open"] = json!(hidden || !others.is_empty());
+            wait.detail["open"] = json!(open);
+        }
+        let is_main = scene.threads.iter().any(|t| t.raw.tstate == tstate && is_main(t));
+        if is_main && !open {
+            // Those who would end it, had they anything to do.
+            let would = |thread: &&ThreadScene| {
+                let is_it = |(other, found): &(Addr, Found)| {
+                    *other == thread.raw.tstate && gets_at(&search, found, object, methods)
+                };
+                behind.contains(&thread.raw.tstate) && found.iter().any(is_it)
+            };
+            let idle: Vec<&ThreadScene> = scene.threads.iter().filter(would).collect();
+            shut_out(scene, seen, tstate, &idle);
         }
     }
     for (tstate, object) in alone.into_iter().filter(|_| !hidden) {
-        let behind = behind(scene, seen, tstate, object);
+        let behind = behind(scene, seen, tstate, object, &found, &puts);
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
         let methods = signals::methods(wait);
         let may = |(other, found): &(Addr, Found)| {
@@ -195,8 +211,7 @@ fn in_circle(scene: &Scene, seen: &Seen) -> FxHashSet<Addr> {
 }
 
 fn is_unknown(wait: &Wait) -> bool {
-    let gets = wait.kind == "queue" && wait.on.is_empty() && wait.detail["operation"] == "get";
-    is_open(wait) || gets && wait.call.as_deref().is_some_and(|call| call.starts_with("queue."))
+    is_open(wait) || wait.on.is_empty() && takes(wait)
 }
 
 fn is_count(wait: &Wait) -> bool {
@@ -220,9 +235,48 @@ fn is_inferred(wait: &Wait) -> bool {
     is_sign && wait.certainty == Certainty::Likely && wait.detail.is_object() && !shared
 }
 
-/// Threads that can do nothing before this one goes on: who waits for the same object, and who waits for one of
-/// them.
-fn behind(scene: &Scene, seen: &Seen, tstate: Addr, object: Addr) -> FxHashSet<Addr> {
+/// A thread waits for a sign that others would give if they got an item: those that wait for one.
+fn shut_out(scene: &Scene, seen: &mut Seen, tstate: Addr, wakers: &[&ThreadScene]) {
+    let idle: Vec<&ThreadScene> = wakers
+        .iter()
+        .copied()
+        .filter(|t| seen.waits.get(&t.raw.tstate).is_some_and(|w| takes(w) && w.on.is_empty()))
+        .collect();
+    let is_sign = |w: &Wait| matches!(w.kind.as_str(), "event" | "condition" | "barrier" | "future");
+    let Some(wait) = seen.waits.get_mut(&tstate).filter(|w| is_sign(w) && !idle.is_empty()) else { return };
+    wait.on = idle.iter().map(|t| locks::actor(scene, t)).collect();
+    wait.certainty = Certainty::Likely;
+    for thread in idle {
+        if let Some(wait) = seen.waits.get_mut(&thread.raw.tstate) {
+            wait.detail["open"] = json!(false);
+        }
+    }
+}
+
+/// The threads that it waits for; of a pool of processes, the one that hands the work out, which may not come to it.
+fn needed(wait: &Wait) -> impl Iterator<Item = i32> {
+    let feeder = wait.detail["feeder"]["tid"].as_i64();
+    let feeder = feeder.and_then(|tid| i32::try_from(tid).ok());
+    wait.on.iter().filter_map(|on| on.tid).chain(feeder)
+}
+
+/// In `get` of an empty queue of threads.
+fn takes(wait: &Wait) -> bool {
+    wait.kind == "queue"
+        && wait.detail["operation"] == "get"
+        && wait.call.as_deref().is_some_and(|call| call.starts_with("queue."))
+}
+
+/// Threads that can do nothing before this one goes on: who waits for the same object, who waits for one of
+/// them, and who waits for an item that only they could put in.
+fn behind(
+    scene: &Scene,
+    seen: &Seen,
+    tstate: Addr,
+    object: Addr,
+    searched: &[(Addr, Found)],
+    puts: &dyn Fn(&Found, Addr) -> bool,
+) -> FxHashSet<Addr> {
     let same = seen.waits.iter().filter(|(_, wait)| wait.address.is_some_and(|a| a.0 == object));
     let mut found: FxHashSet<Addr> = same.map(|(thread, _)| *thread).collect();
     found.insert(tstate);
@@ -232,11 +286,23 @@ fn behind(scene: &Scene, seen: &Seen, tstate: Addr, object: Addr) -> FxHashSet<A
     loop {
         let known = tids(&found);
         let waits = |wait: &Wait| {
-            let needs_all = matches!(wait.kind.as_str(), "thread" | "lock") || wait.on.len() == 1;
-            needs_all && wait.on.iter().any(|on| on.tid.is_some() && known.contains(&on.tid))
+            let needs_all = matches!(wait.kind.as_str(), "thread" | "lock") || needed(wait).count() == 1;
+            needs_all && needed(wait).any(|tid| known.contains(&Some(tid)))
         };
-        let more: Vec<Addr> =
-            seen.waits.iter().filter(|(t, w)| !found.contains(*t) && waits(w)).map(|(t, _)| *t).collect();
+        let starves = |wait: &Wait| {
+            let at_it = |t: &Addr| seen.waits.get(t).is_some_and(|w| takes(w) && w.address == wait.address);
+            let Some(queue) = wait.address.filter(|_| takes(wait) && wait.on.is_empty()) else {
+                return false;
+            };
+            let others = searched.iter().filter(|(other, _)| !found.contains(other) && !at_it(other));
+            !others.into_iter().any(|(_, met)| puts(met, queue.0))
+        };
+        let more: Vec<Addr> = seen
+            .waits
+            .iter()
+            .filter(|(t, w)| !found.contains(*t) && (waits(w) || starves(w)))
+            .map(|(t, _)| *t)
+            .collect();
         if more.is_empty() {
             return found;
         }

@@ -30,6 +30,8 @@ pub struct Found {
     pub skipped: Vec<Skipped>,
     /// What was asked for and is not there, each listed under `skipped` as well.
     pub errors: Vec<FindError>,
+    /// Of `pids`, those that nobody has named: they may come and go.
+    pub descendants: Vec<i32>,
 }
 
 /// A process that an error names instead.
@@ -221,8 +223,11 @@ pub fn find(selector: &Selector) -> Result<Found, FindError> {
             Err(error) => errors.push(error),
         }
     }
+    let mut descendants = Vec::new();
     if selector.subprocesses && !pids.is_empty() {
-        pids = with_descendants(&pids, &mut skipped);
+        let all = with_descendants(&pids, &mut skipped);
+        descendants = all.iter().copied().filter(|pid| !pids.contains(pid)).collect();
+        pids = all;
     }
     if pids.is_empty() {
         return Err(errors.into_iter().next().unwrap_or(FindError::NothingAsked));
@@ -237,7 +242,7 @@ pub fn find(selector: &Selector) -> Result<Found, FindError> {
             by_the_way: false,
         });
     }
-    Ok(Found { pids: parents_first(&pids), skipped, errors })
+    Ok(Found { pids: parents_first(&pids), skipped, errors, descendants })
 }
 
 /// The process that this number means: itself, or the one it is a thread of. `/proc/TID` is there for a thread too,

@@ -345,8 +345,11 @@ impl<'s, 'a> Search<'s, 'a> {
             }
             "function" => self.function(walk, obj),
             "coroutine" | "generator" | "async_generator" => {
-                for frame in coroutines::chain(heap, obj).frames {
-                    self.frame(walk, &frame);
+                let chain = coroutines::chain(heap, obj);
+                // A generator that runs is moved by the thread that runs it, which is searched for itself.
+                let of_other = chain.executing && ty.name == "generator";
+                for frame in chain.frames.iter().filter(|_| !of_other) {
+                    self.frame(walk, frame);
                 }
             }
             "module" => {
@@ -683,21 +686,35 @@ fn is_of_python(name: &str) -> bool {
     const MODULES: &[&str] = &[
         "_abc",
         "_asyncio",
+        "_blake2",
+        "_bz2",
         "_collections",
         "_contextvars",
         "_ctypes",
+        "_datetime",
+        "_decimal",
         "_functools",
         "_hashlib",
         "_io",
+        "_lzma",
+        "_md5",
+        "_multiprocessing",
         "_operator",
         "_queue",
         "_random",
+        "_sha1",
+        "_sha2",
+        "_sha256",
+        "_sha3",
+        "_sha512",
         "_socket",
         "_sre",
         "_ssl",
         "_struct",
         "_thread",
         "_weakref",
+        "_zoneinfo",
+        "array",
         "builtins",
         "collections",
         "contextvars",
@@ -705,10 +722,12 @@ fn is_of_python(name: &str) -> bool {
         "decimal",
         "enum",
         "functools",
+        "mmap",
         "posix",
         "re",
         "select",
         "signal",
+        "sqlite3",
         "sys",
         "time",
         "types",
@@ -716,5 +735,7 @@ fn is_of_python(name: &str) -> bool {
         "uuid",
         "zlib",
     ];
-    name.split('.').next().is_some_and(|module| MODULES.contains(&module))
+    // Arrays of numbers; and those iterators that iterate over nothing else.
+    const OTHERS: &[&str] = &["numpy.ndarray", "itertools.count"];
+    OTHERS.contains(&name) || name.split('.').next().is_some_and(|module| MODULES.contains(&module))
 }
