@@ -468,8 +468,27 @@ impl<'g, 'a> Case<'g, 'a> {
             && (0..parties.len()).any(|at| pids.contains(&parties[at].pid()) && could_write(at))
     }
 
-    /// Threads beside the main one that only read from each other, and for whose end or answer nobody else waits: a
-    /// connection at rest. Others may write on it when they like.
+    /// Somebody sits in front of it: a prompt, a notebook, a debugger, a run of tests.
+    pub fn is_attended(&self) -> bool {
+        const CONSOLES: &[(&str, &str)] = &[
+            ("IPython.core.interactiveshell", "run_cell"),
+            ("code", "runcode"),
+            ("cmd", "cmdloop"),
+            ("bdb", "dispatch_line"),
+            ("_pytest.runner", "pytest_runtest_protocol"),
+            ("unittest.suite", "run"),
+        ];
+        // `python -m asyncio`, whose module has the name of every main program.
+        let of_asyncio = |f: &crate::snapshot::Frame| {
+            f.function == "callback"
+                && f.file.as_deref().is_some_and(|file| file.ends_with("/asyncio/__main__.py"))
+        };
+        CONSOLES.iter().any(|(module, function)| self.has_frame(module, function))
+            || self.party().frames().iter().any(of_asyncio)
+    }
+
+    /// Threads beside the main one that only read from each other, or from a child that waits for work, and for whose
+    /// end or answer nobody else waits: a connection at rest. Others may write on it when they like.
     pub fn is_aside(&self) -> bool {
         let from = self.cycle.unwrap_or(self.chain.len());
         let members = &self.chain[from..];
@@ -478,7 +497,8 @@ impl<'g, 'a> Case<'g, 'a> {
                 matches!(w.kind.as_str(), "pipe" | "socket")
                     && matches!(word(w, "operation"), Some("read" | "recv"))
             };
-            party.thread().is_some_and(|t| !t.main) && party.wait().is_some_and(receives)
+            let is_beside = party.thread().is_some_and(|t| !t.main) || acting::waits_for_parent(party);
+            is_beside && party.wait().is_some_and(receives)
         };
         let waits_for_one = |at: usize| {
             // Who gets items waits for work; the GIL is given back at once.

@@ -171,11 +171,25 @@ fn of_loop(case: &Case) -> Option<Severity> {
     if awake || keeps_nobody_waiting(case, event_loop) {
         return None;
     }
+    if case.is_attended() {
+        return Some(Info);
+    }
+    // Whoever waits for it is its own thread: that one is judged as any other.
+    if is_unshared(case, event_loop) {
+        let is_main = case.party().thread().is_some_and(|thread| thread.main);
+        let age = case.age().unwrap_or_default();
+        return match is_main {
+            true if case.is_computing() || case.is_consumer() || is_server_of_work(case) => {
+                (age > LOOP_CRITICAL).then_some(Info)
+            }
+            true => (age > LOOP_CRITICAL).then_some(Warning),
+            false if age < LONG => None,
+            false => Some(if request(case).is_some() { Critical } else { Warning }),
+        };
+    }
     match case.age() {
         // A server that imports its application, or is in its startup: it does not listen yet.
-        Some(age) if case.is_computing() && is_server_at_start(case) => {
-            Some(if age < LONG_START { Info } else { Warning })
-        }
+        Some(age) if is_server_at_start(case) => Some(if age < LONG_START { Info } else { Warning }),
         // A server that starts imports and loads: nobody asks it for anything yet.
         Some(age) if age > LOOP_CRITICAL && case.is_computing() && request(case).is_none() => {
             let began = case.party().process.uptime.map(|up| up - age);
@@ -200,6 +214,26 @@ fn keeps_nobody_waiting(case: &Case, event_loop: &EventLoop) -> bool {
         && event_loop.overdue.unwrap_or(0) == 0
         && matches!(case.kind(), "event" | "condition")
         && case.wait().and_then(|wait| wait.ends_in).is_some_and(|left| left < LONG)
+}
+
+/// It runs one task, and nothing else is there that could want to run: no callback, no timer that is due, nobody who
+/// could connect.
+fn is_unshared(case: &Case, event_loop: &EventLoop) -> bool {
+    let party = case.party();
+    let is_main = party.thread().is_some_and(|thread| thread.main);
+    let tasks = party.process.tasks.iter().filter(|task| task.tid.is_some() && task.tid == party.tid());
+    // Threads that have handed coroutines to it.
+    let is_handed_in = |other: &super::waits::Party| {
+        let needs_us =
+            |w: &Wait| w.detail["event_loop"].is_string() && w.on.iter().any(|on| on.tid == party.tid());
+        other.pid() == party.pid() && other.wait().is_some_and(needs_us)
+    };
+    event_loop.kind == "asyncio"
+        && tasks.count() == 1
+        && event_loop.ready == Some(0)
+        && event_loop.overdue.unwrap_or(0) == 0
+        && !case.graph.parties.iter().any(is_handed_in)
+        && (!is_main || party.process.listens.as_ref().is_some_and(Vec::is_empty) && request(case).is_none())
 }
 
 fn is_server_at_start(case: &Case) -> bool {
@@ -282,6 +316,10 @@ fn of_waiting(case: &Case) -> Option<Severity> {
     }
     if case.kind() == "process" && is_supervisor(case) {
         return None;
+    }
+    // What is published is handed on to a client that listens.
+    if case.is_subscriber() {
+        return serves.then_some(Info);
     }
     if case.is_held_up() {
         let often = case.is_read_now_and_then();
@@ -415,6 +453,11 @@ fn of_task(case: &Case) -> Option<Severity> {
     let late =
         old || in_vain || overdue.is_some_and(|age| age >= if for_long { LOOP_CRITICAL } else { LONG });
     let is_missed = (overdue.is_some() || case.chain.len() > 1) && !case.outlives_run();
+    // It has gone on with what it did before, and whoever asked it to end waits for that.
+    let goes_on = awaited.says("goes_on") && case.chain.len() > 1;
+    if case.ignores_cancel() && goes_on && is_missed {
+        return Some(if serves { Critical } else { Warning });
+    }
     if (case.ignores_cancel() || case.is_closing())
         && late
         && (case.fate >= Fate::Idle || is_missed && for_long && case.fate > Fate::Moves)

@@ -784,22 +784,21 @@ impl Case<'_, '_> {
 
     /// Has asked a database for whatever may come some day.
     pub fn is_consumer(&self) -> bool {
-        const CONSUMERS: &[&str] = &[
-            "BLPOP",
-            "BRPOP",
-            "BLMOVE",
-            "BRPOPLPUSH",
-            "BZPOPMIN",
-            "BZPOPMAX",
-            "SUBSCRIBE",
-            "PSUBSCRIBE",
-            "XREAD",
-            "LISTEN",
-            "XREADGROUP",
-        ];
-        let first =
-            self.statement().and_then(|s| s.split_whitespace().next()).unwrap_or("").to_ascii_uppercase();
-        CONSUMERS.contains(&first.as_str()) || self.call_ends(&["listen", "get_message", "notifies"])
+        const CONSUMERS: &[&str] =
+            &["BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BZPOPMIN", "BZPOPMAX", "XREAD", "XREADGROUP"];
+        CONSUMERS.contains(&self.verb().as_str()) || self.is_subscriber()
+    }
+
+    /// Has asked for whatever others will publish.
+    pub fn is_subscriber(&self) -> bool {
+        matches!(self.verb().as_str(), "SUBSCRIBE" | "PSUBSCRIBE" | "LISTEN")
+            || self.is_database() && self.call_ends(&["listen", "get_message", "notifies"])
+    }
+
+    /// The first word of what a database was asked.
+    fn verb(&self) -> String {
+        let first = self.statement().and_then(|s| s.split_whitespace().next());
+        first.unwrap_or_default().to_ascii_uppercase()
     }
 
     /// Waits for a pool of connections.

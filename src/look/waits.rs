@@ -32,7 +32,7 @@ const MAX_SERVING: usize = 4;
 const SEARCH: Duration = Duration::from_millis(100);
 
 /// What asyncio's room has said of a connection, and the system knows nothing of.
-const KEPT: [&str; 7] = ["partial", "alone", "closing", "phase", "body", "overdue", "unread"];
+const KEPT: [&str; 8] = ["partial", "alone", "closing", "phase", "body", "overdue", "unread", "goes_on"];
 
 /// Asks `/proc` for what the waits are about.
 pub fn look(seen: &Seen, facts: &mut ProcessFacts) {

@@ -32,6 +32,7 @@ pub mod wakers;
 use std::cell::OnceCell;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use serde_json::json;
 
 use super::{FrameScene, Scene, Seen, ThreadScene, visible};
 use super::{acquired, exits};
@@ -39,7 +40,7 @@ use crate::python::code::Codes;
 use crate::python::frames::RawFrame;
 use crate::python::layout::NONE;
 use crate::python::objects::Heap;
-use crate::python::sysinfo;
+use crate::python::{opcodes, sysinfo};
 use crate::snapshot::{Address, Certainty, Lock, Task, Wait};
 use crate::target::memory::Addr;
 use futures::TaskObject;
@@ -176,6 +177,17 @@ fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mu
         let future = &task.object.future;
         let is_current = future.event_loop.is_some_and(|l| current.get(&l) == Some(&future.addr));
         let runs = task.on.is_some() || is_current;
+        let cancels = task.object.cancels.or(cancelled.contains(&i).then_some(1));
+        let mut waits_on =
+            if runs { None } else { waits::of_task(scene, world, i).map(|w| doubted(world, w)) };
+        if let Some(wait) = waits_on.as_mut().filter(|_| cancels.is_some_and(|n| n > 0))
+            && goes_on(scene, &task.frames)
+        {
+            if !wait.detail.is_object() {
+                wait.detail = json!({});
+            }
+            wait.detail["goes_on"] = json!(true);
+        }
         seen.tasks.push(Task {
             id: Address(future.addr),
             name: task.object.name.clone(),
@@ -187,16 +199,26 @@ fn tell(scene: &Scene, world: &World, current: &FxHashMap<Addr, Addr>, seen: &mu
             awaited_by: std::mem::take(&mut awaited_by[i]),
             holds: task.holds.clone(),
             frames: Vec::new(),
-            waits_on: if runs { None } else { waits::of_task(scene, world, i).map(|w| doubted(world, w)) },
+            waits_on,
             request: None,
             main: wakers::is_main(scene.heap, future),
-            cancels: task.object.cancels.or(cancelled.contains(&i).then_some(1)),
+            cancels,
         });
         if let Some(thread) = task.on.or(task.thread.filter(|_| is_current)) {
             seen.current.insert(scene.threads[thread].raw.tstate, future.addr);
         }
     }
     seen.tasks.sort_by_cached_key(|t| (t.tid, t.event_loop, order(t.name.as_deref()), t.id));
+}
+
+/// A task that was cancelled has caught that, and is in a loop of its own code again, not in what tidies up.
+fn goes_on(scene: &Scene, frames: &[FrameScene]) -> bool {
+    let own = frames.iter().find(|frame| scene.is_user(frame));
+    own.is_some_and(|frame| {
+        let shape = scene.shapes.of(scene, frame.raw.code);
+        let at = shape.as_ref().and_then(|shape| opcodes::at(&shape.instructions, frame.offset));
+        shape.zip(at).is_some_and(|(shape, at)| shape.is_in_plain_loop(at))
+    })
 }
 
 /// Who has a lock through a manager of the application's own is likely to.

@@ -76,6 +76,18 @@ impl Shape {
         })
     }
 
+    /// Stands in a loop, and where it comes to without an exception: what was raised there before is dealt with.
+    pub fn is_in_plain_loop(&self, at: usize) -> bool {
+        let mut seen = vec![false; self.instructions.len()];
+        let mut queue = vec![0];
+        while let Some(n) = queue.pop() {
+            if n < seen.len() && !std::mem::replace(&mut seen[n], true) {
+                queue.extend(self.next(n));
+            }
+        }
+        seen[at] && self.ahead(at).any(|n| n == at)
+    }
+
     /// The instruction that looks at what a call returned, and whether it jumps if that was true.
     pub fn test_after(&self, call: usize) -> Option<(usize, bool)> {
         let mut truth = true;

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::flow::Shape;
 use super::os::Deadline;
-use super::{FrameScene, Scene, Seen};
+use super::{FrameScene, Scene, Seen, ThreadScene};
 use crate::python::opcodes::{self, Op};
-use crate::snapshot::Wait;
+use crate::snapshot::{Lock, Wait};
 
 /// Functions of the application's own that hand on what the call returned.
 const MAX_HANDED_ON: usize = 3;
@@ -16,18 +16,46 @@ const MAX_HANDED_ON: usize = 3;
 pub fn read(scene: &Scene, seen: &mut Seen) {
     for thread in &scene.threads {
         let Some(wait) = seen.waits.get_mut(&thread.raw.tstate) else { continue };
+        // Whose lock is waited for is not through with it when one of his naps ends.
+        if wait.kind == "sleep"
+            && wait.detail.is_object()
+            && seen.holds.contains_key(&thread.raw.tstate)
+            && let Some(own) = thread.frames.iter().find(|frame| scene.is_user(frame))
+        {
+            wait.detail["again"] = json!(matches!(after(scene, own, false), After::Again));
+        }
         let has_end = !matches!(seen.deadlines.get(&thread.raw.tstate), None | Some(Deadline::Never));
         if !has_end || !is_for_another(wait) {
             continue;
         }
-        let own = thread.frames.iter().filter(|frame| scene.is_user(frame)).take(MAX_HANDED_ON);
+        let own = thread.frames.iter().enumerate().filter(|(_, frame)| scene.is_user(frame));
         let says_so = wait.kind == "lock" || wait.kind == "semaphore";
-        let mut then = own.map(|frame| after(scene, frame, says_so));
-        let then = then.find(|then| !matches!(then, After::Returns));
+        let mut then = own.take(MAX_HANDED_ON).map(|(at, frame)| (at, after(scene, frame, says_so)));
+        let again = match then.find(|(_, then)| !matches!(then, After::Returns)) {
+            Some((at, After::Again)) => {
+                let holds = seen.holds.get(&thread.raw.tstate).map_or(&[][..], Vec::as_slice);
+                holds.is_empty() || holds.iter().any(|lock| keeps(scene, thread, at, lock, says_so))
+            }
+            _ => false,
+        };
         if !wait.detail.is_object() {
             wait.detail = json!({});
         }
-        wait.detail["retried"] = json!(matches!(then, Some(After::Again)));
+        wait.detail["retried"] = json!(again);
+    }
+}
+
+/// Whether a thread still has the lock when it asks again, in the frame `at`: between that one's `with` and the
+/// next, others may take it.
+fn keeps(scene: &Scene, thread: &ThreadScene, at: usize, lock: &Lock, says_so: bool) -> bool {
+    let frame = &thread.frames[at];
+    match lock.frame {
+        Some(inner) if inner < at => false,
+        // Whoever leaves a `with` comes by its line.
+        Some(inner) if inner == at && lock.line.is_some_and(|line| Some(line) != frame.line()) => {
+            matches!(after_without(scene, frame, says_so, lock.line), After::Again)
+        }
+        _ => true,
     }
 }
 
@@ -50,6 +78,11 @@ pub enum After {
 
 /// What comes after the time is over. `says_so`: the call returns False then.
 pub fn after(scene: &Scene, frame: &FrameScene, says_so: bool) -> After {
+    after_without(scene, frame, says_so, None)
+}
+
+/// The same, as far as it comes by no instruction of the line `avoided`.
+fn after_without(scene: &Scene, frame: &FrameScene, says_so: bool, avoided: Option<u32>) -> After {
     let Some(shape) = scene.shapes.of(scene, frame.raw.code) else { return After::Other };
     let Some(at) = opcodes::at(&shape.instructions, frame.offset) else { return After::Other };
     let next = shape.next(at);
@@ -73,7 +106,8 @@ pub fn after(scene: &Scene, frame: &FrameScene, says_so: bool) -> After {
     let mut seen = vec![false; shape.instructions.len()];
     while let Some(n) = queue.pop() {
         // The next round of a `for` is about something else.
-        if n >= seen.len() || std::mem::replace(&mut seen[n], true) || goes_round(&shape, n, at) {
+        let is_over = |n: usize| goes_round(&shape, n, at) || avoided.is_some() && line(n) == avoided;
+        if n >= seen.len() || std::mem::replace(&mut seen[n], true) || is_over(n) {
             continue;
         }
         if is_it(n) {

@@ -270,7 +270,8 @@ fn ending(page: &mut Page, finding: &Finding) {
     let begins_anew = |at: usize, wait: &Wait| {
         let lasts = wait.blocked_for.zip(wait.ends_in).map(|(since, left)| since + left + 1.0);
         let is_over = || lasts.is_some_and(|lasts| finding.blocked_for.is_some_and(|b| b > lasts));
-        wait.is_retried() || at > 0 && (wait.kind == "poll" || is_over())
+        let goes_round = ["goes_on", "again"].iter().any(|key| wait.detail[*key] == true);
+        wait.is_retried() || at > 0 && (wait.kind == "poll" || goes_round || is_over())
     };
     // When another process has done what it does now, it may do what is waited for, or not.
     let known = finding

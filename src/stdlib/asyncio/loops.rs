@@ -22,7 +22,7 @@ pub fn read(scene: &Scene, current: &FxHashMap<Addr, Addr>, seen: &mut Seen) -> 
     let mut running = FxHashMap::default();
     for (i, thread) in scene.threads.iter().enumerate() {
         let object = running_loop(scene.heap, thread.raw.tstate, Some(scene.ns_pid))
-            .filter(|l| looks_like_loop(scene.heap, *l));
+            .filter(|l| looks_like_loop(scene.heap, *l) && !is_in_other_greenlet(scene, thread, *l));
         if let Some(object) = object {
             running.insert(object, i);
         }
@@ -52,6 +52,18 @@ pub(super) fn running_loop(heap: &Heap, tstate: Addr, ns_pid: Option<i32>) -> Op
         }
         _ => Some(found),
     }
+}
+
+/// The main program goes on in a greenlet of its own, and calls the loop's when it likes (the synchronous interface of
+/// playwright): whatever it is in, it does not keep the loop from anything.
+fn is_in_other_greenlet(scene: &Scene, thread: &ThreadScene, object: Addr) -> bool {
+    let runs_it = |f: &FrameScene| f.in_file("/asyncio/base_events.py") || f.in_file("/asyncio/runners.py");
+    let outermost = thread.frames.last().filter(|_| thread.raw.complete);
+    outermost
+        .is_some_and(|f| f.code.name == "<module>" || f.in_file("/runpy.py") || f.in_file("<frozen runpy>"))
+        && !thread.frames.iter().any(runs_it)
+        && !scene.heap.type_of(object).is_some_and(|t| scene.heap.is_a(&t, "uvloop.loop.Loop"))
+        && sysinfo::modules(scene.heap, thread.interp, ["greenlet"])[0].is_some()
 }
 
 fn looks_like_loop(heap: &Heap, obj: Addr) -> bool {
