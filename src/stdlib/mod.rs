@@ -240,6 +240,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     asyncio::connections::find(scene, codes, seen);
     asyncio::alone::find(scene, codes, seen);
     asyncio::pools::find(scene, codes, seen);
+    asyncio::tornado::find(scene, codes, seen);
     asyncio::wakers::find(scene, codes, seen);
     asyncio::died::find(scene, seen);
     databases::among_own_threads(scene, seen);
