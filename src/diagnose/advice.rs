@@ -478,7 +478,13 @@ pub fn evidence(case: &Case) -> Vec<String> {
         ));
     }
     if case.is_starting() {
-        seen.push("the server listens only when the application's startup (lifespan) is done".to_owned());
+        seen.push(match case.backlog() {
+            0 => "the server listens only when the application's startup (lifespan) is done".to_owned(),
+            n => format!(
+                "the server accepts only when the application's startup (lifespan) is done: {n} {} in the backlog",
+                if n == 1 { "connection waits" } else { "connections wait" }
+            ),
+        });
     }
     let cancels = case.graph.parties[case.awaited()].task().and_then(|task| task.cancels);
     if let Some(times) = cancels.filter(|_| case.ignores_cancel()) {

@@ -38,7 +38,8 @@ struct Keeper {
 }
 
 pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
-    let is_loaded = |interp| sysinfo::modules(scene.heap, interp, [LOCKS, QUEUES]).iter().any(Option::is_some);
+    let is_loaded =
+        |interp| sysinfo::modules(scene.heap, interp, [LOCKS, QUEUES]).iter().any(Option::is_some);
     if !scene.threads.iter().any(|t| is_loaded(t.interp)) {
         return;
     }
