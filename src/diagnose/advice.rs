@@ -81,6 +81,7 @@ fn socket(wait: &Wait) -> String {
         },
         Some(peer) if host.is_some() => format!("{what} {} ({peer})", host.unwrap_or_default()),
         Some(peer) => format!("{what} {peer}"),
+        None if wait.label.is_some() => format!("`{}`", wait.label.as_deref().unwrap_or_default()),
         None if what == "the peer" => "a socket".into(),
         None => what.into(),
     }
@@ -908,11 +909,25 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "pipe-wait" | "socket-wait" if case.is_unread_by_child() => {
             "{culprit} does not read what is written to it: see what it does instead; write with a timeout, or from a task or a thread of its own"
         }
+        "socket-wait" if is_of_library(case, "grpc") => {
+            "give the call a deadline (`timeout=`): without one gRPC waits for as long as the server likes"
+        }
+        "socket-wait" if is_of_library(case, "zmq") => {
+            "set RCVTIMEO, or poll the socket with a timeout: ZeroMQ does not say that whoever should reply is gone; see that it replies to every request"
+        }
+        "event-never" if case.starts_in_vain() => {
+            "see who should set what the application's startup (lifespan) waits for: a task of its own may have died with an exception that nobody has asked for; wait with a timeout, so that the start fails instead"
+        }
         "accept-backlog" if case.is_not_accepted() => {
             "who listens there is known: its queue of connections is full, for it accepts none; see what {culprit} does instead"
         }
         _ => return None,
     })
+}
+
+/// Waits inside of an extension for the answer to what it has asked.
+fn is_of_library(case: &Case, library: &str) -> bool {
+    case.wait().is_some_and(|w| word(w, "library") == Some(library) && w.ends_in.is_none())
 }
 
 /// The rule's advice, with the names filled in.

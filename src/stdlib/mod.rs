@@ -6,6 +6,8 @@
 
 /// Locks taken by `acquire()`, inferred from the bytecode.
 pub mod acquired;
+/// Answers that clients wait for inside of extensions.
+mod answers;
 /// Event loops and tasks of asyncio.
 pub mod asyncio;
 /// Clients of databases.
@@ -218,6 +220,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     web::read(scene, &mut seen);
     web::through_tasks(scene, codes, &mut seen);
     servers::read(scene, &mut seen);
+    answers::read(scene, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     retries::read(scene, &mut seen);
