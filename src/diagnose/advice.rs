@@ -289,6 +289,7 @@ fn part(wait: &Wait) -> &'static str {
         ("lock", _) if is_signal(wait) => ", which releases it,",
         ("lock" | "semaphore", _) if is_kept(wait) => ", which keeps the generator that has it,",
         ("lock" | "semaphore", _) => ", which holds it,",
+        _ if wait.detail["queued_setter"].is_string() => ", a worker of the pool,",
         ("event", _) => ", which sets it,",
         ("condition" | "barrier", _) => ", which should come,",
         ("future", _) => ", which should complete it,",
@@ -470,7 +471,10 @@ pub fn evidence(case: &Case) -> Vec<String> {
             pool(wait, &mut seen);
         }
     }
-    if let Some(function) = case.wait().and_then(|wait| word(wait, "by_request")) {
+    if let Some(function) = case.wait().and_then(|wait| word(wait, "queued_setter")) {
+        let pool = "the queue of the pool whose workers wait for it";
+        seen.push(format!("`{function}` would end it, and stands in {pool}"));
+    } else if let Some(function) = case.wait().and_then(|wait| word(wait, "by_request")) {
         seen.push(format!("`{function}` could end it: a request that calls it may come"));
     }
     if let Some(pid) = case.keeps_output() {
@@ -917,6 +921,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "event-never" if case.starts_in_vain() => {
             "see who should set what the application's startup (lifespan) waits for: a task of its own may have died with an exception that nobody has asked for; wait with a timeout, so that the start fails instead"
+        }
+        "pool-self-wait" if case.wait().is_some_and(|w| w.detail["queued_setter"].is_string()) => {
+            "do not wait inside a pool for what only work of the same pool brings about: give that a pool of its own (asgiref: sync_to_async(thread_sensitive=False)), and wait with a timeout"
         }
         "accept-backlog" if case.is_not_accepted() => {
             "who listens there is known: its queue of connections is full, for it accepts none; see what {culprit} does instead"

@@ -106,8 +106,9 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     {
         return Some(Info);
     }
-    // The handler of a signal ends it: until then it is parked.
-    if !proved && case.in_cycle(|wait| wait.detail["by_signal"] == true) {
+    // The handler of a signal ends it: until then it is parked. No worker of a pool is there for that.
+    let parks = |wait: &Wait| wait.detail["by_signal"] == true && !wait.detail["queued_setter"].is_string();
+    if !proved && case.in_cycle(parks) {
         return Some(Info);
     }
     // A handler might give the sign that all of them wait for.

@@ -40,6 +40,8 @@ pub mod os;
 mod polled;
 /// `queue`.
 pub mod queue;
+/// What a pool's workers wait for, and only work could end that its queue has.
+mod queued;
 /// The other side of a connection by name.
 pub mod remote;
 /// What another request could end.
@@ -253,6 +255,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     requested::find(scene, seen);
     let handlers = signals::find(scene, seen);
     wakers::find(scene, &handlers, seen);
+    queued::find(scene, seen);
     asyncio::not_running::find(scene, codes, seen);
     asyncio::blocked::find(scene, codes, &handlers, seen);
 }

@@ -222,7 +222,7 @@ fn is_inferred(wait: &Wait) -> bool {
 
 /// Threads that can do nothing before this one goes on: who waits for the same object, and who waits for one of
 /// them.
-fn behind(scene: &Scene, seen: &Seen, tstate: Addr, object: Addr) -> FxHashSet<Addr> {
+pub fn behind(scene: &Scene, seen: &Seen, tstate: Addr, object: Addr) -> FxHashSet<Addr> {
     let same = seen.waits.iter().filter(|(_, wait)| wait.address.is_some_and(|a| a.0 == object));
     let mut found: FxHashSet<Addr> = same.map(|(thread, _)| *thread).collect();
     found.insert(tstate);
