@@ -69,8 +69,7 @@ fn is_open(wait: &Wait) -> bool {
 fn serves(seen: &Seen, thread: &ThreadScene) -> bool {
     let waits = |w: &Wait| w.on.iter().any(|on| on.tid.is_some() && on.tid == thread.tid);
     let mut tasks = seen.tasks.iter().filter(|t| t.request.is_some());
-    seen.requests.contains_key(&thread.raw.tstate)
-        || tasks.any(|t| t.waits_on.as_ref().is_some_and(|w| waits(w)))
+    seen.requests.contains_key(&thread.raw.tstate) || tasks.any(|t| t.waits_on.as_ref().is_some_and(&waits))
 }
 
 /// What a work item calls, and with what. From 3.14 on it has all of it in a tuple.
