@@ -475,7 +475,8 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Endless if old => Some(unanswered().map_or(Info, |severity| severity.max(Info))),
         Fate::Idle if is_forgotten(case) => Some(Warning),
         Fate::Idle if wants && old => Some(Warning),
-        Fate::Idle if says_nobody(wait) && case.keeps_main() => Some(Warning),
+        // Who never returns is there to rest, and his main task to let him.
+        Fate::Idle if says_nobody(wait) && !case.says("endless") && case.keeps_main() => Some(Warning),
         // A consumer at rest, for whose end nobody waits, troubles no one.
         Fate::Idle if says_nobody(wait) && (case.is_awaited() || case.loop_is_lifeless()) => Some(Info),
         Fate::Outside if wants && serves && has_held_long(case) && !case.of_root().says("body") => {

@@ -76,6 +76,19 @@ impl Shape {
         })
     }
 
+    /// Whether the code may return from here, unless something is raised: out of `while True` it does not.
+    pub fn may_return(&self, start: usize) -> bool {
+        let mut seen = vec![false; self.instructions.len()];
+        let mut left = vec![start];
+        while let Some(at) = left.pop() {
+            if matches!(self.instructions[at].op, Op::Return | Op::ReturnConst) {
+                return true;
+            }
+            left.extend(self.next(at).into_iter().filter(|n| !std::mem::replace(&mut seen[*n], true)));
+        }
+        false
+    }
+
     /// The instruction that looks at what a call returned, and whether it jumps if that was true.
     pub fn test_after(&self, call: usize) -> Option<(usize, bool)> {
         let mut truth = true;

@@ -17,6 +17,7 @@ use super::search::{Freedom, Search};
 use super::{connections, futures, labels, uv};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
+use crate::python::opcodes;
 use crate::snapshot::{Actor, Address, Certainty, Task, Wait};
 use crate::stdlib::{FrameScene, Scene, Seen, exits, locks, spoken, visible};
 use crate::target::memory::Addr;
@@ -46,6 +47,8 @@ struct Target {
     signals: usize,
     /// Of those who wait, who would end it for the others: consumers of a full queue that put into it.
     takers: Vec<usize>,
+    /// Of those who get, who never returns: `while True`.
+    endless: FxHashSet<usize>,
 }
 
 /// What can happen on a loop without any task.
@@ -146,6 +149,13 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     for (key, target) in targets.iter_mut().filter(|(key, _)| key.1.contains(&"get")) {
         let takes = |f: &FrameScene| spoken::surely_speaks_of(scene, f, key.0, key.1);
         target.takers.extend(target.waiters.iter().filter(|at| frames[**at].iter().any(takes)));
+    }
+    for (_, target) in targets.iter_mut().filter(|(key, _)| key.1.contains(&"put")) {
+        let stays = |f: &FrameScene| {
+            let shape = scene.shapes.of(scene, f.raw.code).filter(|_| scene.is_user(f));
+            shape.is_some_and(|s| opcodes::at(&s.instructions, f.offset).is_some_and(|at| !s.may_return(at)))
+        };
+        target.endless.extend(target.waiters.iter().filter(|at| frames[**at].iter().any(stays)));
     }
     tell(scene, seen, &targets, &sources, &search, &open);
     drop(frames);
@@ -275,6 +285,9 @@ fn tell(
         wait.detail["nobody"] = json!(nobody);
         wait.detail["callbacks"] = json!(target.callbacks);
         wait.detail["quiet"] = json!(quiet);
+        if target.endless.contains(&i) {
+            wait.detail["endless"] = json!(true);
+        }
         if nobody && !target.takers.is_empty() {
             let names: Vec<&str> = target.takers.iter().map(|at| names[*at].as_str()).collect();
             wait.detail["takers"] = json!(names);
