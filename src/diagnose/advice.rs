@@ -81,6 +81,7 @@ fn socket(wait: &Wait) -> String {
         },
         Some(peer) if host.is_some() => format!("{what} {} ({peer})", host.unwrap_or_default()),
         Some(peer) => format!("{what} {peer}"),
+        None if wait.label.is_some() => format!("`{}`", wait.label.as_deref().unwrap_or_default()),
         None if what == "the peer" => "a socket".into(),
         None => what.into(),
     }
@@ -288,6 +289,7 @@ fn part(wait: &Wait) -> &'static str {
         ("lock", _) if is_signal(wait) => ", which releases it,",
         ("lock" | "semaphore", _) if is_kept(wait) => ", which keeps the generator that has it,",
         ("lock" | "semaphore", _) => ", which holds it,",
+        _ if wait.detail["queued_setter"].is_string() => ", a worker of the pool,",
         ("event", _) => ", which sets it,",
         ("condition" | "barrier", _) => ", which should come,",
         ("future", _) => ", which should complete it,",
@@ -469,7 +471,10 @@ pub fn evidence(case: &Case) -> Vec<String> {
             pool(wait, &mut seen);
         }
     }
-    if let Some(function) = case.wait().and_then(|wait| word(wait, "by_request")) {
+    if let Some(function) = case.wait().and_then(|wait| word(wait, "queued_setter")) {
+        let pool = "the queue of the pool whose workers wait for it";
+        seen.push(format!("`{function}` would end it, and stands in {pool}"));
+    } else if let Some(function) = case.wait().and_then(|wait| word(wait, "by_request")) {
         seen.push(format!("`{function}` could end it: a request that calls it may come"));
     }
     if let Some(pid) = case.keeps_output() {
@@ -478,7 +483,13 @@ pub fn evidence(case: &Case) -> Vec<String> {
         ));
     }
     if case.is_starting() {
-        seen.push("the server listens only when the application's startup (lifespan) is done".to_owned());
+        seen.push(match case.backlog() {
+            0 => "the server listens only when the application's startup (lifespan) is done".to_owned(),
+            n => format!(
+                "the server accepts only when the application's startup (lifespan) is done: {n} {} in the backlog",
+                if n == 1 { "connection waits" } else { "connections wait" }
+            ),
+        });
     }
     let cancels = case.graph.parties[case.awaited()].task().and_then(|task| task.cancels);
     if let Some(times) = cancels.filter(|_| case.ignores_cancel()) {
@@ -905,11 +916,28 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         "pipe-wait" | "socket-wait" if case.is_unread_by_child() => {
             "{culprit} does not read what is written to it: see what it does instead; write with a timeout, or from a task or a thread of its own"
         }
+        "socket-wait" if is_of_library(case, "grpc") => {
+            "give the call a deadline (`timeout=`): without one gRPC waits for as long as the server likes"
+        }
+        "socket-wait" if is_of_library(case, "zmq") => {
+            "set RCVTIMEO, or poll the socket with a timeout: ZeroMQ does not say that whoever should reply is gone; see that it replies to every request"
+        }
+        "event-never" if case.starts_in_vain() => {
+            "see who should set what the application's startup (lifespan) waits for: a task of its own may have died with an exception that nobody has asked for; wait with a timeout, so that the start fails instead"
+        }
+        "pool-self-wait" if case.wait().is_some_and(|w| w.detail["queued_setter"].is_string()) => {
+            "do not wait inside a pool for what only work of the same pool brings about: give that a pool of its own (asgiref: sync_to_async(thread_sensitive=False)), and wait with a timeout"
+        }
         "accept-backlog" if case.is_not_accepted() => {
             "who listens there is known: its queue of connections is full, for it accepts none; see what {culprit} does instead"
         }
         _ => return None,
     })
+}
+
+/// Waits inside of an extension for the answer to what it has asked.
+fn is_of_library(case: &Case, library: &str) -> bool {
+    case.wait().is_some_and(|w| word(w, "library") == Some(library) && w.ends_in.is_none())
 }
 
 /// The rule's advice, with the names filled in.

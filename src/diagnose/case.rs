@@ -1,5 +1,7 @@
 //! One case: who suffers, the chain to the root, and what will become of it.
 
+use rustc_hash::FxHashSet;
+
 use super::waits::{Fate, Graph, Party, Who, number, word};
 use super::{acting, deserted};
 use crate::snapshot::{Activity, EventLoop, Frame, Precision, Wait};
@@ -346,6 +348,19 @@ impl<'g, 'a> Case<'g, 'a> {
         parties.into_iter().any(|p| STARTING.iter().any(|(module, function)| frame_in(p, module, function)))
     }
 
+    /// A server whose application does not get through its startup: nobody is left who could end what that waits for,
+    /// for no startup waits for a signal.
+    pub fn starts_in_vain(&self) -> bool {
+        let says = |key: &str| self.culprit().wait().is_some_and(|w| w.detail[key] == true);
+        self.is_starting() && (says("nobody") || says("by_signal"))
+    }
+
+    /// Connections that wait until this process, or another one that listens with it, accepts them.
+    pub fn backlog(&self) -> u64 {
+        let listens = self.party().process.listens.iter().flatten();
+        listens.filter(|l| l.backlog.is_some()).filter_map(|l| l.queued).max().unwrap_or(0).into()
+    }
+
     /// What is waited for is a task that was asked to end, and waits on. Of several that are awaited all were: one
     /// alone may have been interrupted, and have gone on with something else.
     pub fn ignores_cancel(&self) -> bool {
@@ -372,6 +387,34 @@ impl<'g, 'a> Case<'g, 'a> {
     /// Somebody waits for the end of this one.
     pub fn is_awaited(&self) -> bool {
         (0..self.graph.parties.len()).any(|at| self.graph.links[at].to.contains(&self.head()))
+    }
+
+    /// The main task waits for the end of this one, and otherwise for none that goes on, or may.
+    pub fn keeps_main(&self) -> bool {
+        let (parties, links) = (&self.graph.parties, &self.graph.links);
+        let is_main = |p: &Party| p.task().is_some_and(|t| t.main) && p.is_beside(self.party());
+        let mut left: Vec<usize> = (0..parties.len()).filter(|&at| is_main(&parties[at])).collect();
+        let (mut met, mut last) = (FxHashSet::default(), Vec::new());
+        while let Some(at) = left.pop() {
+            let joins = links[at].all && parties[at].wait().is_some_and(|w| w.kind == "task");
+            match joins && met.insert(at) {
+                true => left.extend(&links[at].to),
+                false if met.contains(&at) => {}
+                false => last.push(at),
+            }
+        }
+        // One at rest may be there to be at rest; not so who waits for another, or for the end of a program.
+        let runs_program = |at: usize| {
+            let (chain, _) = self.graph.chain(at);
+            chain.iter().any(|at| parties[*at].wait().is_some_and(|w| w.kind == "process"))
+        };
+        let is_lost = |at: &usize| match self.graph.fates[*at] {
+            Fate::Idle => {
+                !links[*at].to.is_empty() || parties[*at].wait().is_some_and(|w| w.detail["nobody"] == true)
+            }
+            fate => fate > Fate::Idle || runs_program(*at),
+        };
+        !met.is_empty() && last.contains(&self.head()) && last.iter().all(is_lost)
     }
 
     /// Somebody waits for this task, and not for ever.

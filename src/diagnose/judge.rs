@@ -106,8 +106,9 @@ fn of_cycle(case: &Case) -> Option<Severity> {
     {
         return Some(Info);
     }
-    // The handler of a signal ends it: until then it is parked.
-    if !proved && case.in_cycle(|wait| wait.detail["by_signal"] == true) {
+    // The handler of a signal ends it: until then it is parked. No worker of a pool is there for that.
+    let parks = |wait: &Wait| wait.detail["by_signal"] == true && !wait.detail["queued_setter"].is_string();
+    if !proved && case.in_cycle(parks) {
         return Some(Info);
     }
     // A handler might give the sign that all of them wait for.
@@ -488,6 +489,11 @@ fn of_task(case: &Case) -> Option<Severity> {
     if awaited.is_unread_by_child() && case.fate > Fate::Moves && (serves || is_main) {
         return old.then_some(if serves { Critical } else { Warning });
     }
+    // A timer of the application's hides how long it lasts: a server begins with its startup.
+    if is_main && case.starts_in_vain() {
+        let up = case.party().process.uptime.is_some_and(|up| up >= LONG);
+        return (old || up).then_some(if case.backlog() > 0 { Critical } else { Warning });
+    }
     match case.fate {
         Fate::Stuck if serves => Some(Critical),
         fate if fate >= Fate::Idle && old && case.is_exiting() => Some(Warning),
@@ -502,7 +508,7 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Stuck if is_main && case.chain.len() > 1 && is_promise(case, &awaited) => Some(Warning),
         // A main task that waits for ever lets others work: threads, servers, signals.
         Fate::Stuck if case.loop_is_lifeless() && !case.is_main_beside_threads() => Some(Warning),
-        Fate::Stuck if is_main && old && (case.main_waits_in_vain() || case.is_starting()) => Some(Warning),
+        Fate::Stuck if is_main && old && case.main_waits_in_vain() => Some(Warning),
         Fate::Stuck => Some(Info),
         Fate::Endless if serves && old => Some(Critical),
         Fate::Endless if wants && old => Some(Warning),
@@ -512,7 +518,9 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Endless if old => Some(unanswered().map_or(Info, |severity| severity.max(Info))),
         Fate::Idle if is_forgotten(case) => Some(Warning),
         Fate::Idle if wants && old => Some(Warning),
-        // A consumer at rest, from whose end nobody waits, troubles no one.
+        // Who never returns is there to rest, and his main task to let him.
+        Fate::Idle if says_nobody(wait) && !case.says("endless") && case.keeps_main() => Some(Warning),
+        // A consumer at rest, for whose end nobody waits, troubles no one.
         Fate::Idle if says_nobody(wait) && (case.is_awaited() || case.loop_is_lifeless()) => Some(Info),
         Fate::Outside if wants && serves && has_held_long(case) && !case.of_root().says("body") => {
             Some(Critical)

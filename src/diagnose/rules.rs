@@ -77,7 +77,9 @@ pub static CYCLES: &[Rule] = &[
                     w.kind == "future" && is_queued(w) && w.on.iter().any(|on| on.tid == party.tid())
                 })
             };
-            c.members().any(own) || c.cycle_len() == 1 && c.kind() == "future"
+            c.members().any(own)
+                || c.cycle_len() == 1 && c.kind() == "future"
+                || c.in_cycle(|w| w.detail["queued_setter"].is_string())
         },
         advice: "do not wait inside a pool for work of the same pool: use a second pool, or hand the result on with add_done_callback",
     },

@@ -123,6 +123,11 @@ impl<'a> Party<'a> {
         matches!(state(), Some('T' | 't'))
     }
 
+    /// Of the same loop, or the same thread.
+    pub fn is_beside(&self, other: &Party) -> bool {
+        self.pid() == other.pid() && self.tid() == other.tid()
+    }
+
     /// Index of the innermost frame of the application's own code.
     pub fn user_frame(&self) -> Option<usize> {
         self.frames().iter().position(|frame| frame.user)

@@ -25,6 +25,7 @@ pub mod search;
 mod tasks;
 pub mod threadsafe;
 mod tls;
+pub mod tornado;
 mod uv;
 mod waits;
 pub mod wakers;
@@ -298,6 +299,13 @@ fn locks_of(scene: &Scene, manager: Addr, depth: u32) -> Vec<(Addr, &'static str
     match () {
         _ if heap.is_of(&ty, "asyncio.locks", "Lock") => vec![(manager, "asyncio-lock")],
         _ if heap.is_of(&ty, "asyncio.locks", "Semaphore") => vec![(manager, "semaphore")],
+        _ if heap.is_of(&ty, tornado::LOCKS, "Lock") => vec![(manager, "asyncio-lock")],
+        _ if heap.is_of(&ty, tornado::LOCKS, "Semaphore") => vec![(manager, "semaphore")],
+        // `with await lock.acquire()`: of a lock, it has the semaphore inside.
+        _ if heap.is_of(&ty, tornado::LOCKS, "_ReleasingContextManager") => {
+            let semaphore = heap.attrs(manager, ["_obj"])[0];
+            semaphore.map(|semaphore| (semaphore, "semaphore")).into_iter().collect()
+        }
         _ if heap.is_of(&ty, "asyncio.locks", "Condition") => {
             heap.attrs(manager, ["_lock"])[0].map(|lock| (lock, "asyncio-lock")).into_iter().collect()
         }

@@ -76,16 +76,28 @@ impl Shape {
         })
     }
 
-    /// Stands in a loop, and where it comes to without an exception: what was raised there before is dealt with.
-    pub fn is_in_plain_loop(&self, at: usize) -> bool {
+    /// What may come from here on, this instruction included, unless something is raised.
+    fn plainly_ahead(&self, start: usize) -> Vec<bool> {
         let mut seen = vec![false; self.instructions.len()];
-        let mut queue = vec![0];
-        while let Some(n) = queue.pop() {
-            if n < seen.len() && !std::mem::replace(&mut seen[n], true) {
-                queue.extend(self.next(n));
+        let mut left = vec![start];
+        while let Some(at) = left.pop() {
+            if !std::mem::replace(&mut seen[at], true) {
+                left.extend(self.next(at));
             }
         }
-        seen[at] && self.ahead(at).any(|n| n == at)
+        seen
+    }
+
+    /// Stands in a loop, and where it comes to without an exception: what was raised there before is dealt with.
+    pub fn is_in_plain_loop(&self, at: usize) -> bool {
+        self.plainly_ahead(0)[at] && self.ahead(at).any(|n| n == at)
+    }
+
+    /// Whether the code may return from here, unless something is raised: out of `while True` it does not.
+    pub fn may_return(&self, start: usize) -> bool {
+        let ahead = self.plainly_ahead(start);
+        let returns = |op: Op| matches!(op, Op::Return | Op::ReturnConst);
+        ahead.iter().zip(&self.instructions).any(|(met, i)| *met && returns(i.op))
     }
 
     /// The instruction that looks at what a call returned, and whether it jumps if that was true.

@@ -210,6 +210,12 @@ impl Work {
         work
     }
 
+    /// Work items that wait, at most so many, and the workers (indices into the scene's threads), by pool.
+    pub fn pools(&self, scene: &Scene, most: usize) -> Vec<(Vec<Addr>, Vec<usize>)> {
+        let items = |queue: Addr| queue::simple_items(scene.heap, queue, most).filter(|all| !all.is_empty());
+        self.workers.iter().filter_map(|(queue, workers)| Some((items(*queue)?, workers.clone()))).collect()
+    }
+
     /// Who runs a future, or at which place of its pool's queue it stands.
     pub fn of(&self, scene: &Scene, future: Addr) -> (Vec<Actor>, serde_json::Value, Certainty) {
         let heap = scene.heap;

@@ -6,6 +6,8 @@
 
 /// Locks taken by `acquire()`, inferred from the bytecode.
 pub mod acquired;
+/// Answers that clients wait for inside of extensions.
+mod answers;
 /// Event loops and tasks of asyncio.
 pub mod asyncio;
 mod batons;
@@ -39,6 +41,8 @@ pub mod os;
 mod polled;
 /// `queue`.
 pub mod queue;
+/// What a pool's workers wait for, and only work could end that its queue has.
+mod queued;
 /// The other side of a connection by name.
 pub mod remote;
 /// What another request could end.
@@ -219,6 +223,7 @@ pub fn read(scene: &Scene, codes: &mut Codes, tasks: bool) -> Seen {
     web::read(scene, &mut seen);
     web::through_tasks(scene, codes, &mut seen);
     servers::read(scene, &mut seen);
+    answers::read(scene, &mut seen);
     // Last: what the others have said stands.
     os::read(scene, &mut seen);
     retries::read(scene, &mut seen);
@@ -241,6 +246,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     asyncio::connections::find(scene, codes, seen);
     asyncio::alone::find(scene, codes, seen);
     asyncio::pools::find(scene, codes, seen);
+    asyncio::tornado::find(scene, codes, seen);
     asyncio::wakers::find(scene, codes, seen);
     asyncio::died::find(scene, seen);
     databases::among_own_threads(scene, seen);
@@ -250,6 +256,7 @@ pub fn read_slowly(scene: &Scene, codes: &Codes, seen: &mut Seen) {
     requested::find(scene, seen);
     let handlers = signals::find(scene, seen);
     wakers::find(scene, &handlers, seen);
+    queued::find(scene, seen);
     asyncio::not_running::find(scene, codes, seen);
     asyncio::blocked::find(scene, codes, &handlers, seen);
 }

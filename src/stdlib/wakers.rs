@@ -95,9 +95,14 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         || scene.threads.iter().any(is_at_prompt);
     // What an extension keeps is not seen.
     let gets_anything = |found: &Found| found.met_opaque || search.speaks(found, BY_NAME);
-    let puts = |found: &Found, queue: Addr| gets_at(&search, found, queue, PUTS);
+    let starves = |seen: &Seen, wait: &Wait, behind: &FxHashSet<Addr>| {
+        let at_it = |t: &Addr| seen.waits.get(t).is_some_and(|w| takes(w) && w.address == wait.address);
+        let Some(queue) = wait.address.filter(|_| takes(wait) && wait.on.is_empty()) else { return false };
+        let others = found.iter().filter(|(other, _)| !behind.contains(other) && !at_it(other));
+        !others.into_iter().any(|(_, met)| gets_at(&search, met, queue.0, PUTS))
+    };
     for (tstate, object) in circular {
-        let behind = behind(scene, seen, tstate, object, &found, &puts);
+        let behind = behind(scene, seen, tstate, object, &starves);
         let methods = seen.waits.get(&tstate).map(signals::methods).unwrap_or_default();
         let may = |(other, found): &(Addr, Found)| {
             let acts = found.calls || search.speaks(found, methods);
@@ -125,7 +130,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
         }
     }
     for (tstate, object) in alone.into_iter().filter(|_| !hidden) {
-        let behind = behind(scene, seen, tstate, object, &found, &puts);
+        let behind = behind(scene, seen, tstate, object, &starves);
         let Some(wait) = seen.waits.get_mut(&tstate) else { continue };
         let methods = signals::methods(wait);
         let may = |(other, found): &(Addr, Found)| {
@@ -268,14 +273,13 @@ fn takes(wait: &Wait) -> bool {
 }
 
 /// Threads that can do nothing before this one goes on: who waits for the same object, who waits for one of
-/// them, and who waits for an item that only they could put in.
-fn behind(
+/// them, and who waits for an item that nobody but those could put in, as far as that is known (`starves`).
+pub fn behind(
     scene: &Scene,
     seen: &Seen,
     tstate: Addr,
     object: Addr,
-    searched: &[(Addr, Found)],
-    puts: &dyn Fn(&Found, Addr) -> bool,
+    starves: &dyn Fn(&Seen, &Wait, &FxHashSet<Addr>) -> bool,
 ) -> FxHashSet<Addr> {
     let same = seen.waits.iter().filter(|(_, wait)| wait.address.is_some_and(|a| a.0 == object));
     let mut found: FxHashSet<Addr> = same.map(|(thread, _)| *thread).collect();
@@ -289,18 +293,10 @@ fn behind(
             let needs_all = matches!(wait.kind.as_str(), "thread" | "lock") || needed(wait).count() == 1;
             needs_all && needed(wait).any(|tid| known.contains(&Some(tid)))
         };
-        let starves = |wait: &Wait| {
-            let at_it = |t: &Addr| seen.waits.get(t).is_some_and(|w| takes(w) && w.address == wait.address);
-            let Some(queue) = wait.address.filter(|_| takes(wait) && wait.on.is_empty()) else {
-                return false;
-            };
-            let others = searched.iter().filter(|(other, _)| !found.contains(other) && !at_it(other));
-            !others.into_iter().any(|(_, met)| puts(met, queue.0))
-        };
         let more: Vec<Addr> = seen
             .waits
             .iter()
-            .filter(|(t, w)| !found.contains(*t) && (waits(w) || starves(w)))
+            .filter(|(t, w)| !found.contains(*t) && (waits(w) || starves(seen, w, &found)))
             .map(|(t, _)| *t)
             .collect();
         if more.is_empty() {

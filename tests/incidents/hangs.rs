@@ -65,6 +65,13 @@ fn clients_of_pypi_on_an_event_loop() {
 }
 
 #[test]
+fn libraries_with_waits_of_their_own() {
+    each_interpreter("libraries", venv::typical, |interpreter| {
+        judge_all(&venv::libraries(interpreter)?, "incidents/libraries.py", |_| true, &[])
+    });
+}
+
+#[test]
 fn clients_whose_databases_do_not_answer() {
     if !Postgres::is_here() || !Redis::is_here() {
         return;

@@ -1,6 +1,6 @@
 //! Programs and servers without a fault, idle and busy: `check` says so, every time.
 
-use crate::common::{Outcome, Program, dump_json, each_interpreter, text, typical};
+use crate::common::{Interpreter, Outcome, Program, dump_json, each_interpreter, text, typical};
 use crate::judge::{brief, check_says, findings};
 use crate::server::{Load, Server};
 use crate::venv;
@@ -58,25 +58,36 @@ fn programs() {
     });
 }
 
-/// asyncio programs whose tasks wait for what may come: nothing in them is even a warning.
+/// Nothing in any program of the file is even a warning.
+fn nothing_to_report(interpreter: &Interpreter, file: &str) -> Outcome {
+    let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
+    let mut running = Vec::new();
+    for name in names.as_array().into_iter().flatten().filter_map(|name| name.as_str()) {
+        running.push((name, Program::ready(interpreter, file, &[name])?.0));
+    }
+    // What is waited for is judged once it has lasted for five seconds.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let mut wrong = Vec::new();
+    for (name, program) in running {
+        let report = dump_json(program.pid(), &[])?;
+        wrong.extend(alarms(&report).into_iter().map(|alarm| format!("{name}: {alarm}")));
+        wrong.extend(check_says(&["--pid", &program.pid().to_string()], 0).err());
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// asyncio programs whose tasks wait for what may come.
 #[test]
 fn asyncio_programs() {
     each_interpreter("healthy-asyncio", typical, |interpreter| {
-        let file = "incidents/healthy_asyncio.py";
-        let names = Program::start(interpreter, file, &[])?.line("PROGRAMS ")?;
-        let mut running = Vec::new();
-        for name in names.as_array().into_iter().flatten().filter_map(|name| name.as_str()) {
-            running.push((name, Program::ready(interpreter, file, &[name])?.0));
-        }
-        // What tasks wait for is judged once their loop has slept for five seconds.
-        std::thread::sleep(std::time::Duration::from_secs(6));
-        let mut wrong = Vec::new();
-        for (name, program) in running {
-            let report = dump_json(program.pid(), &[])?;
-            wrong.extend(alarms(&report).into_iter().map(|alarm| format!("{name}: {alarm}")));
-            wrong.extend(check_says(&["--pid", &program.pid().to_string()], 0).err());
-        }
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+        nothing_to_report(interpreter, "incidents/healthy_asyncio.py")
+    });
+}
+
+#[test]
+fn libraries_with_waits_of_their_own() {
+    each_interpreter("healthy-libraries", venv::typical, |interpreter| {
+        nothing_to_report(&venv::libraries(interpreter)?, "incidents/healthy_libraries.py")
     });
 }
 

@@ -57,6 +57,11 @@ pub fn loops(interpreter: &Interpreter) -> Outcome<Interpreter> {
     with(interpreter, &format!("loops-{}", interpreter.label), &["requirements-loops.txt"])
 }
 
+/// Libraries with waits of their own.
+pub fn libraries(interpreter: &Interpreter) -> Outcome<Interpreter> {
+    with(interpreter, &format!("libraries-{}", interpreter.label), &["requirements-libraries.txt"])
+}
+
 /// One that packs programs into one file.
 pub fn packer(interpreter: &Interpreter) -> Outcome<Interpreter> {
     with(interpreter, &format!("packer-{}", interpreter.label), &["requirements-packed.txt"])

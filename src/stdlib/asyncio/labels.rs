@@ -54,7 +54,7 @@ fn of(scene: &Scene, frames: &[FrameScene], object: Addr, wait: &Wait) -> Option
 
 /// The name of an object in these frames.
 pub fn named(scene: &Scene, frames: &[FrameScene], object: Addr) -> Option<String> {
-    const OWN: [&str; 3] = ["/asyncio/locks.py", "/asyncio/queues.py", BACKEND];
+    const OWN: [&str; 4] = ["/asyncio/locks.py", "/asyncio/queues.py", "/tornado/locks.py", BACKEND];
     let heap = scene.heap;
     // Those of AnyIO wrap one of asyncio's.
     let is_it = |value: Addr| {

@@ -43,6 +43,8 @@ pub struct Found {
     pub calls: bool,
     /// An object of an extension; what it refers to cannot be seen.
     pub met_opaque: bool,
+    /// It was given up before its end.
+    pub exhausted: bool,
 }
 
 /// What is known of the code of a function: names of attributes and globals, by number.
@@ -266,7 +268,7 @@ impl<'s, 'a> Search<'s, 'a> {
             while let Some(obj) = walk.left.pop() {
                 if self.left == 0 || walk.visited.len() > MAX_OBJECTS {
                     self.exhausted = true;
-                    return walk.found;
+                    return Found { exhausted: true, ..walk.found };
                 }
                 if walk.visited.insert(obj) {
                     self.left -= 1;

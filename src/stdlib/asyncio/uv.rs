@@ -1,6 +1,7 @@
 //! uvloop's transports: objects of Cython without attributes, each with a handle of libuv, which knows the
 //! descriptor and points back. All handles of a loop are in its `handle_queue`.
 
+use super::wakers::Sources;
 use super::{futures, iteration};
 use crate::python::objects::{Heap, TypeInfo};
 use crate::target::memory::Addr;
@@ -48,15 +49,26 @@ pub fn streams(heap: &Heap, event_loop: Addr) -> Vec<(i32, Addr)> {
 
 /// All that can happen on a loop of uvloop without any task: what is ready, its handles, those for signals. `None`
 /// if there may be more: a request, like that for an address, is no handle.
-pub fn sources(heap: &Heap, event_loop: Addr) -> Option<Vec<Addr>> {
+pub fn sources(heap: &Heap, event_loop: Addr) -> Option<Sources> {
     let uv = iteration::uv_loop(heap, event_loop)?;
     let requests = heap.mem.i32(uv.address() + LOOP_REQUESTS).ok()?;
     let ty = heap.type_of(event_loop)?;
-    let is_container =
-        |o: &Addr| heap.type_of(*o).is_some_and(|t| t.is_dict() || t.name == "collections.deque");
-    let own = fields(heap, event_loop, &ty).into_iter().filter(is_container);
+    let is_dict = |o: Addr| heap.type_of(o).is_some_and(|t| t.is_dict());
+    let (dicts, others): (Vec<Addr>, Vec<Addr>) =
+        fields(heap, event_loop, &ty).into_iter().partition(|o| is_dict(*o));
+    let deques = others.into_iter().filter(|o| futures::deque_len(heap, *o).is_some());
+    // What is called is a handle; only signals have theirs in a dict.
+    let is_handle = |o: &Addr| heap.type_of(*o).is_some_and(|t| t.name == "uvloop.loop.Handle");
+    let entries = |dict: &Addr| heap.dict(*dict, MAX_HANDLES).unwrap_or_default().0;
+    let values = dicts.iter().flat_map(entries).map(|(_, value)| value);
+    let (signals, values): (Vec<Addr>, Vec<Addr>) = values.partition(is_handle);
     let objects = handles(heap, event_loop)?.into_iter().map(|(_, object)| object);
-    (requests == 0).then(|| objects.filter(|o| *o != event_loop).chain(own).collect())
+    let all = objects.filter(|o| *o != event_loop).chain(deques).chain(values).chain(signals.iter().copied());
+    (requests == 0).then(|| Sources {
+        handles: all.collect(),
+        signals: signals.iter().copied().collect(),
+        hidden: false,
+    })
 }
 
 /// How many callbacks are ready.

@@ -17,6 +17,7 @@ use super::search::{Freedom, Search};
 use super::{connections, futures, labels, uv};
 use crate::python::code::Codes;
 use crate::python::objects::Heap;
+use crate::python::opcodes;
 use crate::snapshot::{Actor, Address, Certainty, Task, Wait};
 use crate::stdlib::{FrameScene, Scene, Seen, exits, locks, spoken, visible};
 use crate::target::memory::Addr;
@@ -42,16 +43,33 @@ struct Target {
     threads: Vec<usize>,
     /// Timers, descriptors and signals that may.
     callbacks: usize,
+    /// Of these, handlers of signals.
+    signals: usize,
     /// Of those who wait, who would end it for the others: consumers of a full queue that put into it.
     takers: Vec<usize>,
+    /// Of those who get, who never returns: `while True`.
+    endless: FxHashSet<usize>,
 }
 
 /// What can happen on a loop without any task.
 #[derive(Default)]
 pub(super) struct Sources {
     pub handles: Vec<Addr>,
+    /// Those among them that are called for signals.
+    pub signals: FxHashSet<Addr>,
     /// Not all of it could be read: uvloop keeps its own.
     pub hidden: bool,
+}
+
+/// What was not searched to the end, and may lead anywhere.
+#[derive(Default)]
+struct Open {
+    /// Tasks (index).
+    tasks: Vec<usize>,
+    /// Handlers of signals.
+    signals: bool,
+    /// Anything else.
+    many: bool,
 }
 
 type Key = (Addr, &'static [&'static str]);
@@ -79,12 +97,14 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
 
     let running: FxHashSet<Addr> = seen.current.values().copied().collect();
     let places: Vec<u64> = frames.iter().map(|frames| place(frames)).collect();
+    let mut open = Open { many: seen.tasks.len() > MAX_TASKS, ..Open::default() };
     for (i, frames) in frames.iter().enumerate().take(MAX_TASKS) {
         let callbacks = futures::future(scene.heap, seen.tasks[i].id.0)
             .map(|f| futures::callbacks(scene.heap, &f))
             .unwrap_or_default();
         let suspended = !running.contains(&seen.tasks[i].id.0);
         let found = search.from(frames, suspended, &callbacks, Freedom::Named);
+        open.tasks.extend(found.exhausted.then_some(i));
         each_hit(&mut targets, &search, &found, |target, key| {
             let awaits = seen.tasks[i].waits_on.as_ref().and_then(self::key);
             // Who stands at the same place for a future of its own is in the same need.
@@ -111,22 +131,33 @@ pub fn find(scene: &Scene, codes: &Codes, seen: &mut Seen) {
         let once = thread.frames.iter().rposition(|f| f.is("/asyncio/base_events.py", &["_run_once"]));
         let found =
             search.from(&thread.frames[..once.unwrap_or(thread.frames.len())], false, &[], Freedom::All);
+        open.many |= found.exhausted;
         each_hit(&mut targets, &search, &found, |target, _| target.threads.push(i));
     }
-    let mut hidden = seen.tasks.len() > MAX_TASKS;
+    open.many |= sources.values().any(|of_loop| of_loop.hidden);
     for of_loop in sources.values() {
-        hidden |= of_loop.hidden;
         for handle in &of_loop.handles {
             let found = search.from(&[], false, &[*handle], Freedom::All);
-            each_hit(&mut targets, &search, &found, |target, _| target.callbacks += 1);
+            let is_signal = of_loop.signals.contains(handle);
+            *(if is_signal { &mut open.signals } else { &mut open.many }) |= found.exhausted;
+            each_hit(&mut targets, &search, &found, |target, _| {
+                target.callbacks += 1;
+                target.signals += usize::from(is_signal);
+            });
         }
     }
-    hidden |= search.is_exhausted();
     for (key, target) in targets.iter_mut().filter(|(key, _)| key.1.contains(&"get")) {
         let takes = |f: &FrameScene| spoken::surely_speaks_of(scene, f, key.0, key.1);
         target.takers.extend(target.waiters.iter().filter(|at| frames[**at].iter().any(takes)));
     }
-    tell(scene, seen, &targets, &sources, &search, hidden);
+    for (_, target) in targets.iter_mut().filter(|(key, _)| key.1.contains(&"put")) {
+        let stays = |f: &FrameScene| {
+            let shape = scene.shapes.of(scene, f.raw.code).filter(|_| scene.is_user(f));
+            shape.is_some_and(|s| opcodes::at(&s.instructions, f.offset).is_some_and(|at| !s.may_return(at)))
+        };
+        target.endless.extend(target.waiters.iter().filter(|at| frames[**at].iter().any(stays)));
+    }
+    tell(scene, seen, &targets, &sources, &search, &open);
     drop(frames);
     seen.task_frames = raw;
 }
@@ -187,8 +218,7 @@ fn key(wait: &Wait) -> Option<Key> {
 pub(super) fn sources(heap: &Heap, event_loop: Addr, but: Option<i32>) -> Sources {
     let [ready, scheduled, signals] = heap.attrs(event_loop, ["_ready", "_scheduled", "_signal_handlers"]);
     let (Some(ready), Some(scheduled)) = (ready, scheduled) else {
-        let handles = uv::sources(heap, event_loop);
-        return Sources { hidden: handles.is_none(), handles: handles.unwrap_or_default() };
+        return uv::sources(heap, event_loop).unwrap_or(Sources { hidden: true, ..Sources::default() });
     };
     let mut handles = futures::deque(heap, ready, MAX_HANDLES);
     let timers = heap.type_of(scheduled).and_then(|ty| heap.items(scheduled, &ty, MAX_HANDLES));
@@ -197,7 +227,8 @@ pub(super) fn sources(heap: &Heap, event_loop: Addr, but: Option<i32>) -> Source
         let entries = heap.type_of(dict).filter(|t| t.is_dict()).and_then(|_| heap.dict(dict, MAX_HANDLES));
         entries.unwrap_or_default().0.into_iter().map(|(_, value)| value)
     };
-    handles.extend(signals.into_iter().flat_map(values));
+    let signals: FxHashSet<Addr> = signals.into_iter().flat_map(values).collect();
+    handles.extend(&signals);
     let watched = connections::watched(heap, event_loop, MAX_HANDLES);
     let hidden = watched.is_none();
     let watched = watched.into_iter().flatten().filter(|w| w.fd.is_none() || w.fd != but);
@@ -218,7 +249,7 @@ pub(super) fn sources(heap: &Heap, event_loop: Addr, but: Option<i32>) -> Source
         !is_true && !own
     };
     handles.retain(lives);
-    Sources { handles, hidden }
+    Sources { handles, signals, hidden }
 }
 
 fn tell(
@@ -227,7 +258,7 @@ fn tell(
     targets: &FxHashMap<Key, Target>,
     sources: &FxHashMap<Addr, Sources>,
     search: &Search,
-    hidden: bool,
+    open: &Open,
 ) {
     let of_task = |task: &Task| Actor::task(scene.pid, task.tid, task.id);
     let actors: Vec<Actor> = seen.tasks.iter().map(of_task).collect();
@@ -246,14 +277,31 @@ fn tell(
         let may: Vec<usize> =
             target.tasks.iter().copied().filter(|t| *t != i && !above.contains(t)).collect();
         // What C code keeps cannot be seen: an object of an extension may know a bare future.
-        let hidden = hidden || wait.kind == "future" && search.met_opaque();
+        let opaque = wait.kind == "future" && search.met_opaque();
+        let behind = |t: usize| t == i || above.contains(&t) || awaited[t] == Some(key);
+        let others_hidden = open.many || opaque || open.tasks.iter().any(|t| !behind(*t));
+        let hidden = others_hidden || open.signals;
         let nobody = !hidden && may.is_empty() && target.threads.is_empty() && target.callbacks == 0;
         wait.detail["nobody"] = json!(nobody);
         wait.detail["callbacks"] = json!(target.callbacks);
         wait.detail["quiet"] = json!(quiet);
+        if target.endless.contains(&i) {
+            wait.detail["endless"] = json!(true);
+        }
         if nobody && !target.takers.is_empty() {
             let names: Vec<&str> = target.takers.iter().map(|at| names[*at].as_str()).collect();
             wait.detail["takers"] = json!(names);
+        }
+        let left_to_signals = |t: &Target| t.threads.is_empty() && t.callbacks == t.signals;
+        // Who waits for a sign that only this one gives can do nothing before, either.
+        let waits_for_it = |t: &usize| {
+            let other = awaited[*t].and_then(|key| targets.get(&key));
+            other
+                .is_some_and(|o| left_to_signals(o) && o.tasks.iter().all(|t| *t == i) && !o.tasks.is_empty())
+        };
+        let but_signals = left_to_signals(target) && may.iter().all(waits_for_it);
+        if but_signals && (target.signals > 0 || open.signals) && !others_hidden {
+            wait.detail["by_signal"] = json!(true);
         }
         wait.certainty = Certainty::Likely;
         // Callbacks are no parties: who may be woken by one has nobody to blame.
