@@ -800,6 +800,11 @@ fn is_left_taken(case: &Case) -> bool {
 /// What to do depends on what they wait for.
 fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     let imports = |w: &Wait| w.call.as_deref().is_some_and(|call| call.starts_with("importlib."));
+    let waits =
+        |fits: &dyn Fn(&Wait) -> bool| case.members().filter(|party| party.wait().is_some_and(fits)).count();
+    if case.in_cycle(imports) && waits(&|w| w.kind == "lock") == case.cycle_len() {
+        return "import the module before the lock is taken (at the top of the file), or take no lock while it is imported";
+    }
     if case.in_cycle(imports) {
         return "start no thread while a module is imported, or do not wait for it there: do both in a function that runs after the import";
     }
@@ -812,10 +817,40 @@ fn of_lock_cycle(case: &Case, rule: &Rule) -> &'static str {
     if case.in_cycle(|w| w.kind == "barrier") {
         return "hold no lock while waiting at a barrier: those who are still to come want it";
     }
-    if !case.in_cycle(|w| matches!(w.kind.as_str(), "lock" | "semaphore")) {
-        return "let one of them go on, or end, without the other";
+    match waits(&|w| matches!(w.kind.as_str(), "lock" | "semaphore")) {
+        0 if waits(&|w| w.kind == "queue") == case.cycle_len() => {
+            "each waits for the other to take from its queue, or to put into it: limit only one of the two queues, or put with a timeout (put_nowait) and keep what is left over"
+        }
+        0 if case.in_cycle(|w| w.kind == "file") => {
+            "commit, or give the file's lock back, before you wait for another thread that needs the same"
+        }
+        0 => "let one of them go on, or end, without the other",
+        1 => {
+            "give the lock back before you wait for another thread that needs it: take what is needed out of it under the lock, and wait, join or put outside of the `with`"
+        }
+        _ => rule.advice,
     }
-    rule.advice
+}
+
+/// A thread that waits for its own lock in what has interrupted it: a finalizer, or the handler of a signal.
+fn of_interrupted(case: &Case) -> Option<String> {
+    let party = case.party();
+    let held = party.holds().iter().find(|lock| Some(lock.address) == case.wait().and_then(|w| w.address))?;
+    let inner = &party.frames()[..held.frame?.min(party.frames().len())];
+    let by = |fits: &dyn Fn(&crate::snapshot::Frame) -> bool| inner.iter().find(|f| fits(f));
+    if by(&|f| f.function == "__del__" || f.module.as_deref() == Some("weakref")).is_some() {
+        return Some(
+            "an object's end was noticed right inside of the `with`, and its finalizer needs the same lock: take no \
+             lock in a finalizer (`__del__`, weakref callbacks), put what is left to do into a queue.SimpleQueue"
+                .into(),
+        );
+    }
+    let handler = case.wait().and_then(|w| word(w, "in_handler"))?;
+    by(&|f| f.function == handler)?;
+    Some(format!(
+        "the handler of a signal, `{handler}`, has interrupted the `with` and needs the same lock: take no lock in a \
+         handler, set a flag or an Event that the program looks at"
+    ))
 }
 
 /// The future of an executor whose threads a fork has not taken along.
@@ -867,6 +902,9 @@ fn by_circumstance(case: &Case, rule: &Rule) -> Option<&'static str> {
         }
         "lock-wait" | "traffic-jam" if case.of_root().says("body") => {
             "{culprit} has {object} while its client sends the rest of the request, which may take long: read the body before you take it, or set a timeout; a proxy in front that reads whole requests first helps as well"
+        }
+        "process-cycle" if case.in_cycle(|w| w.kind == "socket") && case.members().all(sends) => {
+            "both send and neither receives: read what the other one has sent before you send more, or send in a thread of its own"
         }
         "await-cycle" if case.writes_both_ways() => {
             "each writes, and neither reads what the other one has written: read in a task of its own while you write, or write no more than is read in between"
@@ -940,6 +978,10 @@ fn is_of_library(case: &Case, library: &str) -> bool {
     case.wait().is_some_and(|w| word(w, "library") == Some(library) && w.ends_in.is_none())
 }
 
+fn sends(party: &Party) -> bool {
+    party.wait().is_some_and(|w| matches!(word(w, "operation"), Some("send" | "write")))
+}
+
 /// The rule's advice, with the names filled in.
 pub fn advice(case: &Case, rule: &Rule) -> String {
     let of_pool = |wait: &&Wait| wait.is_for_pool();
@@ -993,6 +1035,11 @@ pub fn advice(case: &Case, rule: &Rule) -> String {
             "{culprit} has the other end and does not read it: communicate(), or a thread that empties the pipe; \
              or give the child a file or DEVNULL to write to"
         );
+    }
+    if rule.id == "lock-self"
+        && let Some(text) = of_interrupted(case)
+    {
+        return text;
     }
     // There is no RLock for tasks, and none of slots.
     if rule.id == "lock-self"

@@ -388,8 +388,9 @@ fn finding(case: &Case, rule: &rules::Rule, severity: Severity) -> Finding {
 /// What gives the finding its name must be as certain as the way to it.
 fn certainty(case: &Case) -> Certainty {
     let of_root = case.culprit().wait().filter(|_| rules::is_named_by_root(case));
-    // It may yet come to reading; and who gets at an object was searched for.
-    if case.is_held_up() || case.is_deserted() && !case.is_surely_deserted() {
+    // It may yet come to reading; who gets at an object was searched for; a loop may tidy up.
+    let goes_on = case.ignores_cancel() && case.of_awaited().says("goes_on");
+    if case.is_held_up() || goes_on || case.is_deserted() && !case.is_surely_deserted() {
         return Certainty::Likely;
     }
     let of_chain = case.graph.certainty(&case.chain, case.cycle.is_some());
@@ -421,12 +422,17 @@ fn causes(case: &Case) -> Vec<Cause> {
     case.chain.iter().enumerate().map(cause).collect()
 }
 
-/// That its time is over brings nobody on whose loop is blocked.
+/// That its time is over brings nobody on whose loop is blocked; and of an item that nobody is left to put in, the
+/// wait itself does not know.
 fn as_it_counts(case: &Case, at: usize, wait: &Wait) -> Wait {
-    match case.graph.links[at].by_loop {
-        true => Wait { deadline: None, ends_in: None, ..wait.clone() },
-        false => wait.clone(),
+    let mut wait = wait.clone();
+    if case.graph.links[at].by_loop {
+        (wait.deadline, wait.ends_in) = (None, None);
     }
+    if at == case.root() && case.cycle.is_none() && case.is_deserted() && wait.detail.is_object() {
+        wait.detail["deserted"] = serde_json::Value::Bool(true);
+    }
+    wait
 }
 
 /// Stands exactly where the other does.

@@ -15,7 +15,8 @@ const MAX_FUNCTIONS: usize = 1024;
 /// Names, for each wait of a request of which nobody is known who would end it, a function that could.
 pub fn find(scene: &Scene, seen: &mut Seen) {
     for thread in &scene.threads {
-        if !seen.requests.contains_key(&thread.raw.tstate) {
+        // While a loop's own thread waits, no other request comes to that loop.
+        if !seen.requests.contains_key(&thread.raw.tstate) || seen.loops.contains_key(&thread.raw.tstate) {
             continue;
         }
         let Some(wait) = seen.waits.get_mut(&thread.raw.tstate) else { continue };

@@ -55,6 +55,7 @@ pub fn find(scene: &Scene, seen: &mut Seen) -> Vec<Addr> {
         return Vec::new();
     }
     let Some(handlers) = handlers(scene.heap, scene.python.runtime) else { return Vec::new() };
+    interrupted(scene, &handlers, seen);
     let wanted: FxHashSet<Addr> = seen.waits.values().filter_map(|w| Some(w.address?.0)).collect();
     let loops = FxHashSet::default();
     let mut search = Search::new(scene, wanted, &loops);
@@ -79,6 +80,26 @@ pub fn find(scene: &Scene, seen: &mut Seen) -> Vec<Addr> {
         wait.detail["by_signal"] = json!(may);
     }
     handlers
+}
+
+/// Names the handler in which a thread waits for a lock: it has interrupted what stands below it.
+fn interrupted(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
+    let (heap, f) = (scene.heap, &scene.heap.layout.function);
+    let function = |handler: &Addr| match heap.type_of(*handler)?.name.as_str() {
+        "method" => heap.ptr(handler + heap.layout.method.func),
+        _ => Some(*handler),
+    };
+    let codes: FxHashSet<Addr> =
+        handlers.iter().filter_map(function).filter_map(|handler| heap.ptr(handler + f.code)).collect();
+    for thread in &scene.threads {
+        let Some(wait) = seen.waits.get_mut(&thread.raw.tstate).filter(|w| w.kind == "lock") else {
+            continue;
+        };
+        let handler = thread.frames.iter().find(|frame| codes.contains(&frame.raw.code));
+        if let Some(handler) = handler.filter(|_| wait.detail.is_object()) {
+            wait.detail["in_handler"] = json!(handler.code.name);
+        }
+    }
 }
 
 fn is_wanted(wait: &Wait) -> bool {

@@ -65,7 +65,7 @@ pub fn find(scene: &Scene, handlers: &[Addr], seen: &mut Seen) {
     let joined: FxHashSet<i32> = seen
         .waits
         .values()
-        .filter(|w| matches!(w.kind.as_str(), "thread" | "future" | "lock"))
+        .filter(|w| matches!(w.kind.as_str(), "thread" | "future" | "lock") || is_join(w))
         .flat_map(needed)
         .collect();
     let is_joined = |t: &&ThreadScene| t.tid.is_some_and(|tid| joined.contains(&tid));
@@ -265,6 +265,11 @@ fn needed(wait: &Wait) -> impl Iterator<Item = i32> {
     wait.on.iter().filter_map(|on| on.tid).chain(feeder)
 }
 
+/// Until all items have been called done.
+fn is_join(wait: &Wait) -> bool {
+    wait.kind == "queue" && wait.detail["operation"] == "join"
+}
+
 /// In `get` of an empty queue of threads.
 fn takes(wait: &Wait) -> bool {
     wait.kind == "queue"
@@ -290,8 +295,10 @@ pub fn behind(
     loop {
         let known = tids(&found);
         let waits = |wait: &Wait| {
-            let needs_all = matches!(wait.kind.as_str(), "thread" | "lock") || needed(wait).count() == 1;
-            needs_all && needed(wait).any(|tid| known.contains(&Some(tid)))
+            let is_known = |tid: i32| known.contains(&Some(tid));
+            let needs_all = matches!(wait.kind.as_str(), "thread" | "lock");
+            let any = needed(wait).any(is_known);
+            any && (needs_all || needed(wait).all(is_known))
         };
         let more: Vec<Addr> = seen
             .waits

@@ -298,7 +298,9 @@ fn ending(page: &mut Page, finding: &Finding) {
         "when the last of its connections has gone".to_owned()
     } else {
         // Of items that nobody has called done, no further item is the end.
-        let last = if finding.rule == "task-done-missing" { waits().next() } else { waits().next_back() };
+        let deserted = waits().next_back().is_some_and(|wait| wait.detail["deserted"] == true);
+        let first = finding.rule == "task-done-missing" && !deserted;
+        let last = if first { waits().next() } else { waits().next_back() };
         let Some(last) = last else { return };
         let endless = last.deadline.as_deref() == Some("none");
         let says = |key: &str| last.detail.get(key).and_then(serde_json::Value::as_bool) == Some(true);
