@@ -365,6 +365,8 @@ fn of_waiting(case: &Case) -> Option<Severity> {
         Fate::Unknown | Fate::Idle if wants && case.kind() == "socket" && (suffers || jammed) => {
             Some(Critical)
         }
+        // A queue is there to make those wait who put more into it than can be taken out.
+        Fate::Ends if !suffers && case.kind() == "queue" && ends_soon(case) => Some(Info),
         Fate::Ends if serves || wants => Some(Warning),
         // Another process has a deadline, which may be far.
         Fate::Ends if is_main && case.kind() == "socket" && !alone => {
@@ -531,6 +533,11 @@ fn of_task(case: &Case) -> Option<Severity> {
         Fate::Outside | Fate::Idle if old => unanswered(),
         _ => None,
     }
+}
+
+/// Who is waited for goes on within a minute, as far as that depends on him.
+fn ends_soon(case: &Case) -> bool {
+    case.culprit().wait().and_then(|w| w.ends_in).is_some_and(|left| left < FAR)
 }
 
 /// A call that waits by its own name: a program that is to run until it is killed stands in it.

@@ -638,7 +638,8 @@ pub fn is_named_by_root(case: &Case) -> bool {
         };
         return case.cycle.is_none()
             && !case.is_loop(case.head())
-            && matches!(case.kind(), "future" | "thread")
+            && (matches!(case.kind(), "future" | "thread")
+                || case.kind() == "process" && case.of_root().says("forked"))
             && case.fate >= Fate::Endless
             && case.root_wait().is_some_and(lost);
     }

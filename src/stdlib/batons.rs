@@ -8,8 +8,9 @@ use crate::target::memory::Addr;
 
 /// Whether a thread waits for a sign, if this is what it sleeps at.
 pub fn is_one(scene: &Scene, thread: &ThreadScene, lock: Addr) -> bool {
-    let own = thread.frames.iter().find(|f| scene.is_user(f));
-    own.is_some_and(|frame| is_made_here(scene, frame, lock) || is_made_taken(scene, frame, lock))
+    // The innermost may be no more than a helper that takes what it is given.
+    let mut own = thread.frames.iter().filter(|f| scene.is_user(f)).take(2);
+    own.any(|frame| is_made_here(scene, frame, lock) || is_made_taken(scene, frame, lock))
 }
 
 /// The function has made it for itself, and handed it to others, who find it in a container.
