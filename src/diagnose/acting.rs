@@ -77,8 +77,14 @@ pub fn own_threads(parties: &[Party], of_process: &[usize], waiter: usize, wait:
         *at != waiter && parties[*at].wait().and_then(own_descriptor).is_some_and(|fd| fds.contains(&fd))
     };
     let at_it: Vec<usize> = all.iter().copied().filter(is_at_it).collect();
-    if !at_it.is_empty() {
+    let reads = |at: &usize| parties[*at].wait().and_then(|w| word(w, "operation")) == Some("recv");
+    // Whoever only reads there leaves the answer to others that have it, too.
+    if !at_it.is_empty() && !at_it.iter().all(reads) {
         return at_it;
+    }
+    if !at_it.is_empty() {
+        let others = all.iter().copied().filter(|at| *at != waiter && !at_it.contains(at));
+        return at_it.iter().copied().chain(others).collect();
     }
     if is_unaccepted(wait) && (all.contains(&waiter) || is_alone()) {
         return vec![waiter];

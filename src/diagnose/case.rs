@@ -504,7 +504,13 @@ impl<'g, 'a> Case<'g, 'a> {
                 let waits = members.iter().filter(|m| parties[**m].pid() != party.pid());
                 waits.filter_map(|m| parties[*m].wait()).any(|w| acting::reaches(party, w))
             };
-            free && party.thread().is_some_and(|t| !t.frames.is_empty()) && (serves() || reaches())
+            // When the work of a pool is done, callbacks are called of which no frame knows.
+            let works = || {
+                frame_in(party, "concurrent.futures.thread", "_worker")
+                    && self.graph.fates[at] < Fate::Endless
+                    && !serves_a_pool(party)
+            };
+            free && party.thread().is_some_and(|t| !t.frames.is_empty()) && (serves() || reaches() || works())
         };
         let pids: Vec<i32> = self.members().map(Party::pid).collect();
         self.members().all(reads)

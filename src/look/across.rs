@@ -157,6 +157,16 @@ impl All<'_> {
             wait.detail["open"] = json!(true);
             wait.detail["signal"] = json!(true);
         }
+        // Taken more often than given back, by who could take it once: others give it back.
+        let is_baton = max == 1
+            && wait.detail["recursive"] != true
+            && looked.iter().any(|(_, s)| s.objects.iter().any(|o| o.count > 1));
+        if is_baton {
+            on.clear();
+            wait.certainty = Certainty::Likely;
+            wait.detail["open"] = json!(true);
+            wait.detail["signal"] = json!(true);
+        }
         wait.detail["sharers"] = json!(mine.sharers);
         let open = wait.detail["open"] == true;
         wait.detail["orphan"] = json!(on.is_empty() && !open && everybody && max < SEM_VALUE_MAX);
