@@ -96,8 +96,8 @@ fn is_in_memory(case: &Case) -> bool {
 fn of_cycle(case: &Case) -> Option<Severity> {
     let from = case.cycle?;
     // Both ends of a connection read, and nobody is known to have asked for anything: it may be at rest, and others
-    // may answer what has been read.
-    if request(case).is_none() && case.members().all(rests_on_connection) {
+    // may answer what has been read. Whoever has both ends himself answers nothing.
+    if case.cycle_len() > 1 && request(case).is_none() && case.members().all(rests_on_connection) {
         return Some(Info);
     }
     let proved = case.graph.certainty(&case.chain[from..], true) == Certainty::Proved;
